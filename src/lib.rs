@@ -1,0 +1,1 @@
+//! shishin: facts come from the index, behaviour comes from the adapter.

@@ -1,0 +1,2 @@
+//! The `shishin` program.
+fn main() {}
