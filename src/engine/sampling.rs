@@ -1,0 +1,168 @@
+//! From logits to the next token.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+/// How the next token is drawn. The same settings, seed and logits draw the same tokens on every
+/// machine.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sampling {
+    /// Divides the logits; 0 takes the most likely token and ignores the rest of the settings but the
+    /// repetition penalty.
+    pub temperature: f32,
+    /// Keeps the most likely tokens whose probabilities add up to this.
+    pub top_p: f32,
+    /// Keeps this many of the most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Divides positive logits (and multiplies negative ones) of tokens already in the answer; 1 is off.
+    /// The prompt is left out, because quoting a passage is what the answer is for.
+    pub repetition_penalty: f32,
+    /// Seed of the random draws.
+    pub seed: u64,
+}
+
+/// Draws tokens for one answer.
+#[derive(Debug)]
+pub(super) struct Sampler {
+    settings: Sampling,
+    rng: ChaCha8Rng,
+    drawn: Vec<u32>,
+}
+
+/// Tokens this many times less likely than the best, in powers of e, are never drawn: together they
+/// hold less probability than a 32-bit float can tell from nothing.
+const NEGLIGIBLE: f32 = 30.0;
+
+impl Sampler {
+    pub(super) fn new(settings: Sampling) -> Self {
+        let rng = ChaCha8Rng::seed_from_u64(settings.seed);
+        Self { settings, rng, drawn: Vec::new() }
+    }
+
+    /// The next token, or `None` when no logit is a number.
+    pub(super) fn next(&mut self, logits: &mut [f32]) -> Option<u32> {
+        self.penalise(logits);
+        let token =
+            if self.settings.temperature == 0.0 { most_likely(logits) } else { self.draw(logits) }?;
+        if !self.drawn.contains(&token) {
+            self.drawn.push(token);
+        }
+        Some(token)
+    }
+
+    fn penalise(&self, logits: &mut [f32]) {
+        let penalty = self.settings.repetition_penalty;
+        if penalty == 1.0 {
+            return;
+        }
+        for &token in &self.drawn {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+        }
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> Option<u32> {
+        let best = logits[most_likely(logits)? as usize];
+        let temperature = self.settings.temperature;
+        let mut kept: Vec<(f32, u32)> = logits
+            .iter()
+            .enumerate()
+            .filter(|(_, logit)| **logit >= best - NEGLIGIBLE * temperature)
+            .map(|(id, logit)| (((logit - best) / temperature).exp(), id as u32))
+            .collect();
+        // Ties break by id, so that the order does not depend on the sort.
+        kept.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        if self.settings.top_k > 0 {
+            kept.truncate(self.settings.top_k);
+        }
+        let total: f32 = kept.iter().map(|(weight, _)| weight).sum();
+        let mut mass = 0.0;
+        let within = kept.iter().position(|(weight, _)| {
+            mass += weight;
+            mass >= self.settings.top_p * total
+        });
+        kept.truncate(within.map_or(kept.len(), |last| last + 1));
+
+        let total: f32 = kept.iter().map(|(weight, _)| weight).sum();
+        let mut point = self.rng.random::<f32>() * total;
+        for (weight, id) in &kept {
+            point -= weight;
+            if point <= 0.0 {
+                return Some(*id);
+            }
+        }
+        kept.last().map(|(_, id)| *id)
+    }
+}
+
+/// The id of the highest logit, the lowest such id on a tie.
+fn most_likely(logits: &[f32]) -> Option<u32> {
+    let mut best: Option<(usize, f32)> = None;
+    for (id, &logit) in logits.iter().enumerate() {
+        if logit > f32::NEG_INFINITY && best.is_none_or(|(_, b)| logit > b) {
+            best = Some((id, logit));
+        }
+    }
+    best.map(|(id, _)| id as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampling(temperature: f32) -> Sampling {
+        Sampling { temperature, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, seed: 7 }
+    }
+
+    #[test]
+    fn zero_temperature_takes_the_best_and_the_lower_id_on_a_tie() {
+        let mut sampler = Sampler::new(sampling(0.0));
+        assert_eq!(sampler.next(&mut [0.5, 2.0, 2.0, f32::NAN]), Some(1));
+        assert_eq!(sampler.next(&mut [f32::NAN, f32::NEG_INFINITY]), None);
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let mut sampler = Sampler::new(sampling(1.0));
+        let logits = [0.0, 3f32.ln(), f32::NEG_INFINITY];
+        let ones = (0..4000).filter(|_| sampler.next(&mut logits.clone()) == Some(1)).count();
+        // Three quarters, within five standard deviations.
+        assert!((2863..=3137).contains(&ones), "{ones}");
+    }
+
+    #[test]
+    fn top_k_and_top_p_cut_the_tail() {
+        let logits = [4.0, 3.0, 2.0, 1.0];
+        let only = |top_k, top_p| {
+            let mut sampler = Sampler::new(Sampling { top_k, top_p, ..sampling(5.0) });
+            let mut seen: Vec<u32> =
+                (0..500).filter_map(|_| sampler.next(&mut logits.clone())).collect();
+            seen.sort_unstable();
+            seen.dedup();
+            seen
+        };
+        assert_eq!(only(2, 1.0), [0, 1]);
+        assert_eq!(only(0, 0.01), [0]);
+        assert_eq!(only(0, 1.0), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_tokens() {
+        let run = |seed| {
+            let mut sampler = Sampler::new(Sampling { seed, ..sampling(1.0) });
+            (0..50).map(|_| sampler.next(&mut [1.0; 100].clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1), run(2));
+    }
+
+    #[test]
+    fn the_penalty_counts_only_what_was_drawn() {
+        let mut sampler = Sampler::new(Sampling { repetition_penalty: 2.0, ..sampling(0.0) });
+        assert_eq!(sampler.next(&mut [3.0, 2.0]), Some(0));
+        assert_eq!(sampler.next(&mut [3.0, 2.0]), Some(1));
+        assert_eq!(sampler.next(&mut [3.0, 2.0]), Some(0));
+    }
+}

@@ -1,0 +1,187 @@
+//! The base model: finding it, loading it, and running it.
+//!
+//! In the order of a load: [`catalog`] and [`fetch`] bring the file, [`gguf`] or safetensors give its
+//! bytes, [`config`] says what it is made of, [`tokenizer`] and [`template`] turn conversations into
+//! token ids, and [`decoder`] turns token ids into logits, with a [`lora`] adapter added where a
+//! request names one.
+
+pub mod config;
+pub mod decoder;
+pub mod gguf;
+pub mod kv;
+mod linear;
+pub mod lora;
+mod mapped;
+mod ops;
+pub mod template;
+pub mod tensors;
+pub mod tokenizer;
+pub mod weights;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use sha2::{Digest, Sha256};
+
+use config::{Architecture, ConfigError, ModelConfig, RopeScaling};
+use decoder::Decoder;
+use gguf::{Gguf, GgufError};
+use template::{ChatTemplate, TemplateError};
+use tokenizer::{Tokenizer, TokenizerError};
+use weights::{WeightError, WeightForm, WeightReader, WeightSource};
+
+/// A base model, loaded and ready to answer.
+#[derive(Debug)]
+pub struct BaseModel {
+    /// What it is made of.
+    pub config: ModelConfig,
+    /// Its vocabulary.
+    pub tokenizer: Tokenizer,
+    /// How it marks turns; pretrained models may have none.
+    pub template: Option<ChatTemplate>,
+    /// Its weights.
+    pub decoder: Decoder,
+    /// SHA-256 of the weight file(s), in hexadecimal.
+    pub fingerprint: String,
+}
+
+/// Why a base model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot load the model {}: {cause}", path.display())]
+pub struct ModelError {
+    path: PathBuf,
+    cause: ModelErrorCause,
+}
+
+/// The step of loading that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelErrorCause {
+    /// There is nothing at the path, or nothing readable.
+    #[error("{0}")]
+    Read(std::io::Error),
+    /// The GGUF file is unsound.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The configuration is unsupported.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The tokenizer is unsupported.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The chat template is unsound.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// Weights are missing or misshapen.
+    #[error(transparent)]
+    Weights(#[from] WeightError),
+    /// The file is not the one that was asked for.
+    #[error("its sha256 is {found}, and {expected} was expected; delete it and run `shishin model pull`")]
+    Checksum {
+        /// What the file has.
+        found: String,
+        /// What it should have.
+        expected: String,
+    },
+}
+
+impl BaseModel {
+    /// Loads a GGUF file, or a Hugging Face folder (`config.json`, `*.safetensors`, `tokenizer.json`).
+    ///
+    /// `expected_sha256`, where known, is held against the file before anything else is believed.
+    ///
+    /// # Errors
+    /// When a file is missing, unsound, of an unsupported kind, or not the expected one.
+    pub fn load(path: &Path, form: WeightForm, expected_sha256: Option<&str>) -> Result<Self, ModelError> {
+        let device = Device::Cpu;
+        let load = if path.is_dir() { Self::load_folder } else { Self::load_gguf };
+        load(path, form, expected_sha256, &device)
+            .map_err(|cause| ModelError { path: path.to_owned(), cause })
+    }
+
+    fn load_gguf(
+        path: &Path,
+        form: WeightForm,
+        expected: Option<&str>,
+        device: &Device,
+    ) -> Result<Self, ModelErrorCause> {
+        let gguf = Gguf::open(path)?;
+        let fingerprint = hex(&Sha256::digest(gguf.bytes()));
+        check(&fingerprint, expected)?;
+        let header = gguf.header();
+        let mut config = ModelConfig::from_gguf(header)?;
+        if header.tensor("rope_freqs.weight").is_some() {
+            let factors = gguf.dense("rope_freqs.weight", device)?;
+            config.rope.scaling =
+                RopeScaling::PerFrequency(factors.to_vec1::<f32>().map_err(WeightError::from)?);
+        }
+        let tokenizer = Tokenizer::from_gguf(header)?;
+        let template = match header.str_opt("tokenizer.chat_template")? {
+            Some(source) => Some(ChatTemplate::new(source, &tokenizer)?),
+            None if config.architecture == Architecture::Gemma3 => Some(ChatTemplate::gemma(&tokenizer)?),
+            None => None,
+        };
+        let reader = WeightReader::new(WeightSource::Gguf(&gguf), &config, form, device);
+        let decoder = Decoder::load(&config, reader, device)?;
+        Ok(Self { config, tokenizer, template, decoder, fingerprint })
+    }
+
+    fn load_folder(
+        folder: &Path,
+        form: WeightForm,
+        expected: Option<&str>,
+        device: &Device,
+    ) -> Result<Self, ModelErrorCause> {
+        let config = ModelConfig::from_hf(&folder.join("config.json"))?;
+        let files = weights::map_safetensors(folder)?;
+        let mut hash = Sha256::new();
+        for file in &files {
+            hash.update(&**file);
+        }
+        let fingerprint = hex(&hash.finalize());
+        check(&fingerprint, expected)?;
+        let tokenizer = Tokenizer::from_hf(folder)?;
+        let template = match folder_template(folder)? {
+            Some(source) => Some(ChatTemplate::new(&source, &tokenizer)?),
+            None => None,
+        };
+        let tensors = weights::parse_safetensors(&files)?;
+        let reader = WeightReader::new(WeightSource::Safetensors(tensors), &config, form, device);
+        let decoder = Decoder::load(&config, reader, device)?;
+        Ok(Self { config, tokenizer, template, decoder, fingerprint })
+    }
+}
+
+fn check(found: &str, expected: Option<&str>) -> Result<(), ModelErrorCause> {
+    match expected {
+        Some(expected) if expected != found => {
+            Err(ModelErrorCause::Checksum { found: found.to_owned(), expected: expected.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `chat_template.jinja`, or the entry of `tokenizer_config.json`.
+fn folder_template(folder: &Path) -> Result<Option<String>, ModelErrorCause> {
+    let optional = |name: &str| match std::fs::read_to_string(folder.join(name)) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(ModelErrorCause::Read(e)),
+    };
+    if let Some(source) = optional("chat_template.jinja")? {
+        return Ok(Some(source));
+    }
+    let Some(settings) = optional("tokenizer_config.json")? else { return Ok(None) };
+    let json: serde_json::Value = serde_json::from_str(&settings)
+        .map_err(|e| TokenizerError::Unusable(format!("tokenizer_config.json: {e}")))?;
+    Ok(json["chat_template"].as_str().map(str::to_owned))
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
