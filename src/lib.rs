@@ -1,1 +1,7 @@
 //! shishin: facts come from the index, behaviour comes from the adapter.
+pub mod analysis;
+pub mod cli;
+pub mod ingest;
+pub mod language;
+pub mod retrieve;
+pub mod store;
