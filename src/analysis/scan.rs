@@ -91,7 +91,9 @@ impl Scan<'_> {
     fn push(&mut self, from: usize, to: usize, script: Script, position: usize, width: usize) {
         let run = &self.folded[from..to];
         if let (Some(first), Some(last)) = (run.first(), run.last()) {
-            let text = run.iter().take(MAX_TERM_CHARS).map(|f| f.c).collect();
+            let number = matches!(script, Script::Number | Script::NumberPart);
+            let kept = run.iter().map(|f| f.c).filter(|c| !(number && *c == ','));
+            let text = kept.take(MAX_TERM_CHARS).collect();
             self.out.push(Term { text, script, position, width, from: first.from, to: last.to });
         }
     }
@@ -108,21 +110,29 @@ impl Scan<'_> {
         end
     }
 
-    /// A number, with its decimal points, separators and slashes where digits follow on both sides.
+    /// A number, with its decimal points, thousands separators and slashes. `1,000` is `1000`; the parts of a
+    /// compound are what the slashes separate, so a dose is never taken apart.
     fn number(&mut self, start: usize) -> usize {
         let mut parts = Vec::new();
-        let mut at = start;
-        loop {
-            let end = self.run_end(at, char::is_numeric);
-            parts.push((at, end));
-            let joined = self.folded.get(end).is_some_and(|f| matches!(f.c, '.' | '/' | ','))
-                && self.folded.get(end + 1).is_some_and(|f| f.c.is_numeric());
-            if !joined {
+        let mut part = start;
+        let mut end = self.run_end(start, char::is_numeric);
+        while let Some(mark) = self.folded.get(end).map(|f| f.c) {
+            let next = self.run_end(end + 1, char::is_numeric);
+            let joins = match mark {
+                '.' | '/' => next > end + 1,
+                ',' => next == end + 4,
+                _ => false,
+            };
+            if !joins {
                 break;
             }
-            at = end + 1;
+            if mark == '/' {
+                parts.push((part, end));
+                part = end + 1;
+            }
+            end = next;
         }
-        let end = parts.last().map_or(start + 1, |p| p.1);
+        parts.push((part, end));
         self.push(start, end, Script::Number, self.position, parts.len());
         if parts.len() > 1 {
             for (i, &(from, to)) in parts.iter().enumerate() {
@@ -152,7 +162,8 @@ impl Scan<'_> {
     }
 
     fn run_end(&self, start: usize, belongs: impl Fn(char) -> bool) -> usize {
-        self.folded[start..].iter().position(|f| !belongs(f.c)).map_or(self.folded.len(), |n| start + n)
+        let rest = self.folded.get(start..).unwrap_or_default();
+        rest.iter().position(|f| !belongs(f.c)).map_or(self.folded.len(), |n| start + n)
     }
 }
 
@@ -173,7 +184,8 @@ mod tests {
         assert_eq!(texts("the patient's HbA1c"), ["the", "patient", "hba1c"]);
         assert_eq!(texts("60-year-old"), ["60", "year", "old"]);
         assert_eq!(texts("２型"), ["2", "型"]);
-        assert_eq!(texts("1,000."), ["1,000", "1", "000"]);
+        assert_eq!(texts("1,000. 1,5"), ["1000", "1", "5"]);
+        assert_eq!(texts("2.5/1.25."), ["2.5/1.25", "2.5", "1.25"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::Zoned;
+use jiff::ZonedDateTime;
 use jiff::civil::Date;
 
 use crate::ingest::{self, BuildOptions, BuildReport, Finding, Progress};
@@ -77,7 +77,7 @@ pub fn run(command: IndexCommand, settings: IndexSettings<'_>) -> anyhow::Result
 }
 
 fn today() -> Date {
-    Zoned::now().date()
+    ZonedDateTime::now().date()
 }
 
 fn build(settings: IndexSettings<'_>, strict: bool) -> anyhow::Result<ExitCode> {

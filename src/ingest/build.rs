@@ -165,7 +165,7 @@ impl Corpus {
         sizes: Sizes<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Counts, IngestError> {
-        let mut writer = SegmentWriter::create(disk, draft)?;
+        let writer = SegmentWriter::create(disk, draft)?;
         let mut counts = Counts { editions: self.sources.len(), ..Counts::default() };
         let mut guidelines = HashSet::new();
         for (done, source) in self.sources.iter().enumerate() {

@@ -226,7 +226,12 @@ fn trim(source: &str, range: Range<usize>) -> Option<Range<usize>> {
     let text = &source[range.clone()];
     let end = range.start + text.trim_end().len();
     let lead = text.len() - text.trim_start().len();
-    let from = range.start + text[..lead].rfind('\n').map_or(0, |n| n + 1);
+    let at_line_start = source[..range.start].ends_with('\n') || range.start == 0;
+    let from = match text[..lead].rfind('\n') {
+        Some(n) => range.start + n + 1,
+        None if at_line_start => range.start,
+        None => range.start + lead,
+    };
     (from < end).then_some(from..end)
 }
 

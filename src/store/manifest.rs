@@ -77,7 +77,7 @@ impl Manifest {
         let any: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
         let format = any.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
         if format != u64::from(FORMAT) {
-            return Err(version(id, "manifest format", format, FORMAT));
+            return Err(version(id, "manifest format", &format, &FORMAT));
         }
         let manifest: Self = serde_json::from_value(any).map_err(|e| damaged(e.to_string()))?;
         if manifest.id != id {
@@ -89,10 +89,10 @@ impl Manifest {
     /// Refuses a generation whose terms or fields this program would misread.
     pub fn check_versions(&self) -> Result<(), StoreError> {
         if self.schema != schema::VERSION {
-            return Err(version(&self.id, "schema", self.schema, schema::VERSION));
+            return Err(version(&self.id, "schema", &self.schema, &schema::VERSION));
         }
         if self.analysis != analysis::VERSION {
-            return Err(version(&self.id, "analysis", &self.analysis, analysis::VERSION));
+            return Err(version(&self.id, "analysis", &self.analysis, &analysis::VERSION));
         }
         Ok(())
     }
@@ -118,7 +118,7 @@ impl Manifest {
     }
 }
 
-fn version(id: &str, what: &'static str, found: impl ToString, wanted: impl ToString) -> StoreError {
+fn version(id: &str, what: &'static str, found: &dyn ToString, wanted: &dyn ToString) -> StoreError {
     StoreError::Version { id: id.to_owned(), what, found: found.to_string(), wanted: wanted.to_string() }
 }
 
