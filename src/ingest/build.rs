@@ -91,7 +91,8 @@ pub fn build_with(
     let mut corpus = Corpus::read(options, progress)?;
 
     let created = Timestamp::now();
-    let stamp = created.strftime("%Y%m%dT%H%M%SZ");
+    // To the millisecond, so that ids sort by age and no id is ever used twice.
+    let stamp = created.strftime("%Y%m%dT%H%M%S%3fZ");
     let draft = lock.start(&format!("{stamp}-{}", corpus.hash.get(..8).unwrap_or_default()))?;
     let sizes =
         Sizes { limit: options.chunk_tokens.max(1), overlap: options.overlap_tokens, count: count_tokens };

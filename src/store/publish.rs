@@ -46,7 +46,7 @@ impl<'a> BuildLock<'a> {
         Ok(lock)
     }
 
-    /// Starts a generation. `id` gets a number when it is taken.
+    /// Starts a generation. `id` gets a number when it is taken (a clock that was set back).
     pub fn start(&self, id: &str) -> Result<Draft<'_>, StoreError> {
         let generations = self.index_dir.join(GENERATIONS);
         let taken = |id: &str| generations.join(id).exists();

@@ -16,14 +16,14 @@ use tantivy::directory::{
 };
 
 #[derive(Debug, Clone)]
-pub struct FaultyDisk {
+pub(crate) struct FaultyDisk {
     /// Steps seen so far.
-    pub steps: Arc<AtomicUsize>,
+    pub(crate) steps: Arc<AtomicUsize>,
     fails_at: usize,
 }
 
 impl FaultyDisk {
-    pub fn failing_at(step: usize) -> Self {
+    pub(crate) fn failing_at(step: usize) -> Self {
         Self { steps: Arc::default(), fails_at: step }
     }
 
