@@ -1,6 +1,13 @@
 //! The operator path and the retrieval half of the request path, from guideline files to passages: editions in
 //! time, both languages, abstaining, generations, faults at every write, two builders, a killed build.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test reports by panicking"
+)]
+
 mod faulty_disk;
 
 use std::fs;
@@ -117,7 +124,7 @@ const HTN_OLD: &str = "# Hypertension in adults\n\n## Treatment\n\n### Blood pre
     For most adults with hypertension aim for a blood pressure below 140/90 mmHg.\n";
 const HTN: &str = "# Hypertension in adults\n\n## Diagnosis\n\nConfirm raised readings at home or by ambulatory measurement.\n\n\
     ## Treatment\n\n### Blood pressure target\n\n\
-    For a 60-year-old with hypertension, and most other adults, the target is a blood pressure below 130/80 mmHg.\n\n\
+    For most adults with hypertension the target is a blood pressure below 130/80 mmHg.\n\n\
     ### Drugs\n\n| Class | Example |\n| --- | --- |\n| ACE inhibitor | ramipril |\n| Calcium channel blocker | amlodipine |\n";
 const ASTHMA: &str =
     "# Asthma\n\n## Reliever\n\nUse low-dose inhaled corticosteroid with formoterol as the reliever.\n";

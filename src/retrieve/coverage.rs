@@ -19,13 +19,13 @@ pub fn share(asked: &QueryTerms, title: &str, section: &str, text: &str) -> f32 
     let plain: HashSet<&str> = found.iter().map(|t| t.text.as_str()).collect();
     let (mut all, mut covered) = (0.0f32, 0.0f32);
     for asked in asked.asked.iter().filter(|a| a.content) {
-        all += asked.idf;
+        all += asked.weight;
         let held = match &asked.stem {
             Some(stem) => stems.contains(stem),
             None => plain.contains(asked.term.text.as_str()),
         };
         if held {
-            covered += asked.idf;
+            covered += asked.weight;
         }
     }
     if all > 0.0 { covered / all } else { 0.0 }

@@ -13,14 +13,16 @@ use tantivy::query::{
 use tantivy::schema::{Field, IndexRecordOption, Value as _};
 use tantivy::{DocAddress, Searcher, TantivyDocument, Term};
 
-use super::terms::{Asked, QueryTerms};
+use super::terms::{Asked, QueryTerms, is_hiragana};
 use crate::analysis::scan::Script;
 use crate::store::schema::{Fields, day_number};
 
-/// What each kind of match weighs, beside a pair of CJK characters or an English stem in the text.
+/// What each kind of match weighs, beside an English stem or a pair of CJK content characters in the text.
 struct Weights {
     /// A word as written; its stem counts besides.
     exact: f32,
+    /// A pair of CJK characters of which one is hiragana: an ending or a particle with its word.
+    mixed: f32,
     /// A single CJK character, which says little.
     one: f32,
     /// A piece of a compound number.
@@ -33,7 +35,9 @@ struct Weights {
     filler: f32,
 }
 
-const WEIGHTS: Weights = Weights { exact: 0.3, one: 0.2, part: 0.3, head: 0.5, phrase: 0.3, filler: 0.1 };
+/// Chosen on public English and Japanese sets; nDCG@10 moves by less than .01 for changes of a third in any.
+const WEIGHTS: Weights =
+    Weights { exact: 0.1, mixed: 0.6, one: 0.5, part: 0.3, head: 0.6, phrase: 0.1, filler: 0.1 };
 /// How many pairs of neighbours are looked for.
 const MAX_PHRASES: usize = 24;
 
@@ -99,16 +103,12 @@ fn any_of(fields: &Fields, terms: &QueryTerms) -> Vec<(Occur, Box<dyn Query>)> {
 
 fn plain_weight(asked: &Asked) -> f32 {
     match asked.term.script {
-        _ if !asked.content
-            && asked.term.script != Script::CjkOne
-            && asked.term.script != Script::NumberPart =>
-        {
-            WEIGHTS.filler
-        }
-        Script::Word => WEIGHTS.exact,
-        Script::Number | Script::CjkTwo => 1.0,
-        Script::NumberPart => WEIGHTS.part,
         Script::CjkOne => WEIGHTS.one,
+        Script::NumberPart => WEIGHTS.part,
+        Script::Word if asked.content => WEIGHTS.exact,
+        Script::Number | Script::CjkTwo if asked.content => 1.0,
+        Script::CjkTwo if !asked.term.text.chars().all(is_hiragana) => WEIGHTS.mixed,
+        Script::Number | Script::CjkTwo | Script::Word => WEIGHTS.filler,
     }
 }
 

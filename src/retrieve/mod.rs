@@ -30,7 +30,7 @@ pub const MAX_PASSAGES: usize = 100;
 
 /// Score factor of passages in the language of the question: enough to decide between two that say the same,
 /// too little to hide the only one that answers.
-const SAME_LANGUAGE: f32 = 1.15;
+const SAME_LANGUAGE: f32 = 1.3;
 
 /// Why a search failed.
 #[derive(Debug, thiserror::Error)]

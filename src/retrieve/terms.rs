@@ -18,6 +18,57 @@ const MAX_CHARS: usize = 2_000;
 /// How many different terms are searched.
 const MAX_TERMS: usize = 64;
 
+/// What a framing term counts in coverage, against one of the subject.
+const FRAME: f32 = 0.2;
+const FRAMES: &[&str] = &[
+    "advice",
+    "adult",
+    "adults",
+    "age",
+    "aged",
+    "best",
+    "current",
+    "currently",
+    "guidance",
+    "guideline",
+    "guidelines",
+    "latest",
+    "man",
+    "men",
+    "new",
+    "now",
+    "old",
+    "patient",
+    "patients",
+    "people",
+    "person",
+    "recommend",
+    "recommendation",
+    "recommendations",
+    "recommended",
+    "today",
+    "woman",
+    "women",
+    "year",
+    "years",
+    "患者",
+    "推奨",
+    "場合",
+    "必要",
+    "方法",
+    "最新",
+    "現在",
+    "何歳",
+    "歳",
+    "人",
+    "何",
+    "方",
+    "年",
+    "代",
+    "時",
+    "目安",
+];
+
 /// A term of the question.
 #[derive(Debug, Clone)]
 pub struct Asked {
@@ -29,6 +80,8 @@ pub struct Asked {
     pub idf: f32,
     /// Whether it says something about the subject.
     pub content: bool,
+    /// How much it counts in coverage: its rarity, less for what frames a question; 0 for what is no content.
+    pub weight: f32,
 }
 
 /// The terms of a question.
@@ -64,7 +117,14 @@ impl QueryTerms {
                 None => searcher.doc_freq(&IndexTerm::from_field_text(fields.text, &term.text))?,
             } as f32;
             let idf = (1.0 + (total - holding + 0.5).max(0.0) / (holding + 0.5)).ln();
-            asked.push(Asked { term, stem, idf, content });
+            let share = if !content {
+                0.0
+            } else if frames(&term) {
+                FRAME
+            } else {
+                1.0
+            };
+            asked.push(Asked { term, stem, idf, content, weight: idf * share });
         }
         if asked.len() > MAX_TERMS {
             asked.sort_by(|a, b| b.content.cmp(&a.content).then(b.idf.total_cmp(&a.idf)));
@@ -98,7 +158,15 @@ fn content_marks(terms: &[Term]) -> Vec<bool> {
     terms.iter().map(|t| t.script == Script::CjkTwo).collect()
 }
 
-const fn is_hiragana(c: char) -> bool {
+/// Whether a content term describes the asker or the asking rather than the subject: an age, a patient, a request
+/// for advice. A passage that answers need not hold it.
+fn frames(term: &Term) -> bool {
+    matches!(term.script, Script::Number) || FRAMES.contains(&term.text.as_str())
+}
+
+/// Hiragana alone.
+#[must_use]
+pub const fn is_hiragana(c: char) -> bool {
     matches!(c, '\u{3041}'..='\u{309F}')
 }
 

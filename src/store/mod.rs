@@ -119,7 +119,14 @@ pub struct Generation {
     /// The index itself, with the tokenizers registered.
     pub index: Index,
     /// Shared lock on `IN_USE`.
-    _in_use: File,
+    in_use: File,
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        // Closing would not do while a process that was forked meanwhile still has the file open.
+        let _ = self.in_use.unlock();
+    }
 }
 
 /// The id in `CURRENT`, or `None` when nothing has been built yet.
@@ -162,7 +169,7 @@ pub fn open(index_dir: &Path, id: &str) -> Result<Generation, StoreError> {
         .and_then(Index::open)
         .map_err(search_error("open", &dir))?;
     crate::analysis::register(&index);
-    Ok(Generation { manifest, index, _in_use: in_use })
+    Ok(Generation { manifest, index, in_use })
 }
 
 fn lock_in_use(dir: &Path, id: &str) -> Result<File, StoreError> {

@@ -20,7 +20,7 @@ const REMOVING: &str = ".removing-";
 pub struct BuildLock<'a> {
     disk: &'a dyn Disk,
     index_dir: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl<'a> BuildLock<'a> {
@@ -36,7 +36,7 @@ impl<'a> BuildLock<'a> {
             Err(TryLockError::WouldBlock) => return Err(StoreError::Busy(path)),
             Err(TryLockError::Error(e)) => return Err(io_error("lock", &path)(e)),
         }
-        let lock = Self { disk, index_dir: index_dir.to_owned(), _lock: file };
+        let lock = Self { disk, index_dir: index_dir.to_owned(), lock: file };
         for name in lock.names()? {
             if name.starts_with(BUILDING) || name.starts_with(REMOVING) {
                 let path = generations.join(name);
@@ -92,6 +92,13 @@ impl<'a> BuildLock<'a> {
             }
         }
         Ok(removed)
+    }
+}
+
+impl Drop for BuildLock<'_> {
+    fn drop(&mut self) {
+        // Closing would not do while a process that was forked meanwhile still has the file open.
+        let _ = self.lock.unlock();
     }
 }
 
