@@ -1,3 +1,10 @@
 //! shishin: facts come from the index, behaviour comes from the adapter.
 
+pub mod analysis;
+pub mod cli;
+pub mod engine;
+pub mod ingest;
+pub mod language;
 pub mod model;
+pub mod retrieve;
+pub mod store;

@@ -1,0 +1,219 @@
+//! `shishin index`: build the guideline index, look at it, search it.
+//!
+//! The operator's door to the operator path ([`crate::ingest`]), and a look through the request path's eyes
+//! ([`crate::retrieve`]) without a model.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::ZonedDateTime;
+use jiff::civil::Date;
+
+use crate::ingest::{self, BuildOptions, BuildReport, Finding, Progress};
+use crate::language::Language;
+use crate::retrieve::{GuidelineIndex, Passage, SearchQuery};
+use crate::store::Manifest;
+use crate::store::publish;
+
+/// What to do with the index.
+#[derive(Debug, Clone, Subcommand)]
+pub enum IndexCommand {
+    /// Build a new generation from the guideline folder and make it the live one
+    Build {
+        /// Refuse to build when any file has an error, instead of leaving that file out
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Show the live generation and the older ones
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Search the guidelines as a question would
+    Search {
+        /// The question, in English or Japanese
+        query: String,
+        /// Search the editions in effect on this day (YYYY-MM-DD) instead of today
+        #[arg(long, value_name = "DATE")]
+        as_of: Option<Date>,
+        /// How many passages to show
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
+        limit: u16,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// The settings that the subcommand needs.
+#[derive(Debug, Clone, Copy)]
+pub struct IndexSettings<'a> {
+    /// The folder of the generations.
+    pub index_dir: &'a Path,
+    /// The folder of guideline files.
+    pub guidelines_dir: &'a Path,
+    /// The most tokens in a chunk.
+    pub chunk_tokens: usize,
+    /// How many tokens a chunk repeats where a section is split.
+    pub overlap_tokens: usize,
+}
+
+/// Runs the subcommand.
+pub fn run(command: IndexCommand, settings: IndexSettings<'_>) -> anyhow::Result<ExitCode> {
+    match command {
+        IndexCommand::Build { strict } => build(settings, strict),
+        IndexCommand::Status { json } => status(settings.index_dir, json),
+        IndexCommand::Search { query, as_of, limit, json } => {
+            search(settings.index_dir, &query, as_of.unwrap_or_else(today), usize::from(limit), json)
+        }
+    }
+}
+
+fn today() -> Date {
+    ZonedDateTime::now().date()
+}
+
+fn build(settings: IndexSettings<'_>, strict: bool) -> anyhow::Result<ExitCode> {
+    let options = BuildOptions {
+        source: settings.guidelines_dir.to_owned(),
+        index: settings.index_dir.to_owned(),
+        chunk_tokens: settings.chunk_tokens,
+        overlap_tokens: settings.overlap_tokens,
+        strict,
+    };
+    let bar = progress_bar()?;
+    let built = ingest::build(&options, today(), &mut |step| show(&bar, step));
+    bar.finish_and_clear();
+    match built {
+        Ok(report) => {
+            print_findings(&report.findings);
+            print_report(&report, settings.index_dir);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            print_findings(error.findings());
+            Err(error).context("the index was not built; what is being served is unchanged")
+        }
+    }
+}
+
+fn progress_bar() -> anyhow::Result<ProgressBar> {
+    if !std::io::stderr().is_terminal() {
+        return Ok(ProgressBar::hidden());
+    }
+    let style = ProgressStyle::with_template("{msg:>9} {bar:32} {pos}/{len} files")?;
+    Ok(ProgressBar::new(0).with_style(style))
+}
+
+fn show(bar: &ProgressBar, step: Progress) {
+    let (message, done, total) = match step {
+        Progress::Reading(done, total) => ("reading", done, total),
+        Progress::Indexing(done, total) => ("indexing", done, total),
+        Progress::Writing => {
+            bar.set_message("writing");
+            return;
+        }
+    };
+    bar.set_message(message);
+    bar.set_length(total as u64);
+    bar.set_position(done as u64);
+}
+
+fn print_findings(findings: &[Finding]) {
+    for finding in findings {
+        eprintln!("{finding}");
+    }
+}
+
+fn print_report(report: &BuildReport, index_dir: &Path) {
+    println!("Generation {} is live in {}.", report.generation, index_dir.display());
+    println!("{}", contents(&report.counts));
+    println!("{} in effect today.", plural(report.in_effect, "edition"));
+    if report.left_out > 0 {
+        println!("{} left out because of errors; see above.", plural(report.left_out, "file"));
+    }
+}
+
+fn contents(counts: &crate::store::manifest::Counts) -> String {
+    let languages = Language::ALL.map(|l| format!("{l} {}", counts.chunks_by_language.get(&l).unwrap_or(&0)));
+    format!(
+        "{}, {}, {} ({}).",
+        plural(counts.guidelines, "guideline"),
+        plural(counts.editions, "edition"),
+        plural(counts.chunks, "chunk"),
+        languages.join(", ")
+    )
+}
+
+fn plural(n: usize, word: &str) -> String {
+    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
+}
+
+fn status(index_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let generations = publish::list(index_dir)?;
+    // Opening checks versions and checksums, which listing does not.
+    let opened = GuidelineIndex::open(index_dir);
+    let fault = opened.as_ref().err().map(ToString::to_string);
+    if json {
+        let live = generations.iter().find(|g| g.1).map(|g| &g.0);
+        let ids: Vec<_> = generations.iter().map(|g| g.0.id.as_str()).collect();
+        let body = serde_json::json!({ "live": live, "generations": ids, "fault": fault });
+        println!("{}", serde_json::to_string_pretty(&body)?);
+    } else {
+        print_status(index_dir, &generations, fault.as_deref());
+    }
+    let live = opened.is_ok_and(|index| index.snapshot().is_some());
+    Ok(if live { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_status(index_dir: &Path, generations: &[(Manifest, bool)], fault: Option<&str>) {
+    if let Some(fault) = fault {
+        eprintln!("error: {fault}");
+    }
+    if generations.is_empty() {
+        println!("Nothing has been built in {}; run `shishin index build`.", index_dir.display());
+    }
+    for (manifest, live) in generations {
+        let mark = if *live { "live" } else { "old " };
+        println!("{mark}  {}  built {} from {}", manifest.id, manifest.created, manifest.source);
+        println!("      {}", contents(&manifest.counts));
+    }
+}
+
+fn search(index_dir: &Path, query: &str, as_of: Date, limit: usize, json: bool) -> anyhow::Result<ExitCode> {
+    let index = GuidelineIndex::open(index_dir)?;
+    let snapshot = index.snapshot().with_context(|| {
+        format!("nothing has been built in {}; run `shishin index build`", index_dir.display())
+    })?;
+    let found = snapshot.search(&SearchQuery { text: query, as_of, language: None, limit })?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&found)?);
+    } else if found.passages.is_empty() {
+        println!("No passage found among the editions in effect on {as_of}.");
+    } else {
+        found.passages.iter().for_each(print_passage);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_passage(passage: &Passage) {
+    let until = passage.effective_to.map_or_else(String::new, |d| format!(" to {d}"));
+    println!("[{}] {} ({})", passage.n, passage.title, passage.edition);
+    if !passage.section.is_empty() {
+        println!("    {}", passage.section);
+    }
+    println!("    {}, {}, from {}{until}", passage.issuer, passage.jurisdiction, passage.effective_from);
+    println!("    {}:{}..{}", passage.file, passage.span.start, passage.span.end);
+    println!("    score {:.2}, coverage {:.2}", passage.score, passage.coverage);
+    for line in passage.text.lines() {
+        println!("    | {line}");
+    }
+    println!();
+}

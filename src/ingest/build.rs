@@ -1,0 +1,318 @@
+//! The spine of the operator path: from a folder of guidelines to the live generation.
+//!
+//! Two passes over the files keep memory small: the first reads the metadata of all (editions can only be
+//! resolved together), the second cuts and indexes one file at a time. A file that changes between the two stops
+//! the build.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use tantivy::indexer::NoMergePolicy;
+use tantivy::{Index, IndexSettings, IndexWriter, TantivyError};
+
+use super::chunk::{Sizes, chunks, estimate_tokens};
+use super::editions::{Edition, resolve};
+use super::front_matter::{self, FrontMatter};
+use super::read::{self, SourceFile};
+use super::{Finding, IngestError};
+use crate::analysis;
+use crate::store::disk::{Disk, Filesystem};
+use crate::store::manifest::{Counts, hex};
+use crate::store::publish::{BuildLock, Draft};
+use crate::store::schema::{Fields, Record};
+use crate::store::{Manifest, StoreError, io_error, search_error};
+
+/// Memory that the index writer may fill before it writes a segment.
+const WRITER_BYTES: usize = 50_000_000;
+
+/// What to build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildOptions {
+    /// The folder of guidelines.
+    pub source: PathBuf,
+    /// The index folder, which holds the generations.
+    pub index: PathBuf,
+    /// The most tokens in a chunk.
+    pub chunk_tokens: usize,
+    /// How many tokens a chunk repeats of the one before it, where a section is split.
+    pub overlap_tokens: usize,
+    /// Refuse the build when any file has an error, instead of leaving the file out.
+    pub strict: bool,
+}
+
+/// How far a build has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Reading metadata: files done, of how many.
+    Reading(usize, usize),
+    /// Cutting and indexing: files done, of how many.
+    Indexing(usize, usize),
+    /// Writing and checking the generation.
+    Writing,
+}
+
+/// What a build did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BuildReport {
+    /// The generation that is now live.
+    pub generation: String,
+    /// What it holds.
+    pub counts: Counts,
+    /// Editions in effect on the day of the build.
+    pub in_effect: usize,
+    /// Files that were left out because of an error.
+    pub left_out: usize,
+    /// Everything found.
+    pub findings: Vec<Finding>,
+}
+
+/// Builds a generation and makes it live, on the file system and with estimated token counts.
+pub fn build(
+    options: &BuildOptions,
+    today: Date,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<BuildReport, IngestError> {
+    build_with(&Filesystem, &estimate_tokens, options, today, progress)
+}
+
+/// Builds a generation and makes it live, with a given disk and token counter.
+pub fn build_with(
+    disk: &dyn Disk,
+    count_tokens: &dyn Fn(&str) -> usize,
+    options: &BuildOptions,
+    today: Date,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<BuildReport, IngestError> {
+    let lock = BuildLock::take(disk, &options.index)?;
+    let mut corpus = Corpus::read(options, progress)?;
+
+    let created = Timestamp::now();
+    // To the millisecond, so that ids sort by age and no id is ever used twice.
+    let stamp = created.strftime("%Y%m%dT%H%M%S%3fZ");
+    let draft = lock.start(&format!("{stamp}-{}", corpus.hash.get(..8).unwrap_or_default()))?;
+    let sizes =
+        Sizes { limit: options.chunk_tokens.max(1), overlap: options.overlap_tokens, count: count_tokens };
+    let counts = corpus.index(disk, &draft, sizes, progress)?;
+
+    progress(Progress::Writing);
+    let manifest = publish(draft, &corpus.hash, &counts, created, options)?;
+    corpus.findings.sort_by(|a, b| (&a.file, a.line, &a.message).cmp(&(&b.file, b.line, &b.message)));
+    let left_out: HashSet<_> = corpus.findings.iter().filter(|f| f.is_error()).map(|f| &f.file).collect();
+    Ok(BuildReport {
+        generation: manifest.id,
+        counts,
+        in_effect: corpus.sources.iter().filter(|s| s.edition.in_effect(today)).count(),
+        left_out: left_out.len(),
+        findings: corpus.findings,
+    })
+}
+
+/// The files that will be indexed, and what was found about those and the others.
+struct Corpus {
+    sources: Vec<Source>,
+    findings: Vec<Finding>,
+    /// sha256 over names and contents.
+    hash: String,
+}
+
+struct Source {
+    edition: Edition,
+    file: SourceFile,
+    body: usize,
+    sha256: String,
+}
+
+impl Corpus {
+    fn read(options: &BuildOptions, progress: &mut dyn FnMut(Progress)) -> Result<Self, IngestError> {
+        let (files, mut findings) = read::list(&options.source)?;
+        let total = files.len();
+        let mut fronts = Vec::new();
+        let mut rest = std::collections::HashMap::new();
+        for (done, file) in files.into_iter().enumerate() {
+            progress(Progress::Reading(done, total));
+            if let Some((front, body, sha256)) = head(&file, &mut findings) {
+                fronts.push((file.name.clone(), front));
+                rest.insert(file.name.clone(), (file, body, sha256));
+            }
+        }
+        progress(Progress::Reading(total, total));
+        let (editions, more) = resolve(fronts);
+        findings.extend(more);
+        if options.strict && findings.iter().any(Finding::is_error) {
+            return Err(IngestError::Refused(findings));
+        }
+        if editions.is_empty() {
+            return Err(IngestError::Empty { path: options.source.clone(), findings });
+        }
+        let mut hash = Sha256::new();
+        let mut sources = Vec::new();
+        for edition in editions {
+            if let Some((file, body, sha256)) = rest.remove(&edition.file) {
+                hash.update(format!("{}\0{sha256}\n", file.name));
+                sources.push(Source { edition, file, body, sha256 });
+            }
+        }
+        Ok(Self { sources, findings, hash: hex(&hash.finalize()) })
+    }
+
+    fn index(
+        &mut self,
+        disk: &dyn Disk,
+        draft: &Draft<'_>,
+        sizes: Sizes<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Counts, IngestError> {
+        let writer = SegmentWriter::create(disk, draft)?;
+        let mut counts = Counts { editions: self.sources.len(), ..Counts::default() };
+        let mut guidelines = HashSet::new();
+        for (done, source) in self.sources.iter().enumerate() {
+            progress(Progress::Indexing(done, self.sources.len()));
+            let changed = || IngestError::Changed { file: source.file.name.clone() };
+            let text = read::read(&source.file).map_err(|_| changed())?;
+            if sha256(&text) != source.sha256 {
+                return Err(changed());
+            }
+            let front = &source.edition.front;
+            let found = chunks(&text, source.body, &front.title, sizes);
+            if found.is_empty() {
+                let message = "has headings but no text below them; nothing of it can be found";
+                self.findings.push(Finding::warning(&source.file.name, 1, message));
+            }
+            guidelines.insert(front.key.guideline.as_str());
+            counts.chunks += found.len();
+            *counts.chunks_by_language.entry(front.language).or_default() += found.len();
+            for (n, chunk) in found.into_iter().enumerate() {
+                let head =
+                    [&front.title, &chunk.section, &front.tags.join("\n")].map(String::as_str).join("\n");
+                writer.add(&record(source, &text, n, chunk.section, chunk.span), &head)?;
+            }
+        }
+        progress(Progress::Indexing(self.sources.len(), self.sources.len()));
+        counts.guidelines = guidelines.len();
+        writer.finish()?;
+        Ok(counts)
+    }
+}
+
+/// The metadata of one file, where its body starts, and its hash; or findings.
+fn head(file: &SourceFile, findings: &mut Vec<Finding>) -> Option<(FrontMatter, usize, String)> {
+    let text = read::read(file).map_err(|finding| findings.push(finding)).ok()?;
+    let head = front_matter::parse(&file.name, &text);
+    let is_readme = file.path.file_stem().is_some_and(|s| s.eq_ignore_ascii_case("readme"));
+    if is_readme && !head.present {
+        return None;
+    }
+    findings.extend(head.findings);
+    let front = head.front?;
+    if text[head.body..].trim().is_empty() {
+        let line = text[..head.body].lines().count().max(1);
+        findings.push(Finding::error(
+            &file.name,
+            line,
+            "nothing stands below the front matter; add the text",
+        ));
+        return None;
+    }
+    Some((front, head.body, sha256(&text)))
+}
+
+fn sha256(text: &str) -> String {
+    hex(&Sha256::digest(text))
+}
+
+fn record(source: &Source, text: &str, n: usize, section: String, span: std::ops::Range<usize>) -> Record {
+    let Edition { front, ends, .. } = &source.edition;
+    Record {
+        chunk_id: format!("{}#{}", front.key, n + 1),
+        guideline: front.key.guideline.clone(),
+        title: front.title.clone(),
+        edition: front.key.edition.clone(),
+        section,
+        issuer: front.issuer.clone(),
+        jurisdiction: front.jurisdiction.clone(),
+        language: front.language,
+        effective_from: front.effective_from,
+        effective_to: front.effective_to,
+        ends: *ends,
+        source: front.source.clone(),
+        licence: front.licence.clone(),
+        file: source.file.name.clone(),
+        text: text[span.clone()].to_owned(),
+        span,
+    }
+}
+
+fn publish(
+    draft: Draft<'_>,
+    corpus: &str,
+    counts: &Counts,
+    created: Timestamp,
+    options: &BuildOptions,
+) -> Result<Manifest, StoreError> {
+    draft.publish(|manifest| {
+        corpus.clone_into(&mut manifest.corpus);
+        manifest.created = created.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let name = options.source.file_name().unwrap_or(options.source.as_os_str());
+        manifest.source = name.to_string_lossy().into_owned();
+        manifest.counts = counts.clone();
+    })
+}
+
+/// Writes chunks into one segment: a term's rarity is then the same for every chunk.
+struct SegmentWriter {
+    index: Index,
+    fields: Fields,
+    writer: IndexWriter,
+    dir: PathBuf,
+}
+
+impl SegmentWriter {
+    fn create(disk: &dyn Disk, draft: &Draft<'_>) -> Result<Self, StoreError> {
+        let dir = draft.dir.clone();
+        let fields = Fields::new();
+        let create = || {
+            let index =
+                Index::create(disk.directory(&dir)?, fields.schema.clone(), IndexSettings::default())?;
+            analysis::register(&index);
+            let writer: IndexWriter = index.writer_with_num_threads(1, WRITER_BYTES)?;
+            // Segments are merged once, at the end, and not while documents are still coming in.
+            writer.set_merge_policy(Box::new(NoMergePolicy));
+            Ok((index, writer))
+        };
+        let (index, writer) = create().map_err(search_error::<TantivyError>("create", &dir))?;
+        Ok(Self { index, fields, writer, dir })
+    }
+
+    fn add(&self, record: &Record, head: &str) -> Result<(), StoreError> {
+        let doc = self.fields.document(record, head).map_err(std::io::Error::from);
+        let doc = doc.map_err(io_error("write", &self.dir))?;
+        self.writer.add_document(doc).map_err(search_error("write", &self.dir))?;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), StoreError> {
+        let merge = |this: &mut Self| {
+            this.writer.commit()?;
+            let segments = this.index.searchable_segment_ids()?;
+            if segments.len() > 1 {
+                this.writer.merge(&segments).wait()?;
+            }
+            this.writer.garbage_collect_files().wait()?;
+            Ok(())
+        };
+        merge(&mut self).map_err(search_error::<TantivyError>("write", &self.dir))?;
+        self.writer.wait_merging_threads().map_err(search_error("write", &self.dir))?;
+        let damaged = self.index.validate_checksum().map_err(search_error("check", &self.dir))?;
+        match damaged.into_iter().next() {
+            None => Ok(()),
+            Some(file) => {
+                let path = self.dir.join(file);
+                Err(StoreError::Damaged { path, why: "it does not read back as it was written".to_owned() })
+            }
+        }
+    }
+}

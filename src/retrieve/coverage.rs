@@ -1,0 +1,32 @@
+//! Coverage: the share of a question's content that a passage contains, rare terms counting more.
+//!
+//! Third step of a search, and the ground on which the request path abstains. BM25 scores cannot serve for that:
+//! they grow with the question's length and differ between indexes. A term that no guideline contains weighs the
+//! most and is never covered, so a question about something else scores low however many everyday words match.
+
+use std::collections::HashSet;
+
+use super::terms::QueryTerms;
+use crate::analysis::fields::{is_english_word, stem_all};
+use crate::analysis::scan::terms;
+
+/// How much of the question's content the passage holds, from 0 to 1; 0 when the question has none.
+#[must_use]
+pub fn share(asked: &QueryTerms, title: &str, section: &str, text: &str) -> f32 {
+    let found: Vec<_> = [title, section, text].into_iter().flat_map(terms).collect();
+    let stems: HashSet<String> =
+        stem_all(found.iter().filter(|t| is_english_word(t)).map(|t| t.text.as_str())).into_iter().collect();
+    let plain: HashSet<&str> = found.iter().map(|t| t.text.as_str()).collect();
+    let (mut all, mut covered) = (0.0f32, 0.0f32);
+    for asked in asked.asked.iter().filter(|a| a.content) {
+        all += asked.weight;
+        let held = match &asked.stem {
+            Some(stem) => stems.contains(stem),
+            None => plain.contains(asked.term.text.as_str()),
+        };
+        if held {
+            covered += asked.weight;
+        }
+    }
+    if all > 0.0 { covered / all } else { 0.0 }
+}

@@ -1,0 +1,461 @@
+//! The operator path and the retrieval half of the request path, from guideline files to passages: editions in
+//! time, both languages, abstaining, generations, faults at every write, two builders, a killed build.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test reports by panicking"
+)]
+
+mod faulty_disk;
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use faulty_disk::FaultyDisk;
+use jiff::civil::Date;
+use shishin::ingest::chunk::estimate_tokens;
+use shishin::ingest::{BuildOptions, BuildReport, IngestError, build, build_with};
+use shishin::language::Language;
+use shishin::retrieve::{GuidelineIndex, Retrieval, SearchQuery};
+use shishin::store::StoreError;
+use shishin::store::disk::Filesystem;
+use shishin::store::publish::{BuildLock, list};
+use tempfile::TempDir;
+
+const TODAY: &str = "2026-11-24";
+
+fn day(text: &str) -> Date {
+    text.parse().unwrap()
+}
+
+/// A folder with guidelines and an index beside them.
+struct Clinic {
+    dir: TempDir,
+}
+
+impl Clinic {
+    fn new() -> Self {
+        let clinic = Self { dir: tempfile::tempdir().unwrap() };
+        fs::create_dir_all(clinic.source()).unwrap();
+        clinic.write("README.md", "Samples, no medical advice.\n");
+        clinic.guideline(
+            "htn-2019",
+            "htn",
+            "Hypertension in adults",
+            "2019",
+            "en",
+            "2019-05-01",
+            "",
+            HTN_OLD,
+        );
+        clinic.guideline(
+            "htn-2025",
+            "htn",
+            "Hypertension in adults",
+            "2025",
+            "en",
+            "2025-08-01",
+            "supersedes: 2019\n",
+            HTN,
+        );
+        clinic.guideline("asthma", "asthma", "Asthma", "2024", "en", "2024-01-01", "", ASTHMA);
+        clinic.guideline("sepsis", "sepsis", "Sepsis", "2021", "en", "2021-10-01", "", SEPSIS);
+        clinic.guideline("htn-ja", "htn-ja", "高血圧治療の手引き", "2025", "ja", "2025-08-01", "", HTN_JA);
+        clinic.guideline("dm-ja", "dm-ja", "糖尿病診療の手引き", "2024", "ja", "2024-06-01", "", DM_JA);
+        clinic
+    }
+
+    fn source(&self) -> std::path::PathBuf {
+        self.dir.path().join("guidelines")
+    }
+
+    fn index(&self) -> std::path::PathBuf {
+        self.dir.path().join("index")
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.source().join(name), text).unwrap();
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one argument per key of the front matter")]
+    fn guideline(
+        &self,
+        file: &str,
+        id: &str,
+        title: &str,
+        edition: &str,
+        lang: &str,
+        from: &str,
+        more: &str,
+        body: &str,
+    ) {
+        let text = format!(
+            "---\nid: {id}\ntitle: {title}\nedition: {edition}\nissuer: Test Society\njurisdiction: INT\n\
+             language: {lang}\neffective_from: {from}\nsource: made for this test\nlicence: CC0-1.0\n{more}---\n{body}"
+        );
+        self.write(&format!("{file}.md"), &text);
+    }
+
+    fn options(&self) -> BuildOptions {
+        BuildOptions {
+            source: self.source(),
+            index: self.index(),
+            chunk_tokens: 120,
+            overlap_tokens: 20,
+            strict: false,
+        }
+    }
+
+    fn build(&self) -> Result<BuildReport, IngestError> {
+        build(&self.options(), day(TODAY), &mut |_| {})
+    }
+
+    fn search(&self, text: &str, as_of: &str) -> Retrieval {
+        let index = GuidelineIndex::open(&self.index()).unwrap();
+        let query = SearchQuery { text, as_of: day(as_of), language: None, limit: 5 };
+        index.snapshot().unwrap().search(&query).unwrap()
+    }
+}
+
+const HTN_OLD: &str = "# Hypertension in adults\n\n## Treatment\n\n### Blood pressure target\n\n\
+    For most adults with hypertension aim for a blood pressure below 140/90 mmHg.\n";
+const HTN: &str = "# Hypertension in adults\n\n## Diagnosis\n\nConfirm raised readings at home or by ambulatory measurement.\n\n\
+    ## Treatment\n\n### Blood pressure target\n\n\
+    For most adults with hypertension the target is a blood pressure below 130/80 mmHg.\n\n\
+    ### Drugs\n\n| Class | Example |\n| --- | --- |\n| ACE inhibitor | ramipril |\n| Calcium channel blocker | amlodipine |\n";
+const ASTHMA: &str =
+    "# Asthma\n\n## Reliever\n\nUse low-dose inhaled corticosteroid with formoterol as the reliever.\n";
+const SEPSIS: &str = "# Sepsis\n\n## First hour\n\nGive antibiotics within one hour when septic shock is likely. \
+    Aim for a mean arterial pressure of 65 mmHg.\n";
+const HTN_JA: &str = "# 高血圧治療の手引き\n\n## 治療\n\n### 降圧目標\n\n75歳未満の成人では、診察室血圧130/80mmHg未満を降圧目標とする。\n\n\
+    ### 生活習慣\n\n食塩は1日6g未満に制限する。\n";
+const DM_JA: &str =
+    "# 糖尿病診療の手引き\n\n## 血糖管理\n\n合併症予防のためのHbA1cの目標は7.0%未満とする。\n";
+
+#[test]
+fn finds_the_passage_in_both_languages_and_its_span_is_its_text() {
+    let clinic = Clinic::new();
+    let report = clinic.build().unwrap();
+    assert_eq!(report.findings, []);
+    assert_eq!((report.counts.guidelines, report.counts.editions, report.in_effect), (5, 6, 5));
+    for (question, guideline, section, language) in [
+        (
+            "What is the blood pressure target for a 60-year-old with hypertension?",
+            "htn",
+            "Treatment > Blood pressure target",
+            Language::En,
+        ),
+        ("高血圧の降圧目標は？", "htn-ja", "治療 > 降圧目標", Language::Ja),
+        ("which reliever inhaler for asthmatics", "asthma", "Reliever", Language::En),
+        ("糖尿病のＨｂＡ１ｃの目標値を教えてください", "dm-ja", "血糖管理", Language::Ja),
+        ("塩分はどのくらいに制限しますか", "htn-ja", "治療 > 生活習慣", Language::Ja),
+    ] {
+        let found = clinic.search(question, TODAY);
+        let best = &found.passages[0];
+        assert_eq!(
+            (best.n, best.guideline.as_str(), best.section.as_str()),
+            (1, guideline, section),
+            "{question}"
+        );
+        assert_eq!(best.language, language);
+        assert_eq!(found.generation, report.generation);
+        for passage in &found.passages {
+            let file = fs::read_to_string(clinic.source().join(&passage.file)).unwrap();
+            assert_eq!(file[passage.span.start..passage.span.end], passage.text);
+            assert!((0.0..=1.0).contains(&passage.coverage));
+        }
+    }
+}
+
+#[test]
+fn coverage_tells_questions_with_an_answer_from_those_without() {
+    let clinic = Clinic::new();
+    clinic.build().unwrap();
+    for question in
+        ["What is the blood pressure target for a 60-year-old with hypertension?", "高血圧の降圧目標は？"]
+    {
+        assert!(
+            clinic.search(question, TODAY).relevant(0.6),
+            "{question}: {:?}",
+            clinic.search(question, TODAY)
+        );
+    }
+    for question in
+        ["What is the capital of France?", "日本の首都はどこですか", "🙂🙂🙂", "", "the of and", "\u{202e}"]
+    {
+        let found = clinic.search(question, TODAY);
+        assert!(!found.relevant(0.3), "{question}: {found:?}");
+    }
+}
+
+#[test]
+fn a_superseded_edition_is_found_on_its_day_only() {
+    let clinic = Clinic::new();
+    clinic.build().unwrap();
+    let question = "blood pressure target in adults with hypertension";
+    let editions = |as_of: &str| -> Vec<String> {
+        let found = clinic.search(question, as_of);
+        found.passages.into_iter().filter(|p| p.guideline == "htn").map(|p| p.edition).collect()
+    };
+    assert!(editions(TODAY).iter().all(|e| e == "2025") && !editions(TODAY).is_empty());
+    assert_eq!(editions("2025-07-31"), ["2019"]);
+    assert!(editions("2025-08-01").iter().all(|e| e == "2025"));
+    assert_eq!(editions("2019-04-30"), [] as [String; 0]);
+    let old = clinic.search(question, "2020-01-01");
+    assert_eq!(old.passages[0].effective_to, Some(day("2025-07-31")), "the passage says until when it held");
+    assert!(clinic.search("anything about asthma", "1990-01-01").passages.is_empty());
+}
+
+#[test]
+fn the_question_decides_between_languages_but_hides_neither() {
+    let clinic = Clinic::new();
+    clinic.build().unwrap();
+    let index = GuidelineIndex::open(&clinic.index()).unwrap();
+    let ask = |language| {
+        let query = SearchQuery { text: "130/80 mmHg", as_of: day(TODAY), language, limit: 5 };
+        let found = index.snapshot().unwrap().search(&query).unwrap();
+        found.passages.iter().map(|p| p.language).collect::<Vec<_>>()
+    };
+    for languages in [ask(Some(Language::En)), ask(Some(Language::Ja))] {
+        assert!(languages.contains(&Language::En) && languages.contains(&Language::Ja));
+    }
+    assert_eq!(ask(Some(Language::Ja))[0], Language::Ja);
+}
+
+#[test]
+fn hostile_questions_are_answered_within_bounds() {
+    let clinic = Clinic::new();
+    clinic.build().unwrap();
+    let long = "blood pressure 高血圧 ".repeat(50_000);
+    let syntax = "text:(+blood -\"pressure\"~3 [a TO z] {* /.*/ AND NOT \\";
+    let marks = "a".to_owned() + &"\u{301}".repeat(100_000);
+    for question in [long.as_str(), syntax, &marks, "\0\0", &"降".repeat(100_000)] {
+        let found = clinic.search(question, TODAY);
+        assert!(found.passages.len() <= 5);
+    }
+    assert_eq!(clinic.search(syntax, TODAY).passages[0].guideline, "htn");
+}
+
+#[test]
+fn files_with_errors_are_left_out_and_a_strict_build_is_refused() {
+    let clinic = Clinic::new();
+    clinic.guideline("bad", "bad", "Bad", "1", "en", "2025-13-01", "", "Zebra stripes.\n");
+    clinic.guideline("empty", "empty", "Empty", "1", "en", "2025-01-01", "", "  \n\n");
+    clinic.write("plain.md", "No front matter here.\n");
+    let report = clinic.build().unwrap();
+    let where_: Vec<_> = report.findings.iter().map(|f| (f.file.as_str(), f.line)).collect();
+    assert_eq!(where_, [("bad.md", 8), ("empty.md", 11), ("plain.md", 1)]);
+    assert_eq!(report.left_out, 3);
+    assert!(clinic.search("zebra stripes", TODAY).passages.is_empty());
+
+    let before = report.generation;
+    let strict = BuildOptions { strict: true, ..clinic.options() };
+    let refused = build(&strict, day(TODAY), &mut |_| {}).unwrap_err();
+    assert_eq!(refused.findings().len(), 3);
+    assert_eq!(clinic.search("asthma", TODAY).generation, before);
+}
+
+#[test]
+fn an_empty_folder_builds_nothing_and_an_unbuilt_index_has_no_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = GuidelineIndex::open(dir.path()).unwrap();
+    assert!(index.snapshot().is_none() && !index.refresh().unwrap());
+    let options = BuildOptions {
+        source: dir.path().to_owned(),
+        index: dir.path().to_owned(),
+        chunk_tokens: 100,
+        overlap_tokens: 0,
+        strict: false,
+    };
+    assert!(matches!(build(&options, day(TODAY), &mut |_| {}), Err(IngestError::Empty { .. })));
+    assert!(index.snapshot().is_none());
+}
+
+#[test]
+fn a_snapshot_outlives_rebuilds_and_refresh_swaps() {
+    let clinic = Clinic::new();
+    let first = clinic.build().unwrap().generation;
+    let index = GuidelineIndex::open(&clinic.index()).unwrap();
+    let pinned = index.snapshot().unwrap();
+    clinic.guideline(
+        "gout",
+        "gout",
+        "Gout",
+        "1",
+        "en",
+        "2025-01-01",
+        "",
+        "Colchicine treats a gout flare.\n",
+    );
+    let mut last = String::new();
+    for _ in 0..6 {
+        last = clinic.build().unwrap().generation;
+        assert!(index.refresh().unwrap());
+        assert!(!index.refresh().unwrap());
+    }
+    let ask = |snapshot: &shishin::retrieve::Snapshot| {
+        let query = SearchQuery { text: "colchicine", as_of: day(TODAY), language: None, limit: 3 };
+        snapshot.search(&query).unwrap()
+    };
+    assert_eq!((ask(&pinned).passages.len(), ask(&pinned).generation), (0, first.clone()));
+    assert_eq!(
+        (ask(&index.snapshot().unwrap()).passages.len(), index.snapshot().unwrap().generation()),
+        (1, last.as_str())
+    );
+    let kept: Vec<_> = list(&clinic.index()).unwrap().into_iter().map(|g| g.0.id).collect();
+    assert!(kept.contains(&first), "a generation in use stays: {kept:?}");
+    assert_eq!(kept.len(), 5, "live, three kept, one in use: {kept:?}");
+    drop(pinned);
+    clinic.build().unwrap();
+    let kept: Vec<_> = list(&clinic.index()).unwrap().into_iter().map(|g| g.0.id).collect();
+    assert!(!kept.contains(&first) && kept.len() == 4, "{kept:?}");
+}
+
+#[test]
+fn a_damaged_or_foreign_generation_is_refused_and_the_old_snapshot_stays() {
+    let clinic = Clinic::new();
+    let first = clinic.build().unwrap().generation;
+    let index = GuidelineIndex::open(&clinic.index()).unwrap();
+    let second = clinic.build().unwrap().generation;
+    let dir = clinic.index().join("generations").join(&second);
+    let store = fs::read_dir(&dir)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.extension().is_some_and(|e| e == "store"));
+    let mut bytes = fs::read(store.as_ref().unwrap()).unwrap();
+    bytes[3] ^= 1;
+    fs::write(store.unwrap(), bytes).unwrap();
+    let refused = index.refresh().unwrap_err();
+    assert!(
+        matches!(refused, StoreError::Damaged { .. }) && refused.to_string().contains("shishin index build"),
+        "{refused}"
+    );
+    assert_eq!(index.snapshot().unwrap().generation(), first);
+    assert!(GuidelineIndex::open(&clinic.index()).is_err());
+
+    let manifest = dir.join("manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap().replace("\"analysis\": \"v1\"", "\"analysis\": \"v0\"");
+    fs::write(&manifest, text).unwrap();
+    assert!(matches!(index.refresh(), Err(StoreError::Version { .. })));
+    clinic.build().unwrap();
+    assert!(index.refresh().unwrap());
+}
+
+#[test]
+fn one_build_at_a_time() {
+    let clinic = Clinic::new();
+    let lock = BuildLock::take(&Filesystem, &clinic.index()).unwrap();
+    let refused = clinic.build().unwrap_err();
+    assert!(matches!(refused, IngestError::Store(StoreError::Busy(_))), "{refused}");
+    drop(lock);
+    clinic.build().unwrap();
+}
+
+#[test]
+fn two_builders_and_readers_at_once_leave_a_whole_index() {
+    let clinic = Clinic::new();
+    clinic.build().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..4 {
+                    match clinic.build() {
+                        Ok(_) | Err(IngestError::Store(StoreError::Busy(_))) => {}
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..20 {
+                assert_eq!(clinic.search("asthma reliever", TODAY).passages[0].guideline, "asthma");
+            }
+        });
+    });
+}
+
+#[test]
+fn whichever_write_fails_a_whole_generation_stays_live() {
+    let clinic = Clinic::new();
+    let mut live = clinic.build().unwrap().generation;
+    let index = GuidelineIndex::open(&clinic.index()).unwrap();
+    let mut fault = 0;
+    loop {
+        let disk = FaultyDisk::failing_at(fault);
+        let built = build_with(&disk, &estimate_tokens, &clinic.options(), day(TODAY), &mut |_| {});
+        let finished = disk.steps.load(Ordering::SeqCst) <= fault;
+        if let Ok(report) = &built {
+            live.clone_from(&report.generation);
+        }
+        let opened = GuidelineIndex::open(&clinic.index()).unwrap_or_else(|e| panic!("fault {fault}: {e}"));
+        assert_eq!(opened.snapshot().unwrap().generation(), live, "fault {fault}: {built:?}");
+        let query = SearchQuery { text: "asthma reliever", as_of: day(TODAY), language: None, limit: 1 };
+        assert_eq!(opened.snapshot().unwrap().search(&query).unwrap().passages[0].guideline, "asthma");
+        index.refresh().unwrap();
+        if finished {
+            built.unwrap();
+            break;
+        }
+        fault += 1;
+    }
+    assert!(fault > 30, "only {fault} steps went through the seam");
+    clinic.build().unwrap();
+    let left: Vec<_> =
+        fs::read_dir(clinic.index().join("generations")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|n| !n.to_string_lossy().starts_with('.')), "{left:?}");
+}
+
+/// Names the folder in which the child of the next test builds; absent in an ordinary run.
+const CHILD: &str = "SHISHIN_TEST_BUILD_AND_HANG";
+
+#[test]
+fn a_killed_build_frees_its_lock_and_changes_nothing() {
+    #[allow(clippy::disallowed_methods, reason = "the only way to tell the child what it is")]
+    if let Some(dir) = std::env::var_os(CHILD) {
+        build_and_hang(Path::new(&dir));
+    }
+    let clinic = Clinic::new();
+    let live = clinic.build().unwrap().generation;
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_build_frees_its_lock_and_changes_nothing", "--nocapture"])
+        .env(CHILD, clinic.dir.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    assert!(lines.any(|l| l.unwrap().contains("half way")), "the child did not get half way");
+    assert!(matches!(clinic.build(), Err(IngestError::Store(StoreError::Busy(_)))));
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let names = || -> Vec<String> {
+        let entries = fs::read_dir(clinic.index().join("generations")).unwrap();
+        entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
+    };
+    assert!(names().iter().any(|n| n.starts_with(".building-")), "{:?}", names());
+    assert_eq!(clinic.search("asthma reliever", TODAY).generation, live);
+    clinic.build().unwrap();
+    assert!(names().iter().all(|n| !n.starts_with('.')), "{:?}", names());
+}
+
+/// Builds until the files are being indexed, says so, and waits to be killed.
+fn build_and_hang(dir: &Path) {
+    let options = BuildOptions {
+        source: dir.join("guidelines"),
+        index: dir.join("index"),
+        chunk_tokens: 100,
+        overlap_tokens: 0,
+        strict: false,
+    };
+    let _ = build(&options, day(TODAY), &mut |step| {
+        if matches!(step, shishin::ingest::Progress::Indexing(3, _)) {
+            println!("half way");
+            loop {
+                std::thread::park();
+            }
+        }
+    });
+}
