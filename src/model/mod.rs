@@ -5,8 +5,10 @@
 //! token ids, and [`decoder`] turns token ids into logits, with a [`lora`] adapter added where a
 //! request names one.
 
+pub mod catalog;
 pub mod config;
 pub mod decoder;
+pub mod fetch;
 pub mod gguf;
 pub mod kv;
 mod linear;

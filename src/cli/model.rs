@@ -1,0 +1,144 @@
+//! `shishin model`: which models there are, and fetching them.
+
+use std::io::Write;
+use std::thread;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use indicatif::DecimalBytes;
+use serde::Serialize;
+
+use super::progress::DownloadBar;
+use crate::model::catalog::{Catalog, ModelEntry};
+use crate::model::fetch::{self, Cancel, FetchOptions};
+
+/// Lists and fetches models.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    #[command(subcommand)]
+    command: ModelCommand,
+}
+
+/// What to do with models.
+#[derive(Debug, Subcommand)]
+enum ModelCommand {
+    /// Show the models that can be named, and which are on this machine
+    List {
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fetch models into the cache folder; those that are there are checked against their checksum
+    Pull {
+        /// Names as `model list` shows them
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+}
+
+/// One model of `list --json`.
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    entry: &'a ModelEntry,
+    size: u64,
+    present: bool,
+    path: std::path::PathBuf,
+}
+
+/// Runs the subcommand and writes its answer to `out`.
+pub fn run(
+    args: &ModelArgs,
+    catalog: &Catalog,
+    options: &FetchOptions,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    match &args.command {
+        ModelCommand::List { json } => list(*json, catalog, options, out),
+        ModelCommand::Pull { names } => pull(names, catalog, options, out),
+    }
+}
+
+fn list(json: bool, catalog: &Catalog, options: &FetchOptions, out: &mut dyn Write) -> anyhow::Result<()> {
+    let listed: Vec<Listed<'_>> = catalog
+        .models()
+        .iter()
+        .map(|entry| Listed {
+            entry,
+            size: entry.size(),
+            present: fetch::is_present(entry, &options.cache_dir),
+            path: entry.load_path(&fetch::model_dir(entry, &options.cache_dir)),
+        })
+        .collect();
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &listed)?;
+        return Ok(writeln!(out)?);
+    }
+    let head = ["NAME", "ARCHITECTURE", "SIZE", "LANGUAGES", "LICENCE", "PRESENT"].map(String::from);
+    let mut rows = vec![head];
+    rows.extend(listed.iter().map(|Listed { entry, size, present, .. }| {
+        [
+            entry.name.clone(),
+            entry.architecture.clone(),
+            DecimalBytes(*size).to_string(),
+            entry.languages.join(" "),
+            entry.licence.clone(),
+            if *present { "yes" } else { "no" }.to_owned(),
+        ]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: [usize; 6] = std::array::from_fn(width);
+    for (i, row) in rows.iter().enumerate() {
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+        if let Some(model) = i.checked_sub(1).and_then(|i| listed.get(i)) {
+            writeln!(out, "    {}", model.entry.note)?;
+        }
+    }
+    Ok(())
+}
+
+fn pull(
+    names: &[String],
+    catalog: &Catalog,
+    options: &FetchOptions,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    // All names are looked up before anything is downloaded.
+    let entries = names.iter().map(|name| catalog.get(name)).collect::<Result<Vec<_>, _>>()?;
+    // Whoever pulls by hand wants to know that it is right, so what is there is hashed too.
+    let options = FetchOptions { rehash: true, ..options.clone() };
+    cancel_on_signal(options.cancel.clone()).context("cannot listen for Ctrl-C")?;
+    for entry in entries {
+        let path = fetch::ensure(entry, &options, &mut DownloadBar::stderr())?;
+        writeln!(out, "{}: {} (sha256 fits)", entry.name, path.display())?;
+    }
+    Ok(())
+}
+
+/// Turns Ctrl-C and a polite kill into a stop of the fetch, which then clears away its partial files
+/// and its child.
+fn cancel_on_signal(cancel: Cancel) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(stop_signal());
+        cancel.cancel();
+    })?;
+    Ok(())
+}
+
+#[cfg(unix)]
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(not(unix))]
+async fn stop_signal() {
+    let _ = tokio::signal::ctrl_c().await;
+}
