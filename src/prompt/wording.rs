@@ -1,0 +1,132 @@
+//! The prompt texts of `config/prompts`: what the model is told, and what is said when nothing was found.
+
+use std::path::{Path, PathBuf};
+
+use jiff::civil::Date;
+use minijinja::value::{Serde, Value};
+use minijinja::{Environment, UndefinedBehavior, context};
+
+use crate::language::Language;
+use crate::retrieve::Passage;
+
+/// Why the prompt texts cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WordingError {
+    /// A file cannot be read.
+    #[error("cannot read the prompt {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is no valid Jinja, or asks for something that is not there.
+    #[error("the prompt `{name}` fails: {reason}")]
+    Template {
+        /// Its file name.
+        name: String,
+        /// Why, with the line.
+        reason: String,
+    },
+}
+
+/// Instructions a prompt file may take: far more than one needs, few enough to end at once.
+const FUEL: u64 = 100_000;
+
+/// Purpose, and the texts built into the program.
+const BUILT_IN: [(&str, &str); 6] = [
+    ("grounded.en.jinja", include_str!("../../config/prompts/grounded.en.jinja")),
+    ("grounded.ja.jinja", include_str!("../../config/prompts/grounded.ja.jinja")),
+    ("plain.en.jinja", include_str!("../../config/prompts/plain.en.jinja")),
+    ("plain.ja.jinja", include_str!("../../config/prompts/plain.ja.jinja")),
+    ("abstain.en.jinja", include_str!("../../config/prompts/abstain.en.jinja")),
+    ("abstain.ja.jinja", include_str!("../../config/prompts/abstain.ja.jinja")),
+];
+
+/// The six prompt texts: for answers from passages, for answers without, and for abstaining, in English
+/// and in Japanese.
+#[derive(Debug)]
+pub struct Wording {
+    environment: Environment<'static>,
+}
+
+impl Wording {
+    /// The texts built into the program.
+    ///
+    /// # Errors
+    /// Never in practice; a test renders them all.
+    pub fn built_in() -> Result<Self, WordingError> {
+        Self::of(BUILT_IN.map(|(name, text)| (name, text.to_owned())))
+    }
+
+    /// The texts of a folder, all six of them.
+    ///
+    /// # Errors
+    /// When a file is missing, unreadable, or does not render.
+    pub fn read(folder: &Path) -> Result<Self, WordingError> {
+        let mut texts = BUILT_IN.map(|(name, _)| (name, String::new()));
+        for (name, text) in &mut texts {
+            let path = folder.join(&*name);
+            *text = std::fs::read_to_string(&path).map_err(|source| WordingError::Read { path, source })?;
+        }
+        Self::of(texts)
+    }
+
+    fn of(texts: [(&'static str, String); BUILT_IN.len()]) -> Result<Self, WordingError> {
+        let mut environment = Environment::new();
+        environment.set_fuel(Some(FUEL));
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        for (name, text) in texts {
+            environment.add_template_owned(name, text).map_err(|e| failed(name, &e))?;
+        }
+        let wording = Self { environment };
+        // A prompt that cannot render should stop the program at its start, not a request.
+        for language in Language::ALL {
+            wording.grounded(language, &[], Date::default())?;
+            wording.plain(language, Date::default())?;
+            wording.abstain(language, Date::default())?;
+        }
+        Ok(wording)
+    }
+
+    /// Instructions and passages.
+    ///
+    /// # Errors
+    /// When the text fails to render.
+    pub fn grounded(
+        &self,
+        language: Language,
+        passages: &[Passage],
+        as_of: Date,
+    ) -> Result<String, WordingError> {
+        self.render(&format!("grounded.{language}.jinja"), passages, as_of)
+    }
+
+    /// Instructions for the modes without passages.
+    ///
+    /// # Errors
+    /// When the text fails to render.
+    pub fn plain(&self, language: Language, as_of: Date) -> Result<String, WordingError> {
+        self.render(&format!("plain.{language}.jinja"), &[], as_of)
+    }
+
+    /// The answer that is given when nothing relevant was found.
+    ///
+    /// # Errors
+    /// When the text fails to render.
+    pub fn abstain(&self, language: Language, as_of: Date) -> Result<String, WordingError> {
+        Ok(self.render(&format!("abstain.{language}.jinja"), &[], as_of)?.trim().to_owned())
+    }
+
+    fn render(&self, name: &str, passages: &[Passage], as_of: Date) -> Result<String, WordingError> {
+        let passages = Value::from(Serde(passages));
+        self.environment
+            .get_template(name)
+            .and_then(|t| t.render(context! { passages, as_of => as_of.to_string() }))
+            .map_err(|e| failed(name, &e))
+    }
+}
+
+fn failed(name: &str, error: &minijinja::Error) -> WordingError {
+    WordingError::Template { name: name.to_owned(), reason: format!("{error:#}") }
+}
