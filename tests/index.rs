@@ -19,7 +19,7 @@ use jiff::civil::Date;
 use shishin::ingest::chunk::estimate_tokens;
 use shishin::ingest::{BuildOptions, BuildReport, IngestError, build, build_with};
 use shishin::language::Language;
-use shishin::retrieve::{GuidelineIndex, Retrieval, SearchQuery};
+use shishin::retrieve::{DEFAULT_MIN_COVERAGE, GuidelineIndex, Retrieval, SearchQuery};
 use shishin::store::StoreError;
 use shishin::store::disk::Filesystem;
 use shishin::store::publish::{BuildLock, list};
@@ -178,7 +178,7 @@ fn coverage_tells_questions_with_an_answer_from_those_without() {
         ["What is the blood pressure target for a 60-year-old with hypertension?", "高血圧の降圧目標は？"]
     {
         assert!(
-            clinic.search(question, TODAY).relevant(0.6),
+            clinic.search(question, TODAY).relevant(DEFAULT_MIN_COVERAGE),
             "{question}: {:?}",
             clinic.search(question, TODAY)
         );
@@ -187,7 +187,7 @@ fn coverage_tells_questions_with_an_answer_from_those_without() {
         ["What is the capital of France?", "日本の首都はどこですか", "🙂🙂🙂", "", "the of and", "\u{202e}"]
     {
         let found = clinic.search(question, TODAY);
-        assert!(!found.relevant(0.3), "{question}: {found:?}");
+        assert!(!found.relevant(DEFAULT_MIN_COVERAGE), "{question}: {found:?}");
     }
 }
 

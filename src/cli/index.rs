@@ -217,3 +217,50 @@ fn print_passage(passage: &Passage) {
     }
     println!();
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: IndexCommand,
+    }
+
+    #[test]
+    fn the_command_line_is_consistent_and_reads_dates() {
+        Line::command().debug_assert();
+        let line = Line::try_parse_from(["index", "search", "降圧目標", "--as-of", "2020-01-31"]).unwrap();
+        let IndexCommand::Search { query, as_of, limit, json } = line.command else {
+            panic!("another command")
+        };
+        assert_eq!(
+            (query.as_str(), as_of.unwrap().to_string().as_str(), limit, json),
+            ("降圧目標", "2020-01-31", 5, false)
+        );
+        for bad in [
+            &["search", "x", "--as-of", "soon"],
+            &["search", "x", "--limit", "0"],
+            &["build", "--force", "1", "2"],
+        ] {
+            assert!(Line::try_parse_from([&["index"][..], &bad[..]].concat()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn searching_what_was_never_built_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = IndexSettings {
+            index_dir: dir.path(),
+            guidelines_dir: dir.path(),
+            chunk_tokens: 100,
+            overlap_tokens: 0,
+        };
+        let command = IndexCommand::Search { query: "x".to_owned(), as_of: None, limit: 1, json: false };
+        let error = run(command, settings).unwrap_err().to_string();
+        assert!(error.contains("shishin index build"), "{error}");
+    }
+}

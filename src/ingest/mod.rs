@@ -2,7 +2,7 @@
 //!
 //! In path order: [`read`] (files of the folder, bounded) → [`front_matter`] (metadata, every finding with file
 //! and line) → [`editions`] (which edition holds from when until when) → [`chunk`] (retrievable pieces with byte
-//! spans) → [`build`] (the spine: writes them into a generation beside the live one and swaps it in).
+//! spans) → [`mod@build`] (the spine: writes them into a generation beside the live one and swaps it in).
 //!
 //! Nothing here touches what is being served: until the last rename a build only adds files, and when it fails
 //! the live generation stays.

@@ -25,6 +25,14 @@ use crate::store::{self, Generation, Manifest, StoreError, search_error};
 use lexical::Hit;
 use terms::QueryTerms;
 
+/// The coverage below which a passage does not answer the question, unless the configuration says otherwise.
+///
+/// Measured on small indexes of public data (47 emergency guidelines with 28 answerable questions; 240 Japanese
+/// encyclopaedia passages with 163): at 0.45 it keeps 96 % and 95 % of the answerable questions. It stops 94 % and
+/// 75 % of 16 everyday questions, and 50 % and 81 % of questions on the same field that no document answers: words
+/// alone cannot tell those, so the prompt must still ask for an answer from the passages only.
+pub const DEFAULT_MIN_COVERAGE: f32 = 0.45;
+
 /// The most passages one search returns.
 pub const MAX_PASSAGES: usize = 100;
 
