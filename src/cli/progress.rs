@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{DecimalBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::model::fetch::Progress;
 
@@ -38,12 +38,13 @@ impl DownloadBar {
 impl Progress for DownloadBar {
     fn begin(&mut self, model: &str, place: &str, bytes: u64) {
         (self.total, self.done, self.told_tenths) = (bytes, 0, 0);
-        self.line(&format!("{model} ({}): from {place}", HumanBytes(bytes)));
+        self.line(&format!("{model} ({}): from {place}", DecimalBytes(bytes)));
         if self.plain {
             return;
         }
         self.bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
-        let style = "  [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} {wide_msg}";
+        let style =
+            "  [{bar:24}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta} {wide_msg}";
         if let Ok(style) = ProgressStyle::with_template(style) {
             self.bar.set_style(style.progress_chars("=> "));
         }
@@ -61,7 +62,7 @@ impl Progress for DownloadBar {
         let tenths = self.done.saturating_mul(10) / self.total.max(1);
         if self.plain && tenths > self.told_tenths {
             self.told_tenths = tenths;
-            self.line(&format!("  {} of {}", HumanBytes(self.done), HumanBytes(self.total)));
+            self.line(&format!("  {} of {}", DecimalBytes(self.done), DecimalBytes(self.total)));
         }
     }
 

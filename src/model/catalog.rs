@@ -282,19 +282,16 @@ impl Catalog {
         })
     }
 
-    /// The known name that is nearest to `name`, if it is near enough to be what was meant: it
-    /// begins alike, or a third of its letters at most differ.
+    /// The known name that `name` may have been meant for: the beginning of one differs from it in a
+    /// third of the letters at most.
     fn nearest(&self, name: &str) -> Option<String> {
         let wanted = name.to_lowercase();
         let (distance, best) = self
             .models
             .iter()
-            .map(|entry| {
-                let alike = wanted.len() >= 3 && entry.name.starts_with(&wanted);
-                (if alike { 0 } else { edit_distance(&wanted, &entry.name) }, &entry.name)
-            })
-            .min()?;
-        (distance * 3 <= best.len()).then(|| best.clone())
+            .map(|entry| (distance_to_beginning(&wanted, &entry.name), &entry.name))
+            .min_by_key(|(distance, _)| *distance)?;
+        (wanted.len() >= 3 && distance * 3 <= wanted.len()).then(|| best.clone())
     }
 }
 
@@ -323,8 +320,9 @@ fn is_pinned_package(package: &str) -> bool {
     package.split_once("==").is_some_and(|(name, version)| is_word(name) && is_word(version))
 }
 
-/// Levenshtein distance in bytes; names are ASCII and short, and a long `a` costs at most its length.
-fn edit_distance(a: &str, b: &str) -> usize {
+/// Levenshtein distance in bytes from `a` to the nearest beginning of `b`. Names are ASCII and short; of a
+/// long `a` only the start is looked at.
+fn distance_to_beginning(a: &str, b: &str) -> usize {
     let b = b.as_bytes();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().take(200).enumerate() {
@@ -336,7 +334,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
             row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
         }
     }
-    row[b.len()]
+    row.into_iter().min().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -459,9 +457,12 @@ mod tests {
         }
 
         #[test]
-        fn edit_distance_is_symmetric_and_zero_on_equals(a in "[a-c]{0,8}", b in "[a-c]{0,8}") {
-            prop_assert_eq!(edit_distance(&a, &b), edit_distance(&b, &a));
-            prop_assert_eq!(edit_distance(&a, &b) == 0, a == b);
+        fn beginnings_are_at_distance_zero_and_one_slip_at_one(name in "[a-c]{1,8}", cut in 1usize..9, at in 0usize..8) {
+            let beginning = &name[..cut.min(name.len())];
+            prop_assert_eq!(distance_to_beginning(beginning, &name), 0);
+            let mut slipped = beginning.to_owned();
+            slipped.insert(at % (beginning.len() + 1), 'z');
+            prop_assert_eq!(distance_to_beginning(&slipped, &name), 1);
         }
     }
 }

@@ -64,7 +64,7 @@ impl FetchOptions {
             pip_env: Vec::new(),
             hub_endpoint: None,
             hub_token: None,
-            patience: Duration::from_secs(15),
+            patience: Duration::from_secs(10),
             cancel: Cancel::default(),
         }
     }

