@@ -4,6 +4,7 @@ pub mod analysis;
 pub mod answer;
 pub mod cite;
 pub mod cli;
+pub mod config;
 pub mod engine;
 pub mod ingest;
 pub mod language;

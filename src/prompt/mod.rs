@@ -156,6 +156,10 @@ impl Draft<'_> {
         }
         let mut turns = vec![Turn { role: Role::System, content: instructions }];
         turns.extend_from_slice(self.turns);
+        if let (Some(_), Some(newest)) = (&self.passages, turns.last_mut()) {
+            newest.content =
+                self.builder.wording.question(self.parts.language, &newest.content, self.parts.as_of)?;
+        }
         Ok(encode_segments(self.builder.tokenizer, &self.builder.template.segments(&turns)?)?)
     }
 
