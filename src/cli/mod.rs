@@ -5,7 +5,7 @@ pub mod index;
 pub mod inspect;
 pub mod model;
 pub mod progress;
-//TMP pub mod serve;
+pub mod serve;
 pub mod setup;
 
 use std::path::PathBuf;
