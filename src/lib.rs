@@ -5,6 +5,7 @@ pub mod answer;
 pub mod cite;
 pub mod cli;
 pub mod engine;
+pub mod http;
 pub mod ingest;
 pub mod language;
 pub mod model;

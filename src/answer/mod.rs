@@ -132,6 +132,11 @@ impl Answerer {
         Self { settings, model_name, model, adapters, wording, index, engine }
     }
 
+    /// How answers are made.
+    pub fn settings(&self) -> &AnswerSettings {
+        &self.settings
+    }
+
     /// The guideline index.
     pub fn index(&self) -> &GuidelineIndex {
         &self.index
