@@ -21,16 +21,31 @@
 //!
 //! ARCHITECTURE.md says which module may use which, and what the code must not do.
 
+// The request path.
 pub mod http;
+
 pub mod answer;
+
 pub mod retrieve;
+
 pub mod prompt;
+
 pub mod engine;
+
 pub mod model;
+
 pub mod cite;
+
+// The operator path.
 pub mod ingest;
+
 pub mod analysis;
+
 pub mod store;
+
+// What both stand on, and the way in from a terminal.
 pub mod config;
+
 pub mod language;
+
 pub mod cli;

@@ -39,7 +39,9 @@ fn files_that_the_documents_name_exist() {
         let spans = code_spans(&text);
         let paths: Vec<&String> = spans
             .iter()
-            .filter(|s| ["src/", "tests/", "config/", "models/", "index/guidelines"].iter().any(|p| s.starts_with(p)))
+            .filter(|s| {
+                ["src/", "tests/", "config/", "models/", "index/guidelines"].iter().any(|p| s.starts_with(p))
+            })
             .collect();
         assert!(!paths.is_empty(), "{document} names no file");
         for path in paths {
@@ -71,7 +73,10 @@ fn symbols_that_the_architecture_names_exist() {
             .any(|kind| sources.contains(&format!("{kind} {first}")));
         assert!(defined, "ARCHITECTURE.md names `{span}`, and there is no type {first}");
         if let Some(function) = second {
-            assert!(sources.contains(&format!("fn {function}")), "there is no function {function} of `{span}`");
+            assert!(
+                sources.contains(&format!("fn {function}")),
+                "there is no function {function} of `{span}`"
+            );
         }
         checked += 1;
     }
@@ -97,7 +102,8 @@ fn outside_crates_stay_where_they_belong() {
     for path in all {
         let text = std::fs::read_to_string(&path).unwrap();
         for (name, places) in allowed {
-            let uses = text.lines().any(|l| !l.trim_start().starts_with("//") && l.contains(&format!("{name}::")));
+            let uses =
+                text.lines().any(|l| !l.trim_start().starts_with("//") && l.contains(&format!("{name}::")));
             let fits = places.iter().any(|place| path.starts_with(root().join(place)));
             assert!(!uses || fits, "{} uses {name}", path.display());
         }
@@ -114,7 +120,8 @@ fn no_source_file_outgrows_one_idea() {
             } else if path.extension().is_some_and(|e| e == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
                 let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-                let lines = code.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with("//")).count();
+                let lines =
+                    code.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with("//")).count();
                 out.push((lines, path));
             }
         }

@@ -224,13 +224,17 @@ fn ask_prints_the_answer_and_its_sources() {
     pull(folder.path());
     assert!(run(folder.path(), &["index", "build"]).status.success());
     let ask = |args: &[&str]| {
-        let mut all = vec!["ask", "--model", MODEL, "--max-tokens", "4", "What is the blood pressure target?"];
+        let mut all =
+            vec!["ask", "--model", MODEL, "--max-tokens", "4", "What is the blood pressure target?"];
         all.extend(args);
         run(folder.path(), &all)
     };
     let rag = ask(&["--mode", "rag"]);
     let text = String::from_utf8_lossy(&rag.stdout).into_owned();
-    assert!(rag.status.success() && text.contains("Sources") && text.contains("High blood pressure"), "{text}");
+    assert!(
+        rag.status.success() && text.contains("Sources") && text.contains("High blood pressure"),
+        "{text}"
+    );
     let lines = ask(&["--mode", "base", "--json"]);
     for line in String::from_utf8_lossy(&lines.stdout).lines() {
         let event: serde_json::Value = serde_json::from_str(line).unwrap();

@@ -132,7 +132,8 @@ impl Printer {
                     done.usage.completion_tokens,
                     (done.timings.prefill_ms + done.timings.decode_ms) / 1e3,
                 );
-                let (dim, plain) = if std::io::stdout().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+                let (dim, plain) =
+                    if std::io::stdout().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
                 writeln!(out, "\n{dim}{line}{plain}")?;
             }
             AnswerEvent::Failed(failure) => anyhow::bail!(failure),

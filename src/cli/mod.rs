@@ -21,7 +21,9 @@ use crate::model::fetch::FetchOptions;
 /// adapter produced it.
 #[derive(Debug, Parser)]
 #[command(name = "shishin", version, arg_required_else_help = true, infer_subcommands = true)]
-#[command(after_help = "Settings: config/shishin.toml < SHISHIN_* variables < flags. Exit codes: 0 done, 1 failed, 2 wrong usage.")]
+#[command(
+    after_help = "Settings: config/shishin.toml < SHISHIN_* variables < flags. Exit codes: 0 done, 1 failed, 2 wrong usage."
+)]
 pub struct Cli {
     /// Read settings from this file instead of config/shishin.toml
     #[arg(long, global = true, value_name = "FILE")]

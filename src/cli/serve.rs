@@ -33,7 +33,6 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("cannot listen on {listen}; choose another address with --listen"))?;
     let address = listener.local_addr()?;
-    tracing::info!(%address, "listening; /ready answers 200 once the model is loaded");
 
     let state = AppState::new(HttpSettings {
         body_limit: settings.server.body_limit,
@@ -110,7 +109,9 @@ async fn refresh(answerer: std::sync::Arc<crate::answer::Answerer>, every: std::
         match refreshed.await {
             Ok((Ok(true), generation)) => tracing::info!(generation, "a new generation of the index is live"),
             Ok((Ok(false), _)) => {}
-            Ok((Err(error), _)) => tracing::error!(%error, "the new generation is refused; the old one stays live"),
+            Ok((Err(error), _)) => {
+                tracing::error!(%error, "the new generation is refused; the old one stays live")
+            }
             Err(error) => tracing::error!(%error, "the look for a new generation panicked"),
         }
     }

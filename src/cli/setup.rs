@@ -101,7 +101,8 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
         adapters.insert(name.clone(), Arc::new(adapter));
     }
     let model = Arc::new(model);
-    let engine = Engine::start(Arc::clone(&model), settings.engine.clone()).context("cannot start a thread")?;
+    let engine =
+        Engine::start(Arc::clone(&model), settings.engine.clone()).context("cannot start a thread")?;
     let answerer = Answerer::new(AnswererParts {
         settings: settings.answer.clone(),
         model_name: located.name,

@@ -474,7 +474,11 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_place_key_and_mend() {
         for (file, environment, parts) in [
-            ("[server]\nlisten_on = 1\n", &[][..], &["shishin.toml", "server.listen_on", "server.listen`?"][..]),
+            (
+                "[server]\nlisten_on = 1\n",
+                &[][..],
+                &["shishin.toml", "server.listen_on", "server.listen`?"][..],
+            ),
             ("[sever]\nx = 1\n", &[], &["shishin.toml", "`sever`", "server`?"]),
             ("[engine]\nqueue = \"many\"\n", &[], &["shishin.toml", "engine.queue"]),
             ("[engine]\nqueue = 0\n", &[], &["shishin.toml", "engine.queue", "from 1 to 10000"]),

@@ -110,12 +110,7 @@ impl Wording {
     ///
     /// # Errors
     /// When the text fails to render.
-    pub fn question(
-        &self,
-        language: Language,
-        question: &str,
-        as_of: Date,
-    ) -> Result<String, WordingError> {
+    pub fn question(&self, language: Language, question: &str, as_of: Date) -> Result<String, WordingError> {
         self.render(&format!("question.{language}.jinja"), &[], question, as_of)
     }
 
