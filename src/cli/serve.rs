@@ -10,6 +10,9 @@ use crate::config::{LogFormat, Settings};
 use crate::http::{self, AppState, HttpSettings};
 use crate::model::fetch::Cancel;
 
+/// How long an interrupted download may take to clear up.
+const CANCEL_GRACE: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Serves until a signal comes, then lets running answers finish.
 ///
 /// # Errors
@@ -72,8 +75,10 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
         }
     };
     let Some(running) = running else {
-        tracing::info!("stopped while loading");
+        tracing::info!("stopping while loading");
         cancel.cancel();
+        // A download clears away its partial files; a load of weights just ends with the process.
+        let _ = tokio::time::timeout(CANCEL_GRACE, loading).await;
         return Ok(ExitCode::SUCCESS);
     };
     state.set_ready(running.answerer.clone());
