@@ -204,9 +204,7 @@ impl ModelConfig {
             context: header.usize(&key("context_length"))?,
             norm_eps: header.float(&key("attention.layer_norm_rms_epsilon"))?,
             rope: Rope {
-                theta: header
-                    .float_opt(&key("rope.freq_base"))?
-                    .unwrap_or(default_theta(architecture)),
+                theta: header.float_opt(&key("rope.freq_base"))?.unwrap_or(default_theta(architecture)),
                 scaling,
             },
             interleaved_qk: architecture == Architecture::Llama,
@@ -258,9 +256,7 @@ impl ModelConfig {
             ffn: need("intermediate_size")?,
             vocab: need("vocab_size")?,
             context: need("max_position_embeddings")?,
-            norm_eps: json["rms_norm_eps"]
-                .as_f64()
-                .ok_or_else(|| fail("no number `rms_norm_eps`".into()))?,
+            norm_eps: json["rms_norm_eps"].as_f64().ok_or_else(|| fail("no number `rms_norm_eps`".into()))?,
             rope: Rope { theta, scaling: hf_rope_scaling(&json["rope_scaling"], head_dim, theta)? },
             interleaved_qk: false,
             ..Self::family(architecture, hidden, head_dim)

@@ -290,13 +290,8 @@ impl Block {
         let scores = (q.matmul(&k.t()?)? * config.attention_scale)?;
         let keys = pass.start + n;
         let weights = match mask {
-            Some(mask) => {
-                softmax(&scores.reshape((config.heads, n, keys))?.broadcast_add(mask)?)?.reshape((
-                    config.kv_heads,
-                    group_rows,
-                    keys,
-                ))?
-            }
+            Some(mask) => softmax(&scores.reshape((config.heads, n, keys))?.broadcast_add(mask)?)?
+                .reshape((config.kv_heads, group_rows, keys))?,
             None => softmax(&scores)?,
         };
         let y = weights

@@ -92,8 +92,7 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: &Device) -> Resu
         ));
     }
     let weights = MappedFile::open(&weights_path).map_err(|e| read(&weights_path, e.to_string()))?;
-    let tensors =
-        SafeTensors::deserialize(&weights).map_err(|e| read(&weights_path, e.to_string()))?;
+    let tensors = SafeTensors::deserialize(&weights).map_err(|e| read(&weights_path, e.to_string()))?;
 
     let targets = Targets::new(&peft).map_err(|reason| read(&config_path, reason))?;
     let mut binder = Binder::new(folder, config);
@@ -131,11 +130,7 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: &Device) -> Resu
         let alpha = pattern(peft.alpha_pattern.as_ref(), &path)?.unwrap_or(peft.lora_alpha);
         Ok(alpha / if rslora { (rank as f64).sqrt() } else { rank as f64 })
     })?;
-    Ok(Adapter {
-        format: AdapterFormat::Peft,
-        fingerprint: fingerprint(&[&config_bytes, &weights]),
-        pairs,
-    })
+    Ok(Adapter { format: AdapterFormat::Peft, fingerprint: fingerprint(&[&config_bytes, &weights]), pairs })
 }
 
 fn parse_config(folder: &Path, path: &Path, bytes: &[u8]) -> Result<PeftConfig, AdapterError> {
@@ -282,9 +277,7 @@ mod tests {
 
     #[test]
     fn targets_follow_lists_expressions_and_layers() {
-        let targets = |json: &str| {
-            Targets::new(&serde_json::from_str::<PeftConfig>(json).unwrap()).unwrap()
-        };
+        let targets = |json: &str| Targets::new(&serde_json::from_str::<PeftConfig>(json).unwrap()).unwrap();
         let list = targets(r#"{"peft_type":"LORA","target_modules":["q_proj","mlp.up_proj"]}"#);
         assert!(list.hit(0, Projection::Q) && list.hit(9, Projection::Up));
         assert!(!list.hit(0, Projection::V) && !list.hit(0, Projection::Gate));
@@ -293,9 +286,8 @@ mod tests {
         );
         assert!(regex.hit(2, Projection::Q));
         assert!(!regex.hit(1, Projection::Q) && !regex.hit(2, Projection::V));
-        let all = targets(
-            r#"{"peft_type":"LORA","target_modules":"all-linear","layers_to_transform":[1,3]}"#,
-        );
+        let all =
+            targets(r#"{"peft_type":"LORA","target_modules":"all-linear","layers_to_transform":[1,3]}"#);
         assert!(all.hit(3, Projection::Down) && !all.hit(2, Projection::Down));
     }
 
