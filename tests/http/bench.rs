@@ -226,6 +226,7 @@ pub(crate) fn wait_for_log(request_id: &str, parts: &[&str]) -> String {
 // --- questions and replies ------------------------------------------------------------------------
 
 /// A question of one message, as the body of a request.
+#[allow(clippy::needless_pass_by_value, reason = "`json!` stands in the call")]
 pub(crate) fn question(text: &str, more: Value) -> Value {
     let mut body = json!({ "messages": [{ "role": "user", "content": text }], "stream": false });
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
