@@ -140,12 +140,14 @@ struct Job {
     request: GenerateRequest,
     events: events::Sender<EngineEvent>,
     submitted: Instant,
+    /// What the worker logs about the request, it logs within this.
+    span: tracing::Span,
 }
 
 /// A cloneable way to ask the engine.
 #[derive(Debug, Clone)]
 pub struct EngineHandle {
-    jobs: mpsc::SyncSender<Job>,
+    jobs: mpsc::Sender<Job>,
     shared: Arc<Shared>,
     settings: Arc<EngineSettings>,
 }
@@ -163,7 +165,8 @@ impl Engine {
     /// # Errors
     /// When the operating system gives no thread.
     pub fn start(model: Arc<BaseModel>, settings: EngineSettings) -> std::io::Result<Self> {
-        let (jobs, queue) = mpsc::sync_channel(settings.queue.max(1));
+        // Bounded all the same: `submit` counts who waits.
+        let (jobs, queue) = mpsc::channel();
         let shared = Arc::new(Shared::default());
         let settings = Arc::new(settings);
         let worker = worker::Worker::new(model, queue, Arc::clone(&shared), Arc::clone(&settings));
@@ -197,16 +200,16 @@ impl EngineHandle {
         // Room for every event that the request can cause, so that a slow reader never blocks the
         // worker: at most one text per token, the held-back rest, and the end.
         let (sender, receiver) = events::channel(request.max_tokens + 3);
-        self.shared.waiting.fetch_add(1, Ordering::SeqCst);
-        let job = Job { request, events: sender, submitted: Instant::now() };
-        self.jobs.try_send(job).map_err(|error| {
-            let waiting = self.shared.waiting.fetch_sub(1, Ordering::SeqCst) - 1;
-            match error {
-                mpsc::TrySendError::Full(_) => {
-                    SubmitError::QueueFull { waiting, retry_after: self.retry_after(waiting) }
-                }
-                mpsc::TrySendError::Disconnected(_) => SubmitError::ShuttingDown,
-            }
+        let queue = self.settings.queue.max(1);
+        let place = |waiting| (waiting < queue).then_some(waiting + 1);
+        if let Err(waiting) = self.shared.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, place) {
+            return Err(SubmitError::QueueFull { waiting, retry_after: self.retry_after(waiting) });
+        }
+        let span = tracing::Span::current();
+        let job = Job { request, events: sender, submitted: Instant::now(), span };
+        self.jobs.send(job).map_err(|_| {
+            self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
+            SubmitError::ShuttingDown
         })?;
         Ok(receiver)
     }

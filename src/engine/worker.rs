@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Sender;
@@ -24,6 +24,7 @@ pub(super) struct Worker {
     queue: Receiver<Job>,
     shared: Arc<Shared>,
     settings: Arc<EngineSettings>,
+    waiting: VecDeque<Job>,
     running: VecDeque<Sequence>,
 }
 
@@ -57,7 +58,7 @@ impl Worker {
         shared: Arc<Shared>,
         settings: Arc<EngineSettings>,
     ) -> Self {
-        Self { model, queue, shared, settings, running: VecDeque::new() }
+        Self { model, queue, shared, settings, waiting: VecDeque::new(), running: VecDeque::new() }
     }
 
     /// Runs until the engine is closed and everything taken has ended.
@@ -65,12 +66,11 @@ impl Worker {
         loop {
             let open = self.admit();
             if self.shared.aborting.load(Ordering::SeqCst) {
-                self.abort();
-                return;
+                return self.end();
             }
             match self.running.pop_front() {
                 Some(sequence) => self.turn(sequence),
-                None if !open => return,
+                None if !open => return self.end(),
                 None => {}
             }
         }
@@ -79,33 +79,37 @@ impl Worker {
     /// Takes waiting requests while there is room; waits a moment when there is nothing else to do.
     /// Returns whether more may come.
     fn admit(&mut self) -> bool {
-        while self.running.len() < self.settings.concurrent.max(1) {
-            let job = if self.running.is_empty() {
-                match self.queue.recv_timeout(IDLE) {
-                    Ok(job) => job,
-                    Err(RecvTimeoutError::Timeout) => return !self.shared.closing.load(Ordering::SeqCst),
-                    Err(RecvTimeoutError::Disconnected) => return false,
-                }
-            } else {
-                match self.queue.try_recv() {
-                    Ok(job) => job,
-                    Err(mpsc::TryRecvError::Empty) => return true,
-                    Err(mpsc::TryRecvError::Disconnected) => return false,
-                }
-            };
-            self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
-            // Who went away while waiting costs nothing.
-            if !job.events.is_closed() {
-                self.running.push_back(Sequence::new(&self.model, job));
+        if self.running.is_empty() && self.waiting.is_empty() {
+            match self.queue.recv_timeout(IDLE) {
+                Ok(job) => self.waiting.push_back(job),
+                Err(RecvTimeoutError::Timeout) => return !self.shared.closing.load(Ordering::SeqCst),
+                Err(RecvTimeoutError::Disconnected) => return false,
             }
         }
+        self.waiting.extend(self.queue.try_iter());
+        let before = self.waiting.len();
+        // Who went away while waiting costs nothing, and leaves the place in the queue to others.
+        self.waiting.retain(|job| !job.events.is_closed());
+        while self.running.len() < self.settings.concurrent.max(1)
+            && let Some(job) = self.waiting.pop_front()
+        {
+            job.span.in_scope(|| tracing::debug!("a request starts"));
+            self.running.push_back(Sequence::new(&self.model, job));
+        }
+        self.shared.waiting.fetch_sub(before - self.waiting.len(), Ordering::SeqCst);
         true
     }
 
     fn turn(&mut self, mut sequence: Sequence) {
-        let step = catch_unwind(AssertUnwindSafe(|| sequence.step(&self.model, &self.settings)));
+        let span = sequence.job.span.clone();
+        let _within = span.enter();
+        let aborting = || self.shared.aborting.load(Ordering::SeqCst);
+        let step = catch_unwind(AssertUnwindSafe(|| sequence.step(&self.model, &self.settings, &aborting)));
         match step {
             Ok(Step::Goes) => self.running.push_back(sequence),
+            Ok(Step::Cancelled) if aborting() => {
+                send(&sequence.job.events, EngineEvent::Failed(EngineFailure::ShuttingDown));
+            }
             Ok(Step::Cancelled) => tracing::debug!("a request was cancelled by its client"),
             Ok(Step::Ends(reason)) => {
                 let completion = sequence.completion(reason);
@@ -130,9 +134,10 @@ impl Worker {
         self.shared.pace_ms.store(new, Ordering::Relaxed);
     }
 
-    fn abort(&mut self) {
+    /// Tells everyone who is still here.
+    fn end(&mut self) {
         let running = self.running.drain(..).map(|sequence| sequence.job);
-        for job in running.chain(self.queue.try_iter()) {
+        for job in running.chain(self.waiting.drain(..)).chain(self.queue.try_iter()) {
             send(&job.events, EngineEvent::Failed(EngineFailure::ShuttingDown));
         }
     }
@@ -154,9 +159,9 @@ impl Sequence {
         }
     }
 
-    fn step(&mut self, model: &BaseModel, settings: &EngineSettings) -> Step {
+    fn step(&mut self, model: &BaseModel, settings: &EngineSettings, aborting: &dyn Fn() -> bool) -> Step {
         let events = self.job.events.clone();
-        let cancelled = || events.is_closed();
+        let cancelled = || events.is_closed() || aborting();
         if cancelled() {
             return Step::Cancelled;
         }

@@ -52,6 +52,12 @@ struct Outcome {
 }
 
 impl Record {
+    pub(super) fn new(request_id: String, method: Method, path: String) -> Self {
+        let span = tracing::info_span!("request", id = request_id);
+        let (started, outcome) = (Instant::now(), Mutex::default());
+        Self(Arc::new(Line { request_id, method, path, started, span, outcome }))
+    }
+
     pub(super) fn request_id(&self) -> &str {
         &self.0.request_id
     }
@@ -110,21 +116,13 @@ pub(super) async fn observe(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let request_id = request_id(request.headers());
     let path = matched.as_ref().map_or("(no route)", MatchedPath::as_str).to_owned();
-    let span = tracing::info_span!("request", id = request_id);
     let admitted = match path.as_str() {
         health::HEALTH | health::READY => Ok(()),
         _ => state.answerer().map(drop),
     };
-    let record = Record(Arc::new(Line {
-        request_id,
-        method: request.method().clone(),
-        path,
-        started: Instant::now(),
-        span: span.clone(),
-        outcome: Mutex::default(),
-    }));
+    let record = Record::new(request_id(request.headers()), request.method().clone(), path);
+    let span = record.span().clone();
     request.extensions_mut().insert(record.clone());
     let mut response = match admitted {
         Ok(()) => caught(next.run(request)).instrument(span).await,
