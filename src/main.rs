@@ -7,6 +7,11 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    // The default hook prints the panic's message, which may quote a question.
+    std::panic::set_hook(Box::new(|panic| match panic.location() {
+        Some(place) => eprintln!("error: a bug in shishin at {}:{}", place.file(), place.line()),
+        None => eprintln!("error: a bug in shishin"),
+    }));
     match shishin::cli::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {

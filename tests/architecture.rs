@@ -1,5 +1,7 @@
 //! ARCHITECTURE.md and README.md stay true: what they name exists.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -21,15 +23,18 @@ fn code_spans(text: &str) -> BTreeSet<String> {
     spans
 }
 
-fn rust_sources(folder: &Path, out: &mut String) {
+/// Every Rust file below a folder, with its text.
+fn rust_sources(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut sources = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            rust_sources(&path, out);
+            sources.extend(rust_sources(&path));
         } else if path.extension().is_some_and(|e| e == "rs") {
-            out.push_str(&std::fs::read_to_string(&path).unwrap());
+            sources.push((path.clone(), std::fs::read_to_string(&path).unwrap()));
         }
     }
+    sources
 }
 
 #[test]
@@ -57,8 +62,7 @@ fn files_that_the_documents_name_exist() {
 #[test]
 fn symbols_that_the_architecture_names_exist() {
     let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    let mut sources = String::new();
-    rust_sources(&root().join("src"), &mut sources);
+    let sources: String = rust_sources(&root().join("src")).into_iter().map(|(_, text)| text).collect();
     let mut checked = 0;
     for span in code_spans(&text) {
         // `Type` or `Type::function`.
@@ -91,16 +95,7 @@ fn outside_crates_stay_where_they_belong() {
         ("tantivy", &["src/ingest", "src/analysis", "src/store", "src/retrieve"]),
         ("candle_core", &["src/model", "src/cli/setup.rs"]),
     ];
-    fn files(folder: &Path, out: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { files(&path, out) } else { out.push(path) }
-        }
-    }
-    let mut all = Vec::new();
-    files(&root().join("src"), &mut all);
-    for path in all {
-        let text = std::fs::read_to_string(&path).unwrap();
+    for (path, text) in rust_sources(&root().join("src")) {
         for (name, places) in allowed {
             let uses =
                 text.lines().any(|l| !l.trim_start().starts_with("//") && l.contains(&format!("{name}::")));
@@ -112,23 +107,9 @@ fn outside_crates_stay_where_they_belong() {
 
 #[test]
 fn no_source_file_outgrows_one_idea() {
-    fn longest(folder: &Path, out: &mut Vec<(usize, PathBuf)>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                longest(&path, out);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-                let lines =
-                    code.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with("//")).count();
-                out.push((lines, path));
-            }
-        }
-    }
-    let mut files = Vec::new();
-    longest(&root().join("src"), &mut files);
-    for (lines, path) in files {
+    for (path, text) in rust_sources(&root().join("src")) {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let lines = code.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with("//")).count();
         assert!(lines <= 500, "{} has {lines} lines of code", path.display());
     }
 }

@@ -50,7 +50,7 @@ pub struct AskArgs {
 /// # Errors
 /// When the model cannot be had or the question cannot be answered as asked.
 pub fn run(settings: &Settings, args: AskArgs) -> anyhow::Result<ExitCode> {
-    //TMP
+    super::serve::start_logs(settings, "warn")?;
     let show = std::io::stderr().is_terminal();
     let note = |what: &str| {
         if show {

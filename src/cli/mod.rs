@@ -107,7 +107,7 @@ impl Cli {
         }
         let settings = config::load(&sources)?;
         match self.command {
-            Command::Serve { .. } => todo!(),
+            Command::Serve { .. } => serve::run(&settings),
             Command::Ask { ask, .. } => ask::run(&settings, ask),
             Command::Model(args) => {
                 let catalog = setup::catalog(&settings)?;

@@ -115,7 +115,7 @@ async fn refresh(answerer: std::sync::Arc<crate::answer::Answerer>, every: std::
             Ok((Ok(true), generation)) => tracing::info!(generation, "a new generation of the index is live"),
             Ok((Ok(false), _)) => {}
             Ok((Err(error), _)) => {
-                tracing::error!(%error, "the new generation is refused; the old one stays live")
+                tracing::error!(%error, "the new generation is refused; the old one stays live");
             }
             Err(error) => tracing::error!(%error, "the look for a new generation panicked"),
         }

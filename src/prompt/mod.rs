@@ -84,25 +84,25 @@ impl PromptBuilder<'_> {
     /// # Errors
     /// When not even the newest turn with one passage fits, or a template fails.
     pub fn build(&self, parts: PromptParts<'_>) -> Result<Prompt, PromptError> {
-        let (system, turns) = match parts.turns.split_first() {
+        let PromptParts { turns, passages, language, as_of, budget } = parts;
+        let (system, turns) = match turns.split_first() {
             Some((first, rest)) if first.role == Role::System => (Some(first.content.as_str()), rest),
-            _ => (None, parts.turns),
+            _ => (None, turns),
         };
-        let mut draft =
-            Draft { builder: self, parts: &parts, system, turns, passages: parts.passages.clone() };
+        let mut draft = Draft { builder: self, language, as_of, budget, system, turns, passages };
         // A message that is hopeless by itself is refused before anything is tried with it.
         let newest = draft.turns.last().map_or("", |turn| turn.content.as_str());
         let needed = self.tokenizer.encode_content(newest)?.len();
-        if needed > parts.budget {
-            return Err(PromptError::TooLong { needed, available: parts.budget });
+        if needed > budget {
+            return Err(PromptError::TooLong { needed, available: budget });
         }
         draft.drop_hopeless_turns()?;
         let mut tokens = draft.encode()?;
-        while tokens.len() > parts.budget && draft.shrink(tokens.len() - parts.budget)? {
+        while tokens.len() > budget && draft.shrink(tokens.len() - budget)? {
             tokens = draft.encode()?;
         }
-        if tokens.len() > parts.budget {
-            return Err(PromptError::TooLong { needed: tokens.len(), available: parts.budget });
+        if tokens.len() > budget {
+            return Err(PromptError::TooLong { needed: tokens.len(), available: budget });
         }
         let kept = draft.turns.len();
         Ok(Prompt { tokens, passages: draft.passages.unwrap_or_default(), dropped_turns: turns.len() - kept })
@@ -112,7 +112,9 @@ impl PromptBuilder<'_> {
 /// A prompt that may still be too long.
 struct Draft<'a> {
     builder: &'a PromptBuilder<'a>,
-    parts: &'a PromptParts<'a>,
+    language: Language,
+    as_of: Date,
+    budget: usize,
     system: Option<&'a str>,
     turns: &'a [Turn],
     passages: Option<Vec<Passage>>,
@@ -125,7 +127,7 @@ impl Draft<'_> {
         let mut total = 0;
         for (at, turn) in self.turns.iter().enumerate().rev() {
             total += self.builder.tokenizer.encode_content(&turn.content)?.len();
-            if total > self.parts.budget {
+            if total > self.budget {
                 self.turns = &self.turns[at + 1..];
                 break;
             }
@@ -143,10 +145,8 @@ impl Draft<'_> {
 
     fn encode(&self) -> Result<Vec<u32>, PromptError> {
         let mut instructions = match &self.passages {
-            Some(passages) => {
-                self.builder.wording.grounded(self.parts.language, passages, self.parts.as_of)?
-            }
-            None => self.builder.wording.plain(self.parts.language, self.parts.as_of)?,
+            Some(passages) => self.builder.wording.grounded(self.language, passages, self.as_of)?,
+            None => self.builder.wording.plain(self.language, self.as_of)?,
         };
         if let Some(system) = self.system {
             instructions = format!("{}\n\n{}", instructions.trim_end(), system.trim());
@@ -154,8 +154,7 @@ impl Draft<'_> {
         let mut turns = vec![Turn { role: Role::System, content: instructions }];
         turns.extend_from_slice(self.turns);
         if let (Some(_), Some(newest)) = (&self.passages, turns.last_mut()) {
-            newest.content =
-                self.builder.wording.question(self.parts.language, &newest.content, self.parts.as_of)?;
+            newest.content = self.builder.wording.question(self.language, &newest.content, self.as_of)?;
         }
         Ok(encode_segments(self.builder.tokenizer, &self.builder.template.segments(&turns)?)?)
     }

@@ -69,7 +69,7 @@ impl Wording {
     pub fn read(folder: &Path) -> Result<Self, WordingError> {
         let mut texts = BUILT_IN.map(|(name, _)| (name, String::new()));
         for (name, text) in &mut texts {
-            let path = folder.join(&*name);
+            let path = folder.join(*name);
             *text = std::fs::read_to_string(&path).map_err(|source| WordingError::Read { path, source })?;
         }
         Self::of(texts)
