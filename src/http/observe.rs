@@ -96,6 +96,11 @@ impl Drop for Line {
         let _within = self.span.enter();
         let outcome = self.outcome.get_mut().unwrap_or_else(PoisonError::into_inner);
         let gone = outcome.streams || outcome.status.is_none();
+        let milliseconds = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if [health::HEALTH, health::READY].contains(&self.path.as_str()) {
+            // Probes come every few seconds and say nothing new.
+            return tracing::debug!(path = self.path, status = outcome.status, ms = milliseconds, "probed");
+        }
         tracing::info!(
             method = self.method.as_str(),
             path = self.path,
@@ -104,7 +109,7 @@ impl Drop for Line {
             prompt_tokens = outcome.prompt_tokens,
             completion_tokens = outcome.completion_tokens,
             finish = outcome.finish.or(gone.then_some("disconnected")),
-            ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ms = milliseconds,
             "request finished"
         );
     }
