@@ -105,3 +105,14 @@ pub(crate) fn permute(matrix: &Tensor, heads: usize) -> Tensor {
         .and_then(|t| t.reshape((rows, columns)))
         .unwrap()
 }
+
+/// Undoes [`permute`].
+pub(crate) fn unpermute(matrix: &Tensor, heads: usize) -> Tensor {
+    let (rows, columns) = matrix.dims2().unwrap();
+    matrix
+        .reshape((heads, rows / heads / 2, 2, columns))
+        .and_then(|t| t.transpose(1, 2))
+        .and_then(|t| t.contiguous())
+        .and_then(|t| t.reshape((rows, columns)))
+        .unwrap()
+}

@@ -23,8 +23,6 @@ use super::gguf_file;
 pub(crate) const LAYERS: usize = 2;
 pub(crate) const HIDDEN: usize = 32;
 pub(crate) const HEADS: usize = 4;
-pub(crate) const KV_HEADS: usize = 2;
-pub(crate) const HEAD_DIM: usize = 8;
 pub(crate) const FFN: usize = 48;
 /// A few rows more than there are tokens, as real checkpoints have.
 pub(crate) const VOCAB: usize = 264;
@@ -42,13 +40,16 @@ pub(crate) struct Tiny {
     pub(crate) architecture: Architecture,
     pub(crate) config: Json,
     pub(crate) tensors: HashMap<String, Tensor>,
+    /// Tensors that only the GGUF form has.
+    pub(crate) gguf_only: Vec<(String, Tensor)>,
 }
 
 impl Tiny {
     /// Random weights of a family, the same ones every time. llama and qwen3 have a head of their own,
     /// qwen2 and gemma3 use their embeddings.
     pub(crate) fn new(architecture: Architecture) -> Self {
-        let mut tiny = Self { architecture, config: config(architecture), tensors: HashMap::new() };
+        let config = config(architecture);
+        let mut tiny = Self { architecture, config, tensors: HashMap::new(), gguf_only: Vec::new() };
         let mut random = Random::new(17);
         let gemma = architecture == Architecture::Gemma3;
         let mut put = |name: TensorName, shape: &[usize], mean: f32, spread: f32| {
@@ -63,7 +64,7 @@ impl Tiny {
         put(TensorName::OutputNorm, &[HIDDEN], norm_mean, 0.3);
         for layer in 0..LAYERS {
             for projection in Projection::ALL {
-                let (rows, columns) = shape(projection);
+                let (rows, columns) = shape(architecture, projection);
                 put(TensorName::Weight(layer, projection), &[rows, columns], 0.0, 0.4);
                 let biased = matches!(projection, Projection::Q | Projection::K | Projection::V);
                 if biased && architecture == Architecture::Qwen2 {
@@ -78,7 +79,8 @@ impl Tiny {
                 norms.extend([Norm::PostAttention, Norm::PostFfn]);
             }
             for norm in norms {
-                let length = if matches!(norm, Norm::Query | Norm::Key) { HEAD_DIM } else { HIDDEN };
+                let length =
+                    if matches!(norm, Norm::Query | Norm::Key) { head_dim(architecture) } else { HIDDEN };
                 put(TensorName::Norm(layer, norm), &[length], norm_mean, 0.3);
             }
         }
@@ -116,7 +118,9 @@ impl Tiny {
                 let tensor = &self.tensors[&name.hf(self.architecture)];
                 let tensor = match name {
                     TensorName::Weight(_, Projection::Q) if permuted => gguf_file::permute(tensor, HEADS),
-                    TensorName::Weight(_, Projection::K) if permuted => gguf_file::permute(tensor, KV_HEADS),
+                    TensorName::Weight(_, Projection::K) if permuted => {
+                        gguf_file::permute(tensor, kv_heads(self.architecture))
+                    }
                     TensorName::Norm(..) | TensorName::OutputNorm
                         if self.architecture == Architecture::Gemma3 =>
                     {
@@ -126,6 +130,7 @@ impl Tiny {
                 };
                 (name.gguf(), tensor)
             })
+            .chain(self.gguf_only.iter().cloned())
             .collect();
         gguf_file::write(path, &self.metadata(), &tensors);
     }
@@ -179,8 +184,8 @@ impl Tiny {
             uint("embedding_length", HIDDEN),
             uint("block_count", LAYERS),
             uint("attention.head_count", HEADS),
-            uint("attention.head_count_kv", KV_HEADS),
-            uint("attention.key_length", HEAD_DIM),
+            uint("attention.head_count_kv", kv_heads(self.architecture)),
+            uint("attention.key_length", head_dim(self.architecture)),
             uint("feed_forward_length", FFN),
             uint("context_length", CONTEXT),
             float("attention.layer_norm_rms_epsilon", &self.config["rms_norm_eps"]),
@@ -205,12 +210,26 @@ impl Tiny {
     }
 }
 
+/// Qwen3 and Gemma choose the head size apart from the hidden size; the others divide.
+pub(crate) fn head_dim(architecture: Architecture) -> usize {
+    match architecture {
+        Architecture::Llama | Architecture::Qwen2 => HIDDEN / HEADS,
+        Architecture::Qwen3 | Architecture::Gemma3 => 16,
+    }
+}
+
+/// One in Gemma, as in the smallest real one: candle's `gemma3` fails on a prompt with more.
+pub(crate) fn kv_heads(architecture: Architecture) -> usize {
+    if architecture == Architecture::Gemma3 { 1 } else { 2 }
+}
+
 /// Rows and columns of a projection.
-pub(crate) fn shape(projection: Projection) -> (usize, usize) {
+pub(crate) fn shape(architecture: Architecture, projection: Projection) -> (usize, usize) {
+    let head_dim = head_dim(architecture);
     match projection {
-        Projection::Q => (HEADS * HEAD_DIM, HIDDEN),
-        Projection::K | Projection::V => (KV_HEADS * HEAD_DIM, HIDDEN),
-        Projection::O => (HIDDEN, HEADS * HEAD_DIM),
+        Projection::Q => (HEADS * head_dim, HIDDEN),
+        Projection::K | Projection::V => (kv_heads(architecture) * head_dim, HIDDEN),
+        Projection::O => (HIDDEN, HEADS * head_dim),
         Projection::Gate | Projection::Up => (FFN, HIDDEN),
         Projection::Down => (HIDDEN, FFN),
     }
@@ -224,8 +243,8 @@ fn config(architecture: Architecture) -> Json {
         "hidden_size": HIDDEN,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS,
-        "head_dim": HEAD_DIM,
+        "num_key_value_heads": kv_heads(architecture),
+        "head_dim": head_dim(architecture),
         "intermediate_size": FFN,
         "vocab_size": VOCAB,
         "max_position_embeddings": CONTEXT,
@@ -241,7 +260,7 @@ fn config(architecture: Architecture) -> Json {
     if gemma {
         for (key, value) in [
             ("hidden_activation", json!("gelu_pytorch_tanh")),
-            ("query_pre_attn_scalar", json!(HEAD_DIM)),
+            ("query_pre_attn_scalar", json!(head_dim(architecture))),
             ("sliding_window", json!(WINDOW)),
             ("sliding_window_pattern", json!(2)),
             ("rope_theta", json!(1_000_000.0)),
