@@ -171,8 +171,7 @@ impl<'a> Binder<'a> {
             Half::B => dims.len() == 2 && dims[0] == outputs,
         };
         if !fits {
-            let expected =
-                if half == Half::A { format!("[r, {inputs}]") } else { format!("[{outputs}, r]") };
+            let expected = if half == Half::A { format!("[r, {inputs}]") } else { format!("[{outputs}, r]") };
             return self.misfit(format!("{name} has the shape {dims:?}, the base needs {expected}"));
         }
         let pair = self.halves.entry((layer, projection)).or_default();
@@ -191,12 +190,16 @@ impl<'a> Binder<'a> {
         for ((layer, projection), halves) in std::mem::take(&mut self.halves) {
             let place = format!("layer {layer} {projection}");
             match halves {
-                (Some(a), Some(b)) if a.dims()[0] == b.dims()[1] => match scale(layer, projection, a.dims()[0]) {
-                    Ok(scale) => {
-                        pairs.insert((layer, projection), LoraPair { a, b, scale });
+                // Scales divide by the rank.
+                (Some(a), Some(_)) if a.dims()[0] == 0 => self.misfit(format!("{place}: a rank of 0")),
+                (Some(a), Some(b)) if a.dims()[0] == b.dims()[1] => {
+                    match scale(layer, projection, a.dims()[0]) {
+                        Ok(scale) => {
+                            pairs.insert((layer, projection), LoraPair { a, b, scale });
+                        }
+                        Err(complaint) => self.misfit(format!("{place}: {complaint}")),
                     }
-                    Err(complaint) => self.misfit(format!("{place}: {complaint}")),
-                },
+                }
                 (Some(a), Some(b)) => {
                     let ranks = (a.dims()[0], b.dims()[1]);
                     self.misfit(format!("{place}: lora_A has rank {} and lora_B {}", ranks.0, ranks.1));

@@ -3,12 +3,14 @@
 //! Unknown configuration keys are ignored, as PEFT itself does with files of a newer version; every key
 //! that would change the arithmetic and is not implemented is refused by name.
 
+use std::fmt;
 use std::path::Path;
 
 use candle_core::Device;
 use regex::Regex;
 use safetensors::SafeTensors;
 use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value as Json;
 
 use super::{Adapter, AdapterError, AdapterFormat, Binder, Half, fingerprint};
@@ -28,9 +30,9 @@ struct PeftConfig {
     #[serde(default)]
     use_rslora: Option<bool>,
     #[serde(default)]
-    rank_pattern: Option<serde_json::Map<String, Json>>,
+    rank_pattern: Option<Patterns>,
     #[serde(default)]
-    alpha_pattern: Option<serde_json::Map<String, Json>>,
+    alpha_pattern: Option<Patterns>,
     #[serde(default)]
     target_modules: Option<OneOrMany>,
     #[serde(default)]
@@ -63,6 +65,35 @@ enum Layers {
     Many(Vec<usize>),
 }
 
+/// Values by pattern, in the file's order: the first pattern that matches a module wins, and a map would
+/// have sorted them.
+#[derive(Debug)]
+struct Patterns(Vec<(String, f64)>);
+
+impl<'de> Deserialize<'de> for Patterns {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Patterns;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("numbers by module pattern")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Patterns, A::Error> {
+                let mut patterns = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    patterns.push(entry);
+                }
+                Ok(Patterns(patterns))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
 /// Features that change the arithmetic and are not implemented: the key, and how to call it.
 const UNSUPPORTED: [(&str, &str); 12] = [
     ("use_dora", "DoRA (use_dora)"),
@@ -92,8 +123,7 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: &Device) -> Resu
         ));
     }
     let weights = MappedFile::open(&weights_path).map_err(|e| read(&weights_path, e.to_string()))?;
-    let tensors =
-        SafeTensors::deserialize(&weights).map_err(|e| read(&weights_path, e.to_string()))?;
+    let tensors = SafeTensors::deserialize(&weights).map_err(|e| read(&weights_path, e.to_string()))?;
 
     let targets = Targets::new(&peft).map_err(|reason| read(&config_path, reason))?;
     let mut binder = Binder::new(folder, config);
@@ -131,11 +161,7 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: &Device) -> Resu
         let alpha = pattern(peft.alpha_pattern.as_ref(), &path)?.unwrap_or(peft.lora_alpha);
         Ok(alpha / if rslora { (rank as f64).sqrt() } else { rank as f64 })
     })?;
-    Ok(Adapter {
-        format: AdapterFormat::Peft,
-        fingerprint: fingerprint(&[&config_bytes, &weights]),
-        pairs,
-    })
+    Ok(Adapter { format: AdapterFormat::Peft, fingerprint: fingerprint(&[&config_bytes, &weights]), pairs })
 }
 
 fn parse_config(folder: &Path, path: &Path, bytes: &[u8]) -> Result<PeftConfig, AdapterError> {
@@ -159,7 +185,7 @@ fn parse_config(folder: &Path, path: &Path, bytes: &[u8]) -> Result<PeftConfig, 
             return Err(unsupported(name.to_owned()));
         }
     }
-    let config: PeftConfig = serde_json::from_value(json).map_err(|e| read(e.to_string()))?;
+    let config: PeftConfig = serde_json::from_slice(bytes).map_err(|e| read(e.to_string()))?;
     debug_assert_eq!(config.peft_type, "LORA");
     if let Some(bias) = config.bias.as_deref().filter(|b| *b != "none") {
         return Err(unsupported(format!("trained biases (bias = {bias})")));
@@ -177,12 +203,12 @@ fn module_path(layer: usize, projection: Projection) -> String {
 
 /// The value of the first pattern that matches a module: a key matches the end of the path, from a dot
 /// or its start on, and may be a regular expression.
-fn pattern(patterns: Option<&serde_json::Map<String, Json>>, path: &str) -> Result<Option<f64>, String> {
-    for (key, value) in patterns.into_iter().flatten() {
+fn pattern(patterns: Option<&Patterns>, path: &str) -> Result<Option<f64>, String> {
+    for (key, value) in patterns.into_iter().flat_map(|patterns| &patterns.0) {
         let regex = Regex::new(&format!(r"^(.*\.)?({key})$"))
             .map_err(|e| format!("the pattern `{key}` is no regular expression: {e}"))?;
         if regex.is_match(path) {
-            return value.as_f64().map(Some).ok_or_else(|| format!("the pattern `{key}` has no number"));
+            return Ok(Some(*value));
         }
     }
     Ok(None)
@@ -282,9 +308,7 @@ mod tests {
 
     #[test]
     fn targets_follow_lists_expressions_and_layers() {
-        let targets = |json: &str| {
-            Targets::new(&serde_json::from_str::<PeftConfig>(json).unwrap()).unwrap()
-        };
+        let targets = |json: &str| Targets::new(&serde_json::from_str::<PeftConfig>(json).unwrap()).unwrap();
         let list = targets(r#"{"peft_type":"LORA","target_modules":["q_proj","mlp.up_proj"]}"#);
         assert!(list.hit(0, Projection::Q) && list.hit(9, Projection::Up));
         assert!(!list.hit(0, Projection::V) && !list.hit(0, Projection::Gate));
@@ -293,9 +317,8 @@ mod tests {
         );
         assert!(regex.hit(2, Projection::Q));
         assert!(!regex.hit(1, Projection::Q) && !regex.hit(2, Projection::V));
-        let all = targets(
-            r#"{"peft_type":"LORA","target_modules":"all-linear","layers_to_transform":[1,3]}"#,
-        );
+        let all =
+            targets(r#"{"peft_type":"LORA","target_modules":"all-linear","layers_to_transform":[1,3]}"#);
         assert!(all.hit(3, Projection::Down) && !all.hit(2, Projection::Down));
     }
 
