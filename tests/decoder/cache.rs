@@ -120,8 +120,43 @@ fn unsound_folders_are_refused_by_name() {
     assert!(shape.contains(name) && shape.contains("[32, 48]"), "{shape}");
     let heads = refused(&|tiny| tiny.config["num_key_value_heads"] = json!(3));
     assert!(heads.contains("4 heads over 3"), "{heads}");
+    let activation = refused(&|tiny| tiny.config["hidden_act"] = json!("relu"));
+    assert!(activation.contains("relu"), "{activation}");
     let kind = refused(&|tiny| tiny.config["model_type"] = json!("mamba"));
     assert!(kind.contains("mamba"), "{kind}");
+}
+
+/// `transformers` 5 puts the rope into `rope_parameters` and lists the layers; it is the same model.
+#[test]
+fn both_ways_to_write_a_rope_are_read() {
+    for architecture in Architecture::ALL {
+        let mut tiny = Tiny::new(architecture);
+        let gemma = architecture == Architecture::Gemma3;
+        tiny.config["rope_theta"] = json!(123_456.0);
+        tiny.config["rope_scaling"] = json!({"rope_type": "linear", "factor": 8.0});
+        let older = tiny.load().config;
+
+        let global = json!({"rope_type": "linear", "factor": 8.0, "rope_theta": 123_456.0});
+        tiny.config["rope_parameters"] = match gemma {
+            true => json!({
+                "full_attention": global,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+            }),
+            false => global,
+        };
+        for key in ["rope_theta", "rope_scaling", "rope_local_base_freq"] {
+            tiny.config.as_object_mut().unwrap().remove(key);
+        }
+        let first = if gemma { "sliding_attention" } else { "full_attention" };
+        tiny.config["layer_types"] = json!([first, "full_attention"]);
+        assert_eq!(tiny.load().config, older);
+
+        tiny.config["layer_types"] = json!([first, "sliding_attention"]);
+        let dir = TempDir::new().unwrap();
+        tiny.write(dir.path());
+        let error = BaseModel::load(dir.path(), WeightForm::F32, None).unwrap_err().to_string();
+        assert!(error.contains("sliding_attention") && error.contains("layer 1"), "{error}");
+    }
 }
 
 #[test]
