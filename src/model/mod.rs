@@ -52,7 +52,7 @@ pub struct BaseModel {
 #[error("cannot load the model {}: {cause}", path.display())]
 pub struct ModelError {
     path: PathBuf,
-    cause: ModelErrorCause,
+    cause: Box<ModelErrorCause>,
 }
 
 /// The step of loading that failed.
@@ -97,7 +97,7 @@ impl BaseModel {
         let device = Device::Cpu;
         let load = if path.is_dir() { Self::load_folder } else { Self::load_gguf };
         load(path, form, expected_sha256, &device)
-            .map_err(|cause| ModelError { path: path.to_owned(), cause })
+            .map_err(|cause| ModelError { path: path.to_owned(), cause: Box::new(cause) })
     }
 
     fn load_gguf(

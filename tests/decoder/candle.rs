@@ -261,7 +261,7 @@ fn both_formats_of_one_model_give_the_same_logits() {
     for architecture in Architecture::ALL {
         let tiny = Tiny::new(architecture);
         let (folder, file) = (tiny.load(), tiny.load_gguf());
-        assert_eq!(folder.config.interleaved_qk, false);
+        assert!(!folder.config.interleaved_qk);
         assert_eq!(file.config.interleaved_qk, architecture == Architecture::Llama);
         let tokens = tiny::prompt(70);
         let (a, b) = (common::all_logits(&file, &tokens, None), common::all_logits(&folder, &tokens, None));
