@@ -132,6 +132,11 @@ impl Answerer {
         Self { settings, model_name, model, adapters, wording, index, engine }
     }
 
+    /// How answers are made.
+    pub fn settings(&self) -> &AnswerSettings {
+        &self.settings
+    }
+
     /// The guideline index.
     pub fn index(&self) -> &GuidelineIndex {
         &self.index
@@ -195,8 +200,7 @@ impl Answerer {
             return Ok(AnswerStream::abstained(text, provenance));
         }
         let prompt = self.prompt(&question, passages, language, as_of, max_tokens)?;
-        let provenance =
-            Provenance { prompt_sha256: Some(prompt_fingerprint(&prompt.tokens)), ..provenance };
+        let provenance = Provenance { prompt_sha256: Some(prompt_fingerprint(&prompt.tokens)), ..provenance };
         let events = self.engine.submit(GenerateRequest {
             prompt: prompt.tokens,
             adapter: adapter.map(|(_, adapter)| adapter),
@@ -245,9 +249,8 @@ impl Answerer {
         limit: usize,
     ) -> Result<(Vec<Passage>, String), AnswerError> {
         let snapshot = self.index.snapshot().ok_or(AnswerError::NoIndex)?;
-        let search = |text: &str| {
-            snapshot.search(&SearchQuery { text, as_of, language: Some(language), limit })
-        };
+        let search =
+            |text: &str| snapshot.search(&SearchQuery { text, as_of, language: Some(language), limit });
         let mut found = search(asked)?;
         if !found.relevant(self.settings.min_coverage) {
             // A follow-up ("And for older people?") is only understood with the question before it.
@@ -325,8 +328,7 @@ impl AnswerStream {
     }
 
     fn abstained(text: String, provenance: Provenance) -> Self {
-        let retrieved =
-            Retrieved { passages: Vec::new(), generation: provenance.generation.clone() };
+        let retrieved = Retrieved { passages: Vec::new(), generation: provenance.generation.clone() };
         let completion = Completion {
             finish_reason: FinishReason::Abstained,
             prompt_tokens: 0,

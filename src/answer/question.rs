@@ -125,9 +125,8 @@ impl Question {
             true => Ok(()),
             false => Err(AnswerError::Invalid { param, message }),
         };
-        let within = |value: Option<usize>, low: usize, high: usize| {
-            value.is_none_or(|v| (low..=high).contains(&v))
-        };
+        let within =
+            |value: Option<usize>, low: usize, high: usize| value.is_none_or(|v| (low..=high).contains(&v));
         range(
             "max_tokens",
             within(self.max_tokens, 1, limits.max_tokens),

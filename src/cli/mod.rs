@@ -1,5 +1,136 @@
 //! The command line: one file per subcommand.
 
+pub mod ask;
 pub mod index;
+pub mod inspect;
 pub mod model;
 pub mod progress;
+pub mod serve;
+pub mod setup;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Settings, Sources};
+use crate::model::fetch::FetchOptions;
+
+/// A hybrid inference server for medical questions in English and Japanese: facts come from an index of
+/// guidelines, behaviour comes from a LoRA adapter, and every answer says which passages, model and
+/// adapter produced it.
+#[derive(Debug, Parser)]
+#[command(name = "shishin", version, arg_required_else_help = true, infer_subcommands = true)]
+#[command(
+    after_help = "Settings: config/shishin.toml < SHISHIN_* variables < flags. Exit codes: 0 done, 1 failed, 2 wrong usage."
+)]
+pub struct Cli {
+    /// Read settings from this file instead of config/shishin.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer questions over HTTP; fetches the model and builds the index the first time
+    Serve {
+        #[command(flatten)]
+        model: ModelFlags,
+        /// Address and port to listen on, such as 127.0.0.1:8080
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Option<String>,
+    },
+    /// Ask one question and see the answer with its sources
+    Ask {
+        #[command(flatten)]
+        model: ModelFlags,
+        #[command(flatten)]
+        ask: ask::AskArgs,
+    },
+    /// List, fetch and inspect models
+    Model(model::ModelArgs),
+    /// Build, inspect and search the guideline index
+    #[command(subcommand)]
+    Index(index::IndexCommand),
+}
+
+/// Flags that say what runs; they override the settings of the same meaning.
+#[derive(Debug, Args)]
+struct ModelFlags {
+    /// A model's name (`shishin model list`), a GGUF file, or a Hugging Face folder
+    #[arg(long, value_name = "NAME|PATH")]
+    model: Option<String>,
+    /// Load an adapter (a PEFT folder or a GGUF-LoRA file) under a name; may be repeated
+    #[arg(long = "load-adapter", value_name = "NAME=PATH", value_parser = adapter_flag)]
+    adapters: Vec<(String, PathBuf)>,
+    /// Never use the network
+    #[arg(long)]
+    offline: bool,
+}
+
+fn adapter_flag(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_owned(), path.into())),
+        _ => Err("write NAME=PATH, such as bedside=models/adapters/bedside".into()),
+    }
+}
+
+impl ModelFlags {
+    fn add_to(&self, sources: &mut Sources) {
+        if let Some(model) = &self.model {
+            sources.flags.push(("model.name".into(), model.clone(), "--model"));
+        }
+        if self.offline {
+            sources.flags.push(("model.offline".into(), "true".into(), "--offline"));
+        }
+        for (name, path) in &self.adapters {
+            let value = path.to_string_lossy().into_owned();
+            sources.flags.push((format!("adapters.{name}"), value, "--load-adapter"));
+        }
+    }
+}
+
+impl Cli {
+    /// Loads the settings and runs the subcommand.
+    ///
+    /// # Errors
+    /// Whatever stops the subcommand, ready to be shown to a person.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let mut sources = Sources { file: self.config, ..Sources::of_process() };
+        if let Command::Serve { model, .. } | Command::Ask { model, .. } = &self.command {
+            model.add_to(&mut sources);
+        }
+        if let Command::Serve { listen: Some(listen), .. } = &self.command {
+            sources.flags.push(("server.listen".into(), listen.clone(), "--listen"));
+        }
+        let settings = config::load(&sources)?;
+        match self.command {
+            Command::Serve { .. } => todo!(),
+            Command::Ask { ask, .. } => ask::run(&settings, ask),
+            Command::Model(args) => {
+                let catalog = setup::catalog(&settings)?;
+                model::run(&args, &catalog, &fetch_options(&settings), &mut std::io::stdout().lock())?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Index(command) => index::run(command, index_settings(&settings)),
+        }
+    }
+}
+
+fn fetch_options(settings: &Settings) -> FetchOptions {
+    let mut options = FetchOptions::new(settings.model.cache.clone());
+    options.offline = settings.model.offline;
+    options.hub_token = settings.model.hub_token.as_ref().map(|secret| secret.0.clone());
+    options
+}
+
+fn index_settings(settings: &Settings) -> index::IndexSettings<'_> {
+    index::IndexSettings {
+        index_dir: &settings.index.directory,
+        guidelines_dir: &settings.index.guidelines,
+        chunk_tokens: settings.index.chunk_tokens,
+        overlap_tokens: settings.index.overlap_tokens,
+    }
+}

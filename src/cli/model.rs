@@ -1,6 +1,7 @@
 //! `shishin model`: which models there are, and fetching them.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::thread;
 
 use anyhow::Context as _;
@@ -34,6 +35,15 @@ enum ModelCommand {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
+    /// Show what a model is made of
+    Inspect {
+        /// A name that is in the cache, a GGUF file, or a Hugging Face folder
+        #[arg(value_name = "NAME|PATH")]
+        model: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// One model of `list --json`.
@@ -43,7 +53,7 @@ struct Listed<'a> {
     entry: &'a ModelEntry,
     size: u64,
     present: bool,
-    path: std::path::PathBuf,
+    path: PathBuf,
 }
 
 /// Runs the subcommand and writes its answer to `out`.
@@ -56,6 +66,7 @@ pub fn run(
     match &args.command {
         ModelCommand::List { json } => list(*json, catalog, options, out),
         ModelCommand::Pull { names } => pull(names, catalog, options, out),
+        ModelCommand::Inspect { model, json } => inspect(model, *json, catalog, options, out),
     }
 }
 
@@ -115,6 +126,25 @@ fn pull(
         writeln!(out, "{}: {} (sha256 fits)", entry.name, path.display())?;
     }
     Ok(())
+}
+
+fn inspect(
+    model: &str,
+    json: bool,
+    catalog: &Catalog,
+    options: &FetchOptions,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let path = PathBuf::from(model);
+    if path.exists() {
+        return super::inspect::run(&path, json, out);
+    }
+    let entry = catalog.get(model)?;
+    anyhow::ensure!(
+        fetch::is_present(entry, &options.cache_dir),
+        "{model} is not in the cache; run `shishin model pull {model}` first"
+    );
+    super::inspect::run(&entry.load_path(&fetch::model_dir(entry, &options.cache_dir)), json, out)
 }
 
 /// Turns Ctrl-C and a polite kill into a stop of the fetch, which then clears away its partial files

@@ -59,6 +59,17 @@ pub enum FinishReason {
     Abstained,
 }
 
+impl FinishReason {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Abstained => "abstained",
+        }
+    }
+}
+
 /// Counts and times of a finished request. Times are in milliseconds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Completion {

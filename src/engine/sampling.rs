@@ -43,8 +43,7 @@ impl Sampler {
     /// The next token, or `None` when no logit is a number.
     pub(super) fn next(&mut self, logits: &mut [f32]) -> Option<u32> {
         self.penalise(logits);
-        let token =
-            if self.settings.temperature == 0.0 { most_likely(logits) } else { self.draw(logits) }?;
+        let token = if self.settings.temperature == 0.0 { most_likely(logits) } else { self.draw(logits) }?;
         if !self.drawn.contains(&token) {
             self.drawn.push(token);
         }
@@ -137,8 +136,7 @@ mod tests {
         let logits = [4.0, 3.0, 2.0, 1.0];
         let only = |top_k, top_p| {
             let mut sampler = Sampler::new(Sampling { top_k, top_p, ..sampling(5.0) });
-            let mut seen: Vec<u32> =
-                (0..500).filter_map(|_| sampler.next(&mut logits.clone())).collect();
+            let mut seen: Vec<u32> = (0..500).filter_map(|_| sampler.next(&mut logits.clone())).collect();
             seen.sort_unstable();
             seen.dedup();
             seen

@@ -2,7 +2,8 @@
 //! delta of whichever adapter the request named.
 
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
 
 use super::lora::LoraPair;
 use super::weights::Weight;
@@ -11,6 +12,9 @@ use super::weights::Weight;
 /// expansion then costs less than candle's row-by-row quantised product wastes. Below it, the weight
 /// is read in its quantised form, which is what a single token wants.
 const EXPAND_FROM_ROWS: usize = 8;
+
+/// Rows that are expanded at a time: 256 rows of 896 inputs are 0.9 MB, within a core's second cache.
+const BLOCK_ROWS: usize = 256;
 
 /// y = W x + b, and + α/r · B A x when an adapter is attached.
 #[derive(Debug, Clone)]
@@ -29,7 +33,7 @@ impl Linear {
         let mut y = match &self.weight {
             Weight::Dense(w) => x.matmul(&w.t()?)?,
             Weight::Quantised(w) if x.dim(0)? < EXPAND_FROM_ROWS => quantised_product(w, x)?,
-            Weight::Quantised(w) => x.matmul(&expand(w, x.device())?.t()?)?,
+            Weight::Quantised(w) => expanded_product(w, x)?,
         };
         if let Some(bias) = &self.bias {
             y = y.broadcast_add(bias)?;
@@ -44,11 +48,23 @@ impl Linear {
 fn quantised_product(w: &QTensor, x: &Tensor) -> Result<Tensor> {
     match w.dtype() {
         // candle has no product for half-precision weights: those are expanded.
-        GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => x.matmul(&expand(w, x.device())?.t()?),
+        GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => expanded_product(w, x),
         _ => x.contiguous()?.apply_op1_no_bwd(w),
     }
 }
 
-fn expand(w: &QTensor, device: &Device) -> Result<Tensor> {
-    w.dequantize(device)
+/// x Wᵀ with W expanded to floats a block of rows at a time, on all cores: a block stays in the cache
+/// between its expansion and its product, and candle's own expansion of a whole matrix uses one core.
+fn expanded_product(w: &QTensor, x: &Tensor) -> Result<Tensor> {
+    let (rows, _) = w.shape().dims2()?;
+    let starts: Vec<usize> = (0..rows).step_by(BLOCK_ROWS).collect();
+    let parts = starts
+        .into_par_iter()
+        .map(|start| {
+            let end = (start + BLOCK_ROWS).min(rows);
+            let ids = Tensor::arange(start as u32, end as u32, x.device())?;
+            x.matmul(&w.embedding(&ids)?.t()?)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&parts, 1)
 }

@@ -78,7 +78,9 @@ pub enum TemplateError {
     #[error("the model's chat template fails: {0}")]
     Render(String),
     /// It lost or doubled a message.
-    #[error("the model's chat template does not show message {0} exactly once; it cannot take this conversation")]
+    #[error(
+        "the model's chat template does not show message {0} exactly once; it cannot take this conversation"
+    )]
     Dropped(usize),
 }
 

@@ -180,11 +180,7 @@ impl<'a> WeightReader<'a> {
         })
     }
 
-    fn safetensor(
-        &self,
-        files: &[(PathBuf, SafeTensors<'_>)],
-        name: &str,
-    ) -> Result<Tensor, WeightError> {
+    fn safetensor(&self, files: &[(PathBuf, SafeTensors<'_>)], name: &str) -> Result<Tensor, WeightError> {
         self.used.borrow_mut().insert(name.to_owned());
         let view = files
             .iter()
@@ -227,8 +223,7 @@ pub(super) fn parse_safetensors(
 
 /// Maps every `*.safetensors` file of a folder, in the order of their names.
 pub(super) fn map_safetensors(folder: &Path) -> Result<Vec<MappedFile>, WeightError> {
-    let fail =
-        |path: &Path, reason: String| WeightError::Safetensors { path: path.to_owned(), reason };
+    let fail = |path: &Path, reason: String| WeightError::Safetensors { path: path.to_owned(), reason };
     let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
         .map_err(|e| fail(folder, e.to_string()))?
         .filter_map(|entry| entry.ok().map(|e| e.path()))

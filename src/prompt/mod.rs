@@ -88,7 +88,8 @@ impl PromptBuilder<'_> {
             Some((first, rest)) if first.role == Role::System => (Some(first.content.as_str()), rest),
             _ => (None, parts.turns),
         };
-        let mut draft = Draft { builder: self, parts: &parts, system, turns, passages: parts.passages.clone() };
+        let mut draft =
+            Draft { builder: self, parts: &parts, system, turns, passages: parts.passages.clone() };
         // A message that is hopeless by itself is refused before anything is tried with it.
         let newest = draft.turns.last().map_or("", |turn| turn.content.as_str());
         let needed = self.tokenizer.encode_content(newest)?.len();
@@ -104,11 +105,7 @@ impl PromptBuilder<'_> {
             return Err(PromptError::TooLong { needed: tokens.len(), available: parts.budget });
         }
         let kept = draft.turns.len();
-        Ok(Prompt {
-            tokens,
-            passages: draft.passages.unwrap_or_default(),
-            dropped_turns: turns.len() - kept,
-        })
+        Ok(Prompt { tokens, passages: draft.passages.unwrap_or_default(), dropped_turns: turns.len() - kept })
     }
 }
 
@@ -156,6 +153,10 @@ impl Draft<'_> {
         }
         let mut turns = vec![Turn { role: Role::System, content: instructions }];
         turns.extend_from_slice(self.turns);
+        if let (Some(_), Some(newest)) = (&self.passages, turns.last_mut()) {
+            newest.content =
+                self.builder.wording.question(self.parts.language, &newest.content, self.parts.as_of)?;
+        }
         Ok(encode_segments(self.builder.tokenizer, &self.builder.template.segments(&turns)?)?)
     }
 

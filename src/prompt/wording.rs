@@ -34,17 +34,20 @@ pub enum WordingError {
 const FUEL: u64 = 100_000;
 
 /// Purpose, and the texts built into the program.
-const BUILT_IN: [(&str, &str); 6] = [
+const BUILT_IN: [(&str, &str); 8] = [
     ("grounded.en.jinja", include_str!("../../config/prompts/grounded.en.jinja")),
     ("grounded.ja.jinja", include_str!("../../config/prompts/grounded.ja.jinja")),
+    ("question.en.jinja", include_str!("../../config/prompts/question.en.jinja")),
+    ("question.ja.jinja", include_str!("../../config/prompts/question.ja.jinja")),
     ("plain.en.jinja", include_str!("../../config/prompts/plain.en.jinja")),
     ("plain.ja.jinja", include_str!("../../config/prompts/plain.ja.jinja")),
     ("abstain.en.jinja", include_str!("../../config/prompts/abstain.en.jinja")),
     ("abstain.ja.jinja", include_str!("../../config/prompts/abstain.ja.jinja")),
 ];
 
-/// The six prompt texts: for answers from passages, for answers without, and for abstaining, in English
-/// and in Japanese.
+/// The eight prompt texts: instructions with passages and the wrapping of the question that goes with
+/// them, instructions without passages, and what is said when nothing was found; each in English and in
+/// Japanese.
 #[derive(Debug)]
 pub struct Wording {
     environment: Environment<'static>,
@@ -59,7 +62,7 @@ impl Wording {
         Self::of(BUILT_IN.map(|(name, text)| (name, text.to_owned())))
     }
 
-    /// The texts of a folder, all six of them.
+    /// The texts of a folder, all eight of them.
     ///
     /// # Errors
     /// When a file is missing, unreadable, or does not render.
@@ -83,6 +86,7 @@ impl Wording {
         // A prompt that cannot render should stop the program at its start, not a request.
         for language in Language::ALL {
             wording.grounded(language, &[], Date::default())?;
+            wording.question(language, "?", Date::default())?;
             wording.plain(language, Date::default())?;
             wording.abstain(language, Date::default())?;
         }
@@ -99,7 +103,15 @@ impl Wording {
         passages: &[Passage],
         as_of: Date,
     ) -> Result<String, WordingError> {
-        self.render(&format!("grounded.{language}.jinja"), passages, as_of)
+        self.render(&format!("grounded.{language}.jinja"), passages, "", as_of)
+    }
+
+    /// The newest question, wrapped in a reminder of what matters, for the modes with passages.
+    ///
+    /// # Errors
+    /// When the text fails to render.
+    pub fn question(&self, language: Language, question: &str, as_of: Date) -> Result<String, WordingError> {
+        self.render(&format!("question.{language}.jinja"), &[], question, as_of)
     }
 
     /// Instructions for the modes without passages.
@@ -107,7 +119,7 @@ impl Wording {
     /// # Errors
     /// When the text fails to render.
     pub fn plain(&self, language: Language, as_of: Date) -> Result<String, WordingError> {
-        self.render(&format!("plain.{language}.jinja"), &[], as_of)
+        self.render(&format!("plain.{language}.jinja"), &[], "", as_of)
     }
 
     /// The answer that is given when nothing relevant was found.
@@ -115,14 +127,20 @@ impl Wording {
     /// # Errors
     /// When the text fails to render.
     pub fn abstain(&self, language: Language, as_of: Date) -> Result<String, WordingError> {
-        Ok(self.render(&format!("abstain.{language}.jinja"), &[], as_of)?.trim().to_owned())
+        Ok(self.render(&format!("abstain.{language}.jinja"), &[], "", as_of)?.trim().to_owned())
     }
 
-    fn render(&self, name: &str, passages: &[Passage], as_of: Date) -> Result<String, WordingError> {
+    fn render(
+        &self,
+        name: &str,
+        passages: &[Passage],
+        question: &str,
+        as_of: Date,
+    ) -> Result<String, WordingError> {
         let passages = Value::from(Serde(passages));
         self.environment
             .get_template(name)
-            .and_then(|t| t.render(context! { passages, as_of => as_of.to_string() }))
+            .and_then(|t| t.render(context! { passages, question, as_of => as_of.to_string() }))
             .map_err(|e| failed(name, &e))
     }
 }

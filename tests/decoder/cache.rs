@@ -11,7 +11,7 @@ use shishin::model::weights::WeightForm;
 use tempfile::TempDir;
 
 use super::common::tiny::{self, Tiny};
-use super::{common, smollm};
+use super::{common, load, smollm};
 
 /// Runs a prompt in chunks; the logits of all positions.
 fn in_chunks(model: &BaseModel, tokens: &[u32], size: usize) -> Tensor {
@@ -48,6 +48,19 @@ fn a_real_prompt_in_pieces_gives_the_same_logits() {
         let error = common::relative_error(&in_chunks(model, tokens, size), &whole);
         assert!(error < 1e-5, "in chunks of {size}: {error:.1e}");
     }
+}
+
+/// From eight rows on, a quantised weight is expanded to floats block by block: what comes out is then the
+/// F32 form's result but for the order of sums. Measured MEASURED.
+#[test]
+fn a_stored_model_reads_a_prompt_as_its_unpacked_form_does() {
+    let stored = load(&common::model(common::SMOLLM), WeightForm::Stored);
+    let tokens = stored.tokenizer.encode_content("Rest, drink water, and measure the fever again.").unwrap();
+    assert!(tokens.len() >= 8);
+    let (a, b) = (common::all_logits(&stored, &tokens, None), common::all_logits(smollm(), &tokens, None));
+    let error = common::relative_error(&a, &b);
+    println!("smollm2-135m, stored against F32: {error:.1e}");
+    assert!(error < 1e-5, "{error:.1e}");
 }
 
 #[test]

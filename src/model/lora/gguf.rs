@@ -52,8 +52,7 @@ pub(super) fn load(path: &Path, config: &ModelConfig, device: &Device) -> Result
         binder.put(&info.name, layer, projection, half, tensor);
     }
     // llama.cpp divides by the rank of each pair; an alpha of 0 means "do not scale".
-    let pairs =
-        binder.finish(|_, _, rank| Ok(if alpha == 0.0 { 1.0 } else { alpha / rank as f64 }))?;
+    let pairs = binder.finish(|_, _, rank| Ok(if alpha == 0.0 { 1.0 } else { alpha / rank as f64 }))?;
     Ok(Adapter { format: AdapterFormat::GgufLora, fingerprint: fingerprint(&[gguf.bytes()]), pairs })
 }
 

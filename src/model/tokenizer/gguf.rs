@@ -1,5 +1,6 @@
 //! A tokenizer from the metadata of a GGUF file.
 
+use tokenizers::SplitDelimiterBehavior;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -7,7 +8,6 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::SplitDelimiterBehavior;
 
 use super::{Kind, Parts, Style, Tokenizer, TokenizerError, pieces};
 use crate::model::gguf::Header;
@@ -83,8 +83,33 @@ fn kind_of(text: &str, token_type: i64) -> Kind {
 
 /// Tags of running text that Gemma's vocabulary holds as units.
 const HTML_TAGS: [&str; 27] = [
-    "table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td", "h1", "h2", "h3", "h4", "h5", "h6",
-    "blockquote", "strong", "em", "b", "i", "u", "s", "sub", "sup", "code", "ul", "ol", "li",
+    "table",
+    "caption",
+    "thead",
+    "tbody",
+    "tfoot",
+    "tr",
+    "th",
+    "td",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "blockquote",
+    "strong",
+    "em",
+    "b",
+    "i",
+    "u",
+    "s",
+    "sub",
+    "sup",
+    "code",
+    "ul",
+    "ol",
+    "li",
 ];
 
 /// Whether a user-defined token is written as markup is: in angle or square brackets, and no HTML tag.
@@ -200,12 +225,9 @@ impl PreTokenizer {
     /// `tokenizer.json` files.
     fn named(name: &str) -> Result<Self, TokenizerError> {
         let by_regex = |pattern: &str| -> Result<Vec<PreTokenizerWrapper>, TokenizerError> {
-            let split = Split::new(
-                SplitPattern::Regex(pattern.to_owned()),
-                SplitDelimiterBehavior::Isolated,
-                false,
-            )
-            .map_err(|e| TokenizerError::Unusable(e.to_string()))?;
+            let split =
+                Split::new(SplitPattern::Regex(pattern.to_owned()), SplitDelimiterBehavior::Isolated, false)
+                    .map_err(|e| TokenizerError::Unusable(e.to_string()))?;
             Ok(vec![split.into(), ByteLevel::new(false, false, false).into()])
         };
         let (steps, nfc, ignore_merges) = match name {
@@ -246,8 +268,16 @@ mod tests {
     #[test]
     fn markup_is_told_from_html() {
         for text in [
-            "<|im_start|>", "<start_of_turn>", "<end_of_turn>", "<unused12>", "<tool_call>", "</tool_call>",
-            "[multimodal]", "<bos>", "<think>", "<0x>",
+            "<|im_start|>",
+            "<start_of_turn>",
+            "<end_of_turn>",
+            "<unused12>",
+            "<tool_call>",
+            "</tool_call>",
+            "[multimodal]",
+            "<bos>",
+            "<think>",
+            "<0x>",
         ] {
             assert!(is_markup(text), "{text}");
         }

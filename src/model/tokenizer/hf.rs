@@ -35,8 +35,7 @@ impl Tokenizer {
             json["normalizer"] = Json::Null;
             json["pre_tokenizer"] = Json::Null;
         }
-        let inner: tokenizers::Tokenizer =
-            serde_json::from_value(json).map_err(|e| fail(e.to_string()))?;
+        let inner: tokenizers::Tokenizer = serde_json::from_value(json).map_err(|e| fail(e.to_string()))?;
 
         let vocab = inner.get_vocab(false);
         let highest = vocab.values().copied().chain(added.iter().map(|a| a.0)).max().unwrap_or(0);

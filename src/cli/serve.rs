@@ -1,0 +1,158 @@
+//! `shishin serve`: listen, load, answer, and stop in good order.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use tracing_subscriber::EnvFilter;
+
+use super::setup;
+use crate::config::{LogFormat, Settings};
+use crate::http::{self, AppState, HttpSettings};
+use crate::model::fetch::Cancel;
+
+/// How long an interrupted download may take to clear up.
+const CANCEL_GRACE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Serves until a signal comes, then lets running answers finish.
+///
+/// # Errors
+/// When the address cannot be had, or the model, an adapter or the index cannot be loaded.
+pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
+    start_logs(settings, &settings.log.filter)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(serve(settings.clone()));
+    // A load that was interrupted must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
+    let listen = settings.server.listen;
+    let listener = tokio::net::TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}; choose another address with --listen"))?;
+    let address = listener.local_addr()?;
+
+    let state = AppState::new(HttpSettings {
+        body_limit: settings.server.body_limit,
+        keep_alive: settings.server.keep_alive,
+        ..HttpSettings::default()
+    });
+    let cancel = Cancel::default();
+    let (load_state, load_cancel, load_settings) = (state.clone(), cancel.clone(), settings.clone());
+    let mut loading = tokio::task::spawn_blocking(move || {
+        setup::start(&load_settings, &load_cancel, &|what| load_state.set_detail(what.to_owned()))
+    });
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = http::serve(
+        listener,
+        state.clone(),
+        async {
+            // A dropped sender stops the server too.
+            let _ = stopped.await;
+        },
+        settings.server.drain,
+    );
+    let mut server = tokio::spawn(server);
+
+    let running = tokio::select! {
+        loaded = &mut loading => match loaded.context("loading panicked") {
+            Ok(Ok(running)) => Some(running),
+            Ok(Err(error)) | Err(error) => {
+                // The reason is what the operator needs, not a server that will never be ready.
+                drop(stop);
+                return Err(error);
+            }
+        },
+        () = signal() => None,
+        ended = &mut server => {
+            ended.context("the server panicked")?.context("the server failed")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let Some(running) = running else {
+        tracing::info!("stopping while loading");
+        cancel.cancel();
+        // A download clears away its partial files; a load of weights just ends with the process.
+        let _ = tokio::time::timeout(CANCEL_GRACE, loading).await;
+        return Ok(ExitCode::SUCCESS);
+    };
+    state.set_ready(running.answerer.clone());
+    tracing::info!(%address, "ready");
+    let refresher = tokio::spawn(refresh(running.answerer.clone(), settings.index.refresh));
+
+    tokio::select! {
+        () = signal() => tracing::info!(seconds = settings.server.drain.as_secs(), "stopping; running answers may finish"),
+        ended = &mut server => {
+            ended.context("the server panicked")?.context("the server failed")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    refresher.abort();
+    let _ = stop.send(());
+    server.await.context("the server panicked")?.context("the server failed")?;
+    running.answerer.engine().abort();
+    tokio::task::spawn_blocking(move || running.engine.join()).await.context("the engine panicked")?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Looks for a new generation of the index now and then, and swaps it in.
+async fn refresh(answerer: std::sync::Arc<crate::answer::Answerer>, every: std::time::Duration) {
+    let mut ticks = tokio::time::interval(every);
+    loop {
+        ticks.tick().await;
+        let answerer = answerer.clone();
+        let refreshed = tokio::task::spawn_blocking(move || {
+            let swapped = answerer.index().refresh();
+            (swapped, answerer.index().snapshot().map(|s| s.generation().to_owned()))
+        });
+        match refreshed.await {
+            Ok((Ok(true), generation)) => tracing::info!(generation, "a new generation of the index is live"),
+            Ok((Ok(false), _)) => {}
+            Ok((Err(error), _)) => {
+                tracing::error!(%error, "the new generation is refused; the old one stays live")
+            }
+            Err(error) => tracing::error!(%error, "the look for a new generation panicked"),
+        }
+    }
+}
+
+/// Waits for Ctrl-C or, on Unix, SIGTERM.
+async fn signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+/// Starts logging to standard error.
+///
+/// # Errors
+/// When the filter is none; the settings were checked, so this is a fault of ours.
+pub(super) fn start_logs(settings: &Settings, filter: &str) -> anyhow::Result<()> {
+    use std::io::IsTerminal as _;
+    let filter = EnvFilter::try_new(filter).context("log.filter")?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A second start in one process (tests) keeps the first one's logger.
+    let _ = match settings.log.format {
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    Ok(())
+}

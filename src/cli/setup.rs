@@ -1,0 +1,145 @@
+//! Putting the parts of an answer together, for `serve` and `ask`: model, adapters, index, engine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use candle_core::Device;
+use jiff::ZonedDateTime;
+
+use super::fetch_options;
+use super::progress::DownloadBar;
+use crate::answer::{Answerer, AnswererParts};
+use crate::config::Settings;
+use crate::engine::Engine;
+use crate::ingest::{self, BuildOptions};
+use crate::model::BaseModel;
+use crate::model::catalog::{Catalog, Format};
+use crate::model::fetch::{self, Cancel};
+use crate::model::lora::Adapter;
+use crate::prompt::Wording;
+use crate::retrieve::GuidelineIndex;
+
+/// A running engine and what asks it.
+pub struct Running {
+    /// Answers questions.
+    pub answerer: Arc<Answerer>,
+    /// To be closed and joined at the end.
+    pub engine: Engine,
+}
+
+/// The catalog that the settings name.
+///
+/// # Errors
+/// When it cannot be read or is unsound.
+pub fn catalog(settings: &Settings) -> anyhow::Result<Catalog> {
+    Ok(match &settings.model.catalog {
+        Some(path) => Catalog::load(path)?,
+        None => Catalog::builtin()?,
+    })
+}
+
+/// Where a model lies, and the checksum that its file must have where the catalog knows one.
+pub struct Located {
+    /// What provenance calls it.
+    pub name: String,
+    /// The file or folder.
+    pub path: PathBuf,
+    /// SHA-256 of the file, for models of one file.
+    pub sha256: Option<String>,
+}
+
+/// Finds a model by path or by name; a named one is fetched if it is not here.
+///
+/// # Errors
+/// When there is neither such a path nor such a name, or fetching fails.
+pub fn locate(settings: &Settings, name: &str, cancel: &Cancel) -> anyhow::Result<Located> {
+    let path = PathBuf::from(name);
+    // A name is never a path by accident: a path has a separator or an ending.
+    if name.contains(['/', '\\']) || path.extension().is_some_and(|e| e == "gguf") || path.is_dir() {
+        let shown = path.file_stem().map_or_else(|| name.to_owned(), |s| s.to_string_lossy().into_owned());
+        return Ok(Located { name: shown, path, sha256: None });
+    }
+    let catalog = catalog(settings)?;
+    let entry = catalog.get(name)?;
+    let mut options = fetch_options(settings);
+    options.cancel = cancel.clone();
+    let path = fetch::ensure(entry, &options, &mut DownloadBar::stderr())?;
+    let sha256 = match (entry.format, entry.files.as_slice()) {
+        (Format::Gguf, [file]) => Some(file.sha256.clone()),
+        _ => None,
+    };
+    Ok(Located { name: name.to_owned(), path, sha256 })
+}
+
+/// Loads everything and starts the engine. `note` hears what is being done.
+///
+/// # Errors
+/// The first part that cannot be had.
+pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyhow::Result<Running> {
+    // What is quick to check comes before what is slow to load.
+    let wording = match &settings.prompts {
+        Some(folder) => Wording::read(folder)?,
+        None => Wording::built_in()?,
+    };
+    note("opening the guideline index");
+    let index = Arc::new(open_index(settings)?);
+    note("looking for the model");
+    let located = locate(settings, &settings.model.name, cancel)?;
+    note("loading the model");
+    let begun = std::time::Instant::now();
+    let model = BaseModel::load(&located.path, settings.model.form, located.sha256.as_deref())?;
+    let took = begun.elapsed().as_millis() as u64;
+    tracing::info!(model = located.name, sha256 = model.fingerprint, ms = took, "model loaded");
+    let mut adapters = BTreeMap::new();
+    for (name, path) in &settings.adapters {
+        note("loading adapters");
+        let adapter = Adapter::load(path, &model.config, &Device::Cpu)
+            .with_context(|| format!("adapter `{name}` (set in [adapters] or by --load-adapter)"))?;
+        tracing::info!(adapter = name, sha256 = adapter.fingerprint(), "adapter loaded");
+        adapters.insert(name.clone(), Arc::new(adapter));
+    }
+    let model = Arc::new(model);
+    let engine =
+        Engine::start(Arc::clone(&model), settings.engine.clone()).context("cannot start a thread")?;
+    let answerer = Answerer::new(AnswererParts {
+        settings: settings.answer.clone(),
+        model_name: located.name,
+        model,
+        adapters,
+        wording,
+        index,
+        engine: engine.handle(),
+    });
+    Ok(Running { answerer: Arc::new(answerer), engine })
+}
+
+/// Opens the index; where nothing was ever built and there are guidelines, builds it first.
+fn open_index(settings: &Settings) -> anyhow::Result<GuidelineIndex> {
+    let index = GuidelineIndex::open(&settings.index.directory)?;
+    if index.snapshot().is_some() {
+        return Ok(index);
+    }
+    if !settings.index.guidelines.is_dir() {
+        tracing::warn!(
+            folder = %settings.index.guidelines.display(),
+            "there is no guideline folder: only the modes base and tuned will answer"
+        );
+        return Ok(index);
+    }
+    let options = BuildOptions {
+        source: settings.index.guidelines.clone(),
+        index: settings.index.directory.clone(),
+        chunk_tokens: settings.index.chunk_tokens,
+        overlap_tokens: settings.index.overlap_tokens,
+        strict: false,
+    };
+    let report = ingest::build(&options, ZonedDateTime::now().date(), &mut |_| {})?;
+    for finding in &report.findings {
+        tracing::warn!(file = finding.file, line = finding.line, "{}", finding.message);
+    }
+    tracing::info!(generation = report.generation, left_out = report.left_out, "index built");
+    index.refresh()?;
+    Ok(index)
+}

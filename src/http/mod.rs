@@ -1,0 +1,82 @@
+//! The way in over HTTP: the only module that knows axum and hyper.
+//!
+//! In the order in which a request meets them: [`serve`] takes connections and drains them at the end,
+//! `observe` gives the request its id, its log line and the form of its errors, [`AppState`] says
+//! whether the server is ready, `extract` reads a body into `types`, `chat` answers it through
+//! [`crate::answer`], `sse` writes the answer as events. `error` maps every refusal to its status.
+
+mod chat;
+mod error;
+mod extract;
+mod health;
+mod listen;
+mod observe;
+mod socket;
+mod sse;
+mod state;
+mod types;
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{Method, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+
+pub use listen::serve;
+pub use state::AppState;
+
+use error::ApiError;
+
+/// Bounds on what clients may send, hold and wait for.
+#[derive(Debug, Clone)]
+pub struct HttpSettings {
+    /// Bytes in a request's body.
+    pub body_limit: usize,
+    /// How long a client may take to send a request's head, and how long an idle connection stays open.
+    pub header_timeout: Duration,
+    /// How long a client may take to send a body.
+    pub body_timeout: Duration,
+    /// How long a client may leave what it was sent unread.
+    pub write_timeout: Duration,
+    /// How often a stream that has nothing to say sends a comment.
+    pub keep_alive: Duration,
+    /// Connections at a time; more wait in the system's backlog.
+    pub max_connections: usize,
+    /// Requests that retrieve and make their prompt at a time; more wait a moment and are then refused.
+    pub preparing: usize,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            body_limit: 1 << 20,
+            header_timeout: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(10),
+            max_connections: 1024,
+            preparing: 4,
+        }
+    }
+}
+
+/// The routes over a state; needs no socket.
+pub fn router(state: AppState) -> Router {
+    Router::new()
+        .route("/chat", post(chat::chat))
+        .route(health::HEALTH, get(health::health))
+        .route(health::READY, get(health::ready))
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(state.clone(), observe::observe))
+        .with_state(state)
+}
+
+async fn no_route(method: Method, uri: Uri) -> ApiError {
+    ApiError::no_route(&method, uri.path())
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::wrong_method(&method, uri.path())
+}

@@ -1,0 +1,141 @@
+//! The bodies of `POST /chat`, as they stand on the wire.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use jiff::civil::Date;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::error::ApiError;
+use crate::answer::{Done, Mode, Question};
+use crate::cite::Citation;
+use crate::model::template::{Role, Turn};
+use crate::retrieve::Passage;
+
+/// What `POST /chat` takes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChatRequest {
+    messages: Vec<Object<Message>>,
+    mode: Option<String>,
+    adapter: Option<String>,
+    as_of: Option<String>,
+    stream: Option<bool>,
+    max_tokens: Option<usize>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<usize>,
+    repetition_penalty: Option<f32>,
+    seed: Option<u64>,
+    stop: Option<Stop>,
+    passages: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Message {
+    role: Role,
+    content: String,
+}
+
+impl ChatRequest {
+    /// Whether events are wanted.
+    pub(super) fn streams(&self) -> bool {
+        self.stream.unwrap_or(true)
+    }
+
+    /// The question; its ranges are checked where it is answered.
+    pub(super) fn into_question(self) -> Result<Question, ApiError> {
+        let mode = self.mode.map(|name| name.parse::<Mode>()).transpose();
+        let mode = mode.map_err(|error| ApiError::unknown_mode(error.to_string()))?;
+        let as_of = self.as_of.map(|text| day(&text)).transpose()?;
+        let messages = self.messages.into_iter().map(|Object(m)| Turn { role: m.role, content: m.content });
+        Ok(Question {
+            messages: messages.collect(),
+            mode,
+            adapter: self.adapter,
+            as_of,
+            max_tokens: self.max_tokens,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+            stop: self.stop.map_or_else(Vec::new, |stop| stop.0),
+            passages: self.passages,
+        })
+    }
+}
+
+fn day(text: &str) -> Result<Date, ApiError> {
+    let plain = text.len() == 10 && text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    let parsed = if plain { text.parse().ok() } else { None };
+    parsed.ok_or_else(|| {
+        ApiError::invalid_value("as_of", format!("as_of `{text}` is no day of the form YYYY-MM-DD"))
+    })
+}
+
+/// What `POST /chat` gives with `"stream": false`.
+#[derive(Debug, Serialize)]
+pub(super) struct ChatReply {
+    pub(super) answer: String,
+    pub(super) passages: Vec<Passage>,
+    pub(super) citations: Vec<Citation>,
+    #[serde(flatten)]
+    pub(super) done: Done,
+}
+
+/// A value that must stand in a JSON object. Derived readers take an array of the fields in order as
+/// well, which nobody means to send.
+#[derive(Debug)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
+}
+
+/// One stop string or several.
+#[derive(Debug)]
+struct Stop(Vec<String>);
+
+impl<'de> Deserialize<'de> for Stop {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Stop;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_str<E>(self, one: &str) -> Result<Stop, E> {
+                Ok(Stop(vec![one.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut many: A) -> Result<Stop, A::Error> {
+                let mut stops = Vec::new();
+                while let Some(stop) = many.next_element()? {
+                    stops.push(stop);
+                }
+                Ok(Stop(stops))
+            }
+        }
+        deserializer.deserialize_any(OneOrMany)
+    }
+}

@@ -1,0 +1,246 @@
+//! The program as a user meets it: exit codes, messages, a server that starts, answers, restarts without a
+//! network and stops on a signal.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+const MODEL: &str = "smollm2-135m";
+
+fn shishin(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shishin"));
+    command.current_dir(folder).env_remove("RUST_BACKTRACE");
+    command
+}
+
+fn run(folder: &Path, args: &[&str]) -> Output {
+    shishin(folder).args(args).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A folder with two small guidelines.
+fn workplace() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let guidelines = folder.path().join("index/guidelines");
+    std::fs::create_dir_all(&guidelines).unwrap();
+    for (id, language, title, body) in [
+        ("pressure", "en", "High blood pressure", "The blood pressure target is below 130/80 mmHg."),
+        ("ketsuatsu", "ja", "高血圧", "降圧目標は130/80 mmHg未満である。"),
+    ] {
+        let text = format!(
+            "---\nid: {id}\ntitle: {title}\nedition: \"2025\"\nissuer: A society\njurisdiction: JP\nlanguage: {language}\n\
+             effective_from: 2025-01-01\nsource: A document\nlicence: CC0-1.0\n---\n# {title}\n\n## Target\n\n{body}\n"
+        );
+        std::fs::write(guidelines.join(format!("{id}.md")), text).unwrap();
+    }
+    folder
+}
+
+/// Makes sure that the test model is in the cache of the user who runs the tests.
+fn pull(folder: &Path) {
+    let pulled = run(folder, &["model", "pull", MODEL]);
+    assert!(pulled.status.success(), "{}", stderr(&pulled));
+}
+
+/// A running server; killed when dropped.
+struct Server {
+    child: Child,
+    address: String,
+    /// Lines of the log, as they come.
+    log: mpsc::Receiver<String>,
+}
+
+impl Server {
+    fn start(mut command: Command) -> Self {
+        let mut child = command
+            .args(["serve", "--model", MODEL, "--listen", "127.0.0.1:0"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (send, log) = mpsc::channel();
+        let stderr = child.stderr.take().unwrap();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let _ = send.send(line);
+            }
+        });
+        let mut server = Self { child, address: String::new(), log };
+        let line = server.wait_for("listening");
+        server.address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        server
+    }
+
+    fn wait_for(&self, part: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let mut seen = Vec::new();
+        while let Ok(line) = self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            if line.contains(part) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("the log never said `{part}`: {seen:#?}");
+    }
+
+    /// One request on a connection of its own: status and body.
+    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let mut socket = TcpStream::connect(&self.address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        write!(
+            socket,
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let status = answer.split_whitespace().nth(1).unwrap().parse().unwrap();
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+        (status, body)
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    fn exit_code(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            let _ = self.log.recv_timeout(Duration::from_millis(50));
+        }
+        panic!("the server does not end");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const QUESTION: &str = r#"{"messages":[{"role":"user","content":"What is the blood pressure target?"}],
+    "mode":"rag","max_tokens":4}"#;
+
+#[test]
+fn help_and_wrong_usage_have_their_exit_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = run(folder.path(), &["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&help.stdout).into_owned();
+    for command in ["serve", "ask", "model", "index"] {
+        assert!(text.contains(command), "{text}");
+    }
+    assert_eq!(run(folder.path(), &[]).status.code(), Some(2));
+    assert_eq!(run(folder.path(), &["serve", "--port", "1"]).status.code(), Some(2));
+    assert_eq!(run(folder.path(), &["ask", "q", "--mode", "both"]).status.code(), Some(2));
+}
+
+#[test]
+fn what_is_wrong_is_said_in_one_line() {
+    let folder = workplace();
+    for (args, environment, parts) in [
+        (&["index", "status"][..], ("SHISHIN_SERVER_PORT", "1"), &["SHISHIN_SERVER_PORT", "no key"][..]),
+        (&["index", "status", "--config", "nowhere.toml"], ("A", "1"), &["nowhere.toml"]),
+        (&["model", "inspect", "index/guidelines/pressure.md"], ("A", "1"), &["no GGUF model"]),
+        (&["model", "pull", "smollm"], ("A", "1"), &["smollm2-135m"]),
+        (&["ask", "q", "--model", "./nothing.gguf"], ("A", "1"), &["nothing.gguf"]),
+        (&["ask", "q", "--offline"], ("SHISHIN_MODEL_CACHE", "empty"), &["offline", "shishin model pull"]),
+    ] {
+        let output = shishin(folder.path()).args(args).env(environment.0, environment.1).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let message = stderr(&output);
+        assert!(message.contains("error: ") && !message.contains("panicked"), "{message}");
+        for part in parts {
+            assert!(message.contains(part), "`{message}` lacks `{part}`");
+        }
+    }
+}
+
+#[test]
+fn a_server_starts_answers_restarts_without_a_network_and_stops_on_a_signal() {
+    let folder = workplace();
+    pull(folder.path());
+    let mut first = Server::start(shishin(folder.path()));
+    first.wait_for(" ready");
+    assert_eq!(first.ask("GET", "/ready", "").0, 200);
+    let (status, body) = first.ask("POST", "/chat", QUESTION);
+    assert_eq!(status, 200, "{body}");
+    for event in ["event: retrieval", "130/80 mmHg", "event: token", "event: done", "\"generation\""] {
+        assert!(body.contains(event), "{body}");
+    }
+
+    // A second server on the same index, with no program to fetch anything and no way out.
+    let mut command = shishin(folder.path());
+    let home = std::env::home_dir().unwrap();
+    command.env_clear().env("HOME", home).env("PATH", "/nowhere").env("SHISHIN_MODEL_OFFLINE", "true");
+    let mut second = Server::start(command);
+    second.wait_for(" ready");
+
+    // Both see a new generation that a third process builds.
+    let built = run(folder.path(), &["index", "build"]);
+    assert!(built.status.success(), "{}", stderr(&built));
+    for server in [&first, &second] {
+        server.wait_for("new generation");
+        assert_eq!(server.ask("POST", "/chat", QUESTION).0, 200);
+    }
+    first.signal("-TERM");
+    assert_eq!(first.exit_code(), Some(0));
+    second.signal("-INT");
+    assert_eq!(second.exit_code(), Some(0));
+}
+
+#[test]
+fn a_killed_server_leaves_everything_usable() {
+    let folder = workplace();
+    pull(folder.path());
+    let server = Server::start(shishin(folder.path()));
+    server.wait_for(" ready");
+    server.signal("-KILL");
+    drop(server);
+    let again = Server::start(shishin(folder.path()));
+    again.wait_for(" ready");
+    assert_eq!(again.ask("POST", "/chat", QUESTION).0, 200);
+}
+
+#[test]
+fn ask_prints_the_answer_and_its_sources() {
+    let folder = workplace();
+    pull(folder.path());
+    assert!(run(folder.path(), &["index", "build"]).status.success());
+    let ask = |args: &[&str]| {
+        let mut all =
+            vec!["ask", "--model", MODEL, "--max-tokens", "4", "What is the blood pressure target?"];
+        all.extend(args);
+        run(folder.path(), &all)
+    };
+    let rag = ask(&["--mode", "rag"]);
+    let text = String::from_utf8_lossy(&rag.stdout).into_owned();
+    assert!(
+        rag.status.success() && text.contains("Sources") && text.contains("High blood pressure"),
+        "{text}"
+    );
+    let lines = ask(&["--mode", "base", "--json"]);
+    for line in String::from_utf8_lossy(&lines.stdout).lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(event["event"].is_string());
+    }
+    let tuned = ask(&["--mode", "tuned"]);
+    assert_eq!(tuned.status.code(), Some(1));
+    assert!(stderr(&tuned).contains("needs an adapter"), "{}", stderr(&tuned));
+}
