@@ -97,7 +97,7 @@ fn qwen_agrees_with_quantized_qwen2() {
 ///
 /// It is also what Gemma is held to: candle's `quantized_gemma3` has SiLU where Gemma's configuration says
 /// GELU, so it cannot be a yardstick.
-fn unpacked(path: &Path, model: &BaseModel) {
+pub(crate) fn unpacked(path: &Path, model: &BaseModel) {
     let gguf = Gguf::open(path).unwrap();
     let c = &model.config;
     let gemma = c.architecture == Architecture::Gemma3;
@@ -155,20 +155,6 @@ fn unpacked(path: &Path, model: &BaseModel) {
 #[test]
 fn smollm_agrees_with_llama_on_the_unpacked_file() {
     unpacked(&common::model(common::SMOLLM), smollm());
-}
-
-#[test]
-fn qwen_agrees_with_qwen2_on_the_unpacked_file() {
-    let Some(path) = common::cached_model(common::QWEN) else { return };
-    let _alone = one_large_model();
-    unpacked(&path, &load(&path, WeightForm::F32));
-}
-
-#[test]
-fn gemma_agrees_with_gemma3_on_the_unpacked_file() {
-    let Some(path) = common::cached_model(common::GEMMA) else { return };
-    let _alone = one_large_model();
-    unpacked(&path, &load(&path, WeightForm::F32));
 }
 
 /// The last position's logits of candle-transformers' full-precision model, of shape (1, vocab).

@@ -38,3 +38,26 @@ fn one_large_model() -> MutexGuard<'static, ()> {
     static LARGE: Mutex<()> = Mutex::new(());
     LARGE.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// The golden continuations and candle's model in one test each for the larger two: their floats are
+/// gigabytes and take seconds to unpack.
+#[test]
+fn qwen_in_floats_agrees_with_llama_cpp_and_candle() {
+    let Some(path) = common::cached_model(common::QWEN) else { return };
+    let _alone = one_large_model();
+    let model = load(&path, WeightForm::F32);
+    llama_cpp::every_choice_is_the_same(&model, "qwen2.5-coder-0.5b-f32");
+    candle::unpacked(&path, &model);
+}
+
+/// One of the prompts is longer than the sliding window.
+#[test]
+fn gemma_in_floats_agrees_with_llama_cpp_and_candle() {
+    let Some(path) = common::cached_model(common::GEMMA) else { return };
+    let _alone = one_large_model();
+    let model = load(&path, WeightForm::F32);
+    llama_cpp::every_choice_is_the_same(&model, "gemma3-270m-f32");
+    let (_, window) = model.config.layer_attention(0);
+    assert!(llama_cpp::longest("gemma3-270m-f32") > window.unwrap());
+    candle::unpacked(&path, &model);
+}
