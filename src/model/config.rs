@@ -246,7 +246,7 @@ impl ModelConfig {
             Some(dim) => dim as usize,
             None => hidden.checked_div(heads).unwrap_or(0),
         };
-        let theta = json["rope_theta"].as_f64().unwrap_or(default_theta(architecture));
+        let rope = hf_rope(&json, "full_attention", head_dim, default_theta(architecture))?;
         let mut config = Self {
             hidden,
             layers: need("num_hidden_layers")?,
@@ -257,7 +257,7 @@ impl ModelConfig {
             vocab: need("vocab_size")?,
             context: need("max_position_embeddings")?,
             norm_eps: json["rms_norm_eps"].as_f64().ok_or_else(|| fail("no number `rms_norm_eps`".into()))?,
-            rope: Rope { theta, scaling: hf_rope_scaling(&json["rope_scaling"], head_dim, theta)? },
+            rope,
             interleaved_qk: false,
             ..Self::family(architecture, hidden, head_dim)
         };
@@ -269,17 +269,47 @@ impl ModelConfig {
         if json["use_sliding_window"].as_bool() == Some(true) {
             return Err(ConfigError::Impossible(format!("`use_sliding_window: true` for {name}")));
         }
+        for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            if !json[key].is_null() {
+                return Err(ConfigError::Impossible(format!("`{key}` is not supported for {name}")));
+            }
+        }
+        let expected = match config.activation {
+            Activation::Silu => "silu",
+            Activation::GeluTanh => "gelu_pytorch_tanh",
+        };
+        if let Some(found) = json["hidden_activation"].as_str().or(json["hidden_act"].as_str())
+            && found != expected
+        {
+            return Err(ConfigError::Impossible(format!(
+                "the activation `{found}`; {name} has `{expected}`"
+            )));
+        }
         if architecture == Architecture::Gemma3 {
             if let Some(scalar) = json["query_pre_attn_scalar"].as_f64() {
                 config.attention_scale = 1.0 / scalar.sqrt();
             }
             if let Some(window) = json["sliding_window"].as_u64() {
-                let pattern = json["sliding_window_pattern"].as_u64().map(|v| v as usize);
-                config.sliding =
-                    Some(gemma_window(window as usize, pattern, json["rope_local_base_freq"].as_f64()));
+                let pattern =
+                    json["sliding_window_pattern"].as_u64().or(json["_sliding_window_pattern"].as_u64());
+                // Newer files keep the two ropes together, older ones name the local base alone.
+                let local = &json["rope_parameters"]["sliding_attention"];
+                if !hf_rope_scaling(local, head_dim, 1.0).is_ok_and(|s| s == RopeScaling::None) {
+                    return Err(ConfigError::Impossible("scaled rope in sliding layers".into()));
+                }
+                let theta = local["rope_theta"].as_f64().or(json["rope_local_base_freq"].as_f64());
+                config.sliding = Some(gemma_window(window as usize, pattern.map(|v| v as usize), theta));
             }
         }
-        config.checked()
+        let config = config.checked()?;
+        // Where a file lists its layers one by one, the list must be what the pattern says.
+        for (layer, kind) in json["layer_types"].as_array().into_iter().flatten().enumerate() {
+            let slides = layer < config.layers && config.layer_attention(layer).1.is_some();
+            if kind.as_str() != Some(if slides { "sliding_attention" } else { "full_attention" }) {
+                return Err(ConfigError::Impossible(format!("layer_types has {kind} for layer {layer}")));
+            }
+        }
+        Ok(config)
     }
 
     /// What the family alone decides; the sizes are filled in by the caller.
@@ -354,6 +384,18 @@ fn gemma_window(window: usize, pattern: Option<usize>, theta: Option<f64>) -> Sl
         pattern: pattern.unwrap_or(6),
         rope: Rope { theta: theta.unwrap_or(10_000.0), scaling: RopeScaling::None },
     }
+}
+
+/// The rotary embedding of a kind of layer. `transformers` 5 writes `rope_parameters`, by kind of layer where
+/// there are two; older versions write `rope_theta` and `rope_scaling`.
+fn hf_rope(json: &Json, layers: &str, head_dim: usize, theta: f64) -> Result<Rope, ConfigError> {
+    let parameters = match &json["rope_parameters"] {
+        Json::Object(kinds) => Some(kinds.get(layers).unwrap_or(&json["rope_parameters"])),
+        _ => None,
+    };
+    let theta = parameters.unwrap_or(json)["rope_theta"].as_f64().unwrap_or(theta);
+    let scaling = hf_rope_scaling(parameters.unwrap_or(&json["rope_scaling"]), head_dim, theta)?;
+    Ok(Rope { theta, scaling })
 }
 
 fn hf_rope_scaling(json: &Json, head_dim: usize, theta: f64) -> Result<RopeScaling, ConfigError> {

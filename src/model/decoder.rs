@@ -20,6 +20,9 @@ pub enum DecodeError {
     /// The caller no longer wants the result.
     #[error("cancelled")]
     Cancelled,
+    /// Nothing to run: a pass needs at least one token.
+    #[error("no token to run")]
+    Empty,
     /// A token id that the model does not have.
     #[error("token {token} is outside of the vocabulary of {vocab}")]
     Token {
@@ -135,6 +138,9 @@ impl Decoder {
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Tensor, DecodeError> {
         let (start, count) = (cache.len(), tokens.len());
+        if count == 0 {
+            return Err(DecodeError::Empty);
+        }
         if start + count > self.config.context {
             return Err(DecodeError::Context { asked: start + count, context: self.config.context });
         }

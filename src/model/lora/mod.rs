@@ -190,6 +190,8 @@ impl<'a> Binder<'a> {
         for ((layer, projection), halves) in std::mem::take(&mut self.halves) {
             let place = format!("layer {layer} {projection}");
             match halves {
+                // Scales divide by the rank.
+                (Some(a), Some(_)) if a.dims()[0] == 0 => self.misfit(format!("{place}: a rank of 0")),
                 (Some(a), Some(b)) if a.dims()[0] == b.dims()[1] => {
                     match scale(layer, projection, a.dims()[0]) {
                         Ok(scale) => {

@@ -3,12 +3,14 @@
 //! Unknown configuration keys are ignored, as PEFT itself does with files of a newer version; every key
 //! that would change the arithmetic and is not implemented is refused by name.
 
+use std::fmt;
 use std::path::Path;
 
 use candle_core::Device;
 use regex::Regex;
 use safetensors::SafeTensors;
 use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value as Json;
 
 use super::{Adapter, AdapterError, AdapterFormat, Binder, Half, fingerprint};
@@ -28,9 +30,9 @@ struct PeftConfig {
     #[serde(default)]
     use_rslora: Option<bool>,
     #[serde(default)]
-    rank_pattern: Option<serde_json::Map<String, Json>>,
+    rank_pattern: Option<Patterns>,
     #[serde(default)]
-    alpha_pattern: Option<serde_json::Map<String, Json>>,
+    alpha_pattern: Option<Patterns>,
     #[serde(default)]
     target_modules: Option<OneOrMany>,
     #[serde(default)]
@@ -61,6 +63,35 @@ enum OneOrMany {
 enum Layers {
     One(usize),
     Many(Vec<usize>),
+}
+
+/// Values by pattern, in the file's order: the first pattern that matches a module wins, and a map would
+/// have sorted them.
+#[derive(Debug)]
+struct Patterns(Vec<(String, f64)>);
+
+impl<'de> Deserialize<'de> for Patterns {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Patterns;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("numbers by module pattern")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Patterns, A::Error> {
+                let mut patterns = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    patterns.push(entry);
+                }
+                Ok(Patterns(patterns))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
 }
 
 /// Features that change the arithmetic and are not implemented: the key, and how to call it.
@@ -154,7 +185,7 @@ fn parse_config(folder: &Path, path: &Path, bytes: &[u8]) -> Result<PeftConfig, 
             return Err(unsupported(name.to_owned()));
         }
     }
-    let config: PeftConfig = serde_json::from_value(json).map_err(|e| read(e.to_string()))?;
+    let config: PeftConfig = serde_json::from_slice(bytes).map_err(|e| read(e.to_string()))?;
     debug_assert_eq!(config.peft_type, "LORA");
     if let Some(bias) = config.bias.as_deref().filter(|b| *b != "none") {
         return Err(unsupported(format!("trained biases (bias = {bias})")));
@@ -172,12 +203,12 @@ fn module_path(layer: usize, projection: Projection) -> String {
 
 /// The value of the first pattern that matches a module: a key matches the end of the path, from a dot
 /// or its start on, and may be a regular expression.
-fn pattern(patterns: Option<&serde_json::Map<String, Json>>, path: &str) -> Result<Option<f64>, String> {
-    for (key, value) in patterns.into_iter().flatten() {
+fn pattern(patterns: Option<&Patterns>, path: &str) -> Result<Option<f64>, String> {
+    for (key, value) in patterns.into_iter().flat_map(|patterns| &patterns.0) {
         let regex = Regex::new(&format!(r"^(.*\.)?({key})$"))
             .map_err(|e| format!("the pattern `{key}` is no regular expression: {e}"))?;
         if regex.is_match(path) {
-            return value.as_f64().map(Some).ok_or_else(|| format!("the pattern `{key}` has no number"));
+            return Ok(Some(*value));
         }
     }
     Ok(None)
