@@ -160,7 +160,11 @@ fn what_is_wrong_is_said_in_one_line() {
         (&["model", "inspect", "index/guidelines/pressure.md"], ("A", "1"), &["no GGUF model"]),
         (&["model", "pull", "smollm"], ("A", "1"), &["smollm2-135m"]),
         (&["ask", "q", "--model", "./nothing.gguf"], ("A", "1"), &["nothing.gguf"]),
-        (&["ask", "q", "--offline"], ("SHISHIN_MODEL_CACHE", "empty"), &["fetching is off", "shishin model pull"]),
+        (
+            &["ask", "q", "--offline"],
+            ("SHISHIN_MODEL_CACHE", "empty"),
+            &["fetching is off", "shishin model pull"],
+        ),
     ] {
         let output = shishin(folder.path()).args(args).env(environment.0, environment.1).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}");
