@@ -14,9 +14,16 @@ fn main() -> ExitCode {
     }));
     match shishin::cli::Cli::parse().run() {
         Ok(code) => code,
+        // `shishin … | head` closes the pipe when it has seen enough.
+        Err(error) if closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
 }

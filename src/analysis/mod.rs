@@ -2,12 +2,13 @@
 //!
 //! In path order: [`normalise`] (NFKC, lower case, with a map back to the original bytes) → [`scan`] (words,
 //! numbers, CJK uni- and bigrams with true positions) → [`fields`] (the tantivy tokenizers of the two kinds of
-//! field). Index and query must agree to the letter, so [`VERSION`] is part of every tokenizer's name and of
+//! field); beside them, [`sentences`] finds where sentences end. Index and query must agree to the letter, so [`VERSION`] is part of every tokenizer's name and of
 //! every generation's manifest: a change here that alters any term must change it.
 
 pub mod fields;
 pub mod normalise;
 pub mod scan;
+pub mod sentences;
 
 pub use fields::{ENGLISH, TEXT, register};
 pub use scan::{Script, Term, terms};

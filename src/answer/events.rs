@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::Mode;
 use crate::cite::Citation;
 use crate::engine::{Completion, EngineFailure, FinishReason, Sampling};
+use crate::model::weights::WeightForm;
 use crate::retrieve::Passage;
 
 /// One event of an answer.
@@ -76,13 +77,18 @@ pub struct Fingerprint {
     pub sha256: String,
 }
 
-/// What produced an answer. The same provenance and input give the same answer again.
+/// What produced an answer. The same provenance and input give the same answer again on the same kind of
+/// processor; another one may round a sum differently.
 #[derive(Debug, Clone, Serialize)]
 pub struct Provenance {
     /// What was drawn on.
     pub mode: Mode,
     /// The base model.
     pub base: Fingerprint,
+    /// The form its weights are kept in.
+    pub weights: WeightForm,
+    /// Prompt tokens read in one pass, which decides the order of its sums.
+    pub prefill_chunk: usize,
     /// The adapter.
     pub adapter: Option<Fingerprint>,
     /// The index generation.

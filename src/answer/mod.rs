@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 
+use crate::analysis::sentences::sentence_ends;
 use crate::cite::CitationFinder;
 use crate::engine::{
     Completion, EngineEvent, EngineHandle, FinishReason, GenerateRequest, Sampling, SubmitError,
@@ -25,7 +26,7 @@ use crate::engine::{
 use crate::language::Language;
 use crate::model::BaseModel;
 use crate::model::lora::Adapter;
-use crate::model::template::Role;
+use crate::model::template::{Role, TemplateError};
 use crate::prompt::{Prompt, PromptBuilder, PromptError, PromptParts, Wording};
 use crate::retrieve::{GuidelineIndex, Passage, RetrieveError, SearchQuery};
 
@@ -75,6 +76,13 @@ pub enum AnswerError {
     #[error("the prompt cannot be made: {0}")]
     Setup(String),
 }
+
+/// The share of a follow-up's own content that must occur in the index for it to be read together with the
+/// question before it.
+const FOLLOW_UP_FAMILIARITY: f32 = 0.5;
+
+/// How much of the end of a long message is taken for its question.
+const CLOSING_CHARS: usize = 300;
 
 /// How answers are made, apart from what a request says itself.
 #[derive(Debug, Clone)]
@@ -184,6 +192,8 @@ impl Answerer {
         let provenance = Provenance {
             mode,
             base: Fingerprint { name: self.model_name.clone(), sha256: self.model.fingerprint.clone() },
+            weights: self.model.form,
+            prefill_chunk: self.engine.settings().prefill_chunk,
             adapter: adapter
                 .as_ref()
                 .map(|(name, a)| Fingerprint { name: name.clone(), sha256: a.fingerprint().to_owned() }),
@@ -252,15 +262,30 @@ impl Answerer {
         let search =
             |text: &str| snapshot.search(&SearchQuery { text, as_of, language: Some(language), limit });
         let mut found = search(asked)?;
-        if !found.relevant(self.settings.min_coverage) {
-            // A follow-up ("And for older people?") is only understood with the question before it.
-            let before = question.messages.iter().rev().skip(1).find(|turn| turn.role == Role::User);
-            if let Some(before) = before {
+        let bar = self.settings.min_coverage;
+        if let Some(closing) = closing(asked).filter(|_| !found.relevant(bar)) {
+            // Notes first, the question last: what the notes speak of hides what is asked.
+            found = search(closing)?;
+        }
+        let before = question.messages.iter().rev().skip(1).find(|turn| turn.role == Role::User);
+        if let Some(before) = before.filter(|_| !found.relevant(bar)) {
+            // A follow-up ("And in pregnancy?") is only understood with the question before it. One about
+            // something that the index has never heard of is no follow-up, whatever came before.
+            if snapshot.familiarity(asked)? >= FOLLOW_UP_FAMILIARITY {
                 found = search(&format!("{}\n{asked}", before.content))?;
             }
         }
-        let relevant = found.relevant(self.settings.min_coverage);
-        Ok((if relevant { found.passages } else { Vec::new() }, found.generation))
+        if !found.relevant(bar) {
+            return Ok((Vec::new(), found.generation));
+        }
+        // What the answer stands on comes first, so that a prompt too small for all keeps it.
+        let (mut passages, rest): (Vec<_>, Vec<_>) =
+            found.passages.into_iter().partition(|passage| passage.coverage >= bar);
+        passages.extend(rest);
+        for (at, passage) in passages.iter_mut().enumerate() {
+            passage.n = at + 1;
+        }
+        Ok((passages, found.generation))
     }
 
     fn prompt(
@@ -275,7 +300,7 @@ impl Answerer {
             .model
             .template
             .as_ref()
-            .ok_or_else(|| AnswerError::Setup("the model has no chat template".into()))?;
+            .ok_or_else(|| AnswerError::Setup(TemplateError::Missing.to_string()))?;
         let context = self.engine.settings().context.min(self.model.config.context);
         let builder = PromptBuilder { tokenizer: &self.model.tokenizer, template, wording: &self.wording };
         let budget = context.saturating_sub(max_tokens);
@@ -286,6 +311,13 @@ impl Answerer {
             },
         )
     }
+}
+
+/// The last sentences of a message that is longer than a question, at most [`CLOSING_CHARS`] of it.
+fn closing(message: &str) -> Option<&str> {
+    let (earliest, _) = message.trim_end().char_indices().nth_back(CLOSING_CHARS)?;
+    let start = sentence_ends(message).find(|end| *end > earliest)?;
+    Some(message[start..].trim()).filter(|text| !text.is_empty())
 }
 
 /// SHA-256 over the prompt's token ids as little-endian 32-bit numbers.
@@ -301,7 +333,8 @@ fn prompt_fingerprint(tokens: &[u32]) -> String {
 pub struct AnswerStream {
     /// Events that are ready, in order.
     ready: std::collections::VecDeque<AnswerEvent>,
-    finder: CitationFinder,
+    /// In the modes with passages.
+    finder: Option<CitationFinder>,
     provenance: Option<Box<Provenance>>,
     dropped_turns: usize,
     engine: Option<mpsc::Receiver<EngineEvent>>,
@@ -314,13 +347,13 @@ impl AnswerStream {
         provenance: Provenance,
         engine: mpsc::Receiver<EngineEvent>,
     ) -> Self {
-        let count = passages.as_ref().map_or(0, Vec::len);
+        let finder = passages.as_ref().map(|passages| CitationFinder::new(passages.len()));
         let retrieved = passages.map(|passages| {
             AnswerEvent::Retrieval(Retrieved { passages, generation: provenance.generation.clone() })
         });
         Self {
             ready: retrieved.into_iter().collect(),
-            finder: CitationFinder::new(count),
+            finder,
             provenance: Some(Box::new(provenance)),
             dropped_turns,
             engine: Some(engine),
@@ -341,7 +374,7 @@ impl AnswerStream {
         Self {
             ready: [AnswerEvent::Retrieval(retrieved), AnswerEvent::Token(text), AnswerEvent::Done(done)]
                 .into(),
-            finder: CitationFinder::new(0),
+            finder: None,
             provenance: None,
             dropped_turns: 0,
             engine: None,
@@ -352,9 +385,9 @@ impl AnswerStream {
     fn take(&mut self, event: Option<EngineEvent>) {
         match event {
             Some(EngineEvent::Text(text)) => {
-                let citations = self.finder.push(&text);
+                let citations = self.finder.as_mut().map(|finder| finder.push(&text));
                 self.ready.push_back(AnswerEvent::Token(text));
-                self.ready.extend(citations.into_iter().map(AnswerEvent::Citation));
+                self.ready.extend(citations.into_iter().flatten().map(AnswerEvent::Citation));
             }
             Some(EngineEvent::Done(completion)) => {
                 self.engine = None;

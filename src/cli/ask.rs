@@ -5,17 +5,22 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Args;
 use jiff::civil::Date;
 use tokio_stream::StreamExt as _;
 
 use super::setup::{self, Running};
+use super::signals::{Signals, cancel_on_signal};
 use crate::answer::{AnswerEvent, Mode, Question};
 use crate::config::Settings;
 use crate::engine::FinishReason;
 use crate::model::fetch::Cancel;
 use crate::model::template::{Role, Turn};
 use crate::retrieve::Passage;
+
+/// The log filter of the built-in settings.
+const DEFAULT_FILTER: &str = "info";
 
 /// One question.
 #[derive(Debug, Args)]
@@ -50,14 +55,18 @@ pub struct AskArgs {
 /// # Errors
 /// When the model cannot be had or the question cannot be answered as asked.
 pub fn run(settings: &Settings, args: AskArgs) -> anyhow::Result<ExitCode> {
-    super::serve::start_logs(settings, "warn")?;
+    // The answer is what one wants to see; whoever sets a filter wants the log too.
+    let filter = if settings.log.filter == DEFAULT_FILTER { "warn" } else { &settings.log.filter };
+    super::serve::start_logs(settings, filter)?;
     let show = std::io::stderr().is_terminal();
     let note = |what: &str| {
         if show {
             eprintln!("{what} …");
         }
     };
-    let Running { answerer, engine } = setup::start(settings, &Cancel::default(), &note)?;
+    let cancel = Cancel::default();
+    cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
+    let Running { answerer, engine } = setup::start(settings, &cancel, &note)?;
     let question = Question {
         messages: vec![Turn { role: Role::User, content: args.question }],
         mode: args.mode,
@@ -70,6 +79,7 @@ pub fn run(settings: &Settings, args: AskArgs) -> anyhow::Result<ExitCode> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
+        let mut signals = Signals::listen()?;
         let mut answer = answerer.answer(question)?;
         let mut printer = Printer { json: args.json, passages: Vec::new(), cited: Vec::new() };
         loop {
@@ -79,7 +89,7 @@ pub fn run(settings: &Settings, args: AskArgs) -> anyhow::Result<ExitCode> {
                     None => break anyhow::Ok(ExitCode::SUCCESS),
                 },
                 // Dropping the answer stops the model; what was printed stays.
-                _ = tokio::signal::ctrl_c() => break Ok(ExitCode::from(130)),
+                () = signals.next() => break Ok(ExitCode::from(130)),
             }
         }
     });

@@ -5,7 +5,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -66,12 +66,16 @@ pub struct IndexSettings<'a> {
 }
 
 /// Runs the subcommand.
-pub fn run(command: IndexCommand, settings: IndexSettings<'_>) -> anyhow::Result<ExitCode> {
+pub fn run(
+    command: IndexCommand,
+    settings: IndexSettings<'_>,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
     match command {
-        IndexCommand::Build { strict } => build(settings, strict),
-        IndexCommand::Status { json } => status(settings.index_dir, json),
+        IndexCommand::Build { strict } => build(settings, strict, out),
+        IndexCommand::Status { json } => status(settings.index_dir, json, out),
         IndexCommand::Search { query, as_of, limit, json } => {
-            search(settings.index_dir, &query, as_of.unwrap_or_else(today), usize::from(limit), json)
+            search(settings.index_dir, &query, as_of.unwrap_or_else(today), usize::from(limit), json, out)
         }
     }
 }
@@ -80,7 +84,7 @@ fn today() -> Date {
     ZonedDateTime::now().date()
 }
 
-fn build(settings: IndexSettings<'_>, strict: bool) -> anyhow::Result<ExitCode> {
+fn build(settings: IndexSettings<'_>, strict: bool, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let options = BuildOptions {
         source: settings.guidelines_dir.to_owned(),
         index: settings.index_dir.to_owned(),
@@ -94,7 +98,7 @@ fn build(settings: IndexSettings<'_>, strict: bool) -> anyhow::Result<ExitCode> 
     match built {
         Ok(report) => {
             print_findings(&report.findings);
-            print_report(&report, settings.index_dir);
+            print_report(&report, settings.index_dir, out)?;
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
@@ -132,13 +136,14 @@ fn print_findings(findings: &[Finding]) {
     }
 }
 
-fn print_report(report: &BuildReport, index_dir: &Path) {
-    println!("Generation {} is live in {}.", report.generation, index_dir.display());
-    println!("{}", contents(&report.counts));
-    println!("{} in effect today.", plural(report.in_effect, "edition"));
+fn print_report(report: &BuildReport, index_dir: &Path, out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(out, "Generation {} is live in {}.", report.generation, index_dir.display())?;
+    writeln!(out, "{}", contents(&report.counts))?;
+    writeln!(out, "{} in effect today.", plural(report.in_effect, "edition"))?;
     if report.left_out > 0 {
-        println!("{} left out because of errors; see above.", plural(report.left_out, "file"));
+        writeln!(out, "{} left out because of errors; see above.", plural(report.left_out, "file"))?;
     }
+    Ok(())
 }
 
 fn contents(counts: &crate::store::manifest::Counts) -> String {
@@ -156,7 +161,7 @@ fn plural(n: usize, word: &str) -> String {
     format!("{n} {word}{}", if n == 1 { "" } else { "s" })
 }
 
-fn status(index_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
+fn status(index_dir: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let generations = publish::list(index_dir)?;
     // Opening checks versions and checksums, which listing does not.
     let opened = GuidelineIndex::open(index_dir);
@@ -165,57 +170,76 @@ fn status(index_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
         let live = generations.iter().find(|g| g.1).map(|g| &g.0);
         let ids: Vec<_> = generations.iter().map(|g| g.0.id.as_str()).collect();
         let body = serde_json::json!({ "live": live, "generations": ids, "fault": fault });
-        println!("{}", serde_json::to_string_pretty(&body)?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&body)?)?;
     } else {
-        print_status(index_dir, &generations, fault.as_deref());
+        print_status(index_dir, &generations, fault.as_deref(), out)?;
     }
     let live = opened.is_ok_and(|index| index.snapshot().is_some());
     Ok(if live { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print_status(index_dir: &Path, generations: &[(Manifest, bool)], fault: Option<&str>) {
+fn print_status(
+    index_dir: &Path,
+    generations: &[(Manifest, bool)],
+    fault: Option<&str>,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
     if let Some(fault) = fault {
         eprintln!("error: {fault}");
     }
     if generations.is_empty() {
-        println!("Nothing has been built in {}; run `shishin index build`.", index_dir.display());
+        writeln!(out, "Nothing has been built in {}; run `shishin index build`.", index_dir.display())?;
     }
     for (manifest, live) in generations {
         let mark = if *live { "live" } else { "old " };
-        println!("{mark}  {}  built {} from {}", manifest.id, manifest.created, manifest.source);
-        println!("      {}", contents(&manifest.counts));
+        writeln!(out, "{mark}  {}  built {} from {}", manifest.id, manifest.created, manifest.source)?;
+        writeln!(out, "      {}", contents(&manifest.counts))?;
     }
+    Ok(())
 }
 
-fn search(index_dir: &Path, query: &str, as_of: Date, limit: usize, json: bool) -> anyhow::Result<ExitCode> {
+fn search(
+    index_dir: &Path,
+    query: &str,
+    as_of: Date,
+    limit: usize,
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
     let index = GuidelineIndex::open(index_dir)?;
     let snapshot = index.snapshot().with_context(|| {
         format!("nothing has been built in {}; run `shishin index build`", index_dir.display())
     })?;
     let found = snapshot.search(&SearchQuery { text: query, as_of, language: None, limit })?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&found)?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
     } else if found.passages.is_empty() {
-        println!("No passage found among the editions in effect on {as_of}.");
+        writeln!(out, "No passage found among the editions in effect on {as_of}.")?;
     } else {
-        found.passages.iter().for_each(print_passage);
+        for passage in &found.passages {
+            print_passage(passage, out)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_passage(passage: &Passage) {
+fn print_passage(passage: &Passage, out: &mut dyn Write) -> std::io::Result<()> {
     let until = passage.effective_to.map_or_else(String::new, |d| format!(" to {d}"));
-    println!("[{}] {} ({})", passage.n, passage.title, passage.edition);
+    writeln!(out, "[{}] {} ({})", passage.n, passage.title, passage.edition)?;
     if !passage.section.is_empty() {
-        println!("    {}", passage.section);
+        writeln!(out, "    {}", passage.section)?;
     }
-    println!("    {}, {}, from {}{until}", passage.issuer, passage.jurisdiction, passage.effective_from);
-    println!("    {}:{}..{}", passage.file, passage.span.start, passage.span.end);
-    println!("    score {:.2}, coverage {:.2}", passage.score, passage.coverage);
+    writeln!(
+        out,
+        "    {}, {}, from {}{until}",
+        passage.issuer, passage.jurisdiction, passage.effective_from
+    )?;
+    writeln!(out, "    {}:{}..{}", passage.file, passage.span.start, passage.span.end)?;
+    writeln!(out, "    score {:.2}, coverage {:.2}", passage.score, passage.coverage)?;
     for line in passage.text.lines() {
-        println!("    | {line}");
+        writeln!(out, "    | {line}")?;
     }
-    println!();
+    writeln!(out)
 }
 
 #[cfg(test)]
@@ -260,7 +284,7 @@ mod tests {
             overlap_tokens: 0,
         };
         let command = IndexCommand::Search { query: "x".to_owned(), as_of: None, limit: 1, json: false };
-        let error = run(command, settings).unwrap_err().to_string();
+        let error = run(command, settings, &mut std::io::sink()).unwrap_err().to_string();
         assert!(error.contains("shishin index build"), "{error}");
     }
 }

@@ -7,6 +7,7 @@ pub mod model;
 pub mod progress;
 pub mod serve;
 pub mod setup;
+mod signals;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -114,7 +115,9 @@ impl Cli {
                 model::run(&args, &catalog, &fetch_options(&settings), &mut std::io::stdout().lock())?;
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Index(command) => index::run(command, index_settings(&settings)),
+            Command::Index(command) => {
+                index::run(command, index_settings(&settings), &mut std::io::stdout().lock())
+            }
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::thread;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -10,8 +9,9 @@ use indicatif::DecimalBytes;
 use serde::Serialize;
 
 use super::progress::DownloadBar;
+use super::signals::cancel_on_signal;
 use crate::model::catalog::{Catalog, ModelEntry};
-use crate::model::fetch::{self, Cancel, FetchOptions};
+use crate::model::fetch::{self, FetchOptions};
 
 /// Lists and fetches models.
 #[derive(Debug, Args)]
@@ -135,8 +135,7 @@ fn inspect(
     options: &FetchOptions,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
-    let path = PathBuf::from(model);
-    if path.exists() {
+    if let Some(path) = super::setup::as_path(model) {
         return super::inspect::run(&path, json, out);
     }
     let entry = catalog.get(model)?;
@@ -145,30 +144,4 @@ fn inspect(
         "{model} is not in the cache; run `shishin model pull {model}` first"
     );
     super::inspect::run(&entry.load_path(&fetch::model_dir(entry, &options.cache_dir)), json, out)
-}
-
-/// Turns Ctrl-C and a polite kill into a stop of the fetch, which then clears away its partial files
-/// and its child.
-fn cancel_on_signal(cancel: Cancel) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(stop_signal());
-        cancel.cancel();
-    })?;
-    Ok(())
-}
-
-#[cfg(unix)]
-async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
-#[cfg(not(unix))]
-async fn stop_signal() {
-    let _ = tokio::signal::ctrl_c().await;
 }

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
 use super::setup;
+use super::signals::Signals;
 use crate::config::{LogFormat, Settings};
 use crate::http::{self, AppState, HttpSettings};
 use crate::model::fetch::Cancel;
@@ -42,6 +43,7 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
         keep_alive: settings.server.keep_alive,
         ..HttpSettings::default()
     });
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
     let cancel = Cancel::default();
     let (load_state, load_cancel, load_settings) = (state.clone(), cancel.clone(), settings.clone());
     let mut loading = tokio::task::spawn_blocking(move || {
@@ -68,7 +70,7 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
                 return Err(error);
             }
         },
-        () = signal() => None,
+        () = signals.next() => None,
         ended = &mut server => {
             ended.context("the server panicked")?.context("the server failed")?;
             return Ok(ExitCode::SUCCESS);
@@ -86,7 +88,7 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
     let refresher = tokio::spawn(refresh(running.answerer.clone(), settings.index.refresh));
 
     tokio::select! {
-        () = signal() => tracing::info!(seconds = settings.server.drain.as_secs(), "stopping; running answers may finish"),
+        () = signals.next() => tracing::info!(seconds = settings.server.drain.as_secs(), "stopping; running answers may finish"),
         ended = &mut server => {
             ended.context("the server panicked")?.context("the server failed")?;
             return Ok(ExitCode::SUCCESS);
@@ -94,7 +96,15 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
     }
     refresher.abort();
     let _ = stop.send(());
-    server.await.context("the server panicked")?.context("the server failed")?;
+    let ended = tokio::select! {
+        ended = &mut server => ended,
+        () = signals.next() => {
+            tracing::info!("a second signal: ending the running answers");
+            running.answerer.engine().abort();
+            server.await
+        }
+    };
+    ended.context("the server panicked")?.context("the server failed")?;
     running.answerer.engine().abort();
     tokio::task::spawn_blocking(move || running.engine.join()).await.context("the engine panicked")?;
     tracing::info!("stopped");
@@ -120,22 +130,6 @@ async fn refresh(answerer: std::sync::Arc<crate::answer::Answerer>, every: std::
             Err(error) => tracing::error!(%error, "the look for a new generation panicked"),
         }
     }
-}
-
-/// Waits for Ctrl-C or, on Unix, SIGTERM.
-async fn signal() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 /// Starts logging to standard error.

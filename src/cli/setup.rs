@@ -15,7 +15,7 @@ use crate::config::Settings;
 use crate::engine::Engine;
 use crate::ingest::{self, BuildOptions};
 use crate::model::BaseModel;
-use crate::model::catalog::{Catalog, Format};
+use crate::model::catalog::{Catalog, Format, Kind};
 use crate::model::fetch::{self, Cancel};
 use crate::model::lora::Adapter;
 use crate::prompt::Wording;
@@ -50,19 +50,31 @@ pub struct Located {
     pub sha256: Option<String>,
 }
 
+/// The path, if a model is given by one and not by its name: it has a separator or the ending of a model
+/// file, or there is such a folder.
+pub fn as_path(model: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(model);
+    let is_path =
+        model.contains(['/', '\\']) || path.extension().is_some_and(|e| e == "gguf") || path.is_dir();
+    is_path.then_some(path)
+}
+
 /// Finds a model by path or by name; a named one is fetched if it is not here.
 ///
 /// # Errors
 /// When there is neither such a path nor such a name, or fetching fails.
 pub fn locate(settings: &Settings, name: &str, cancel: &Cancel) -> anyhow::Result<Located> {
-    let path = PathBuf::from(name);
-    // A name is never a path by accident: a path has a separator or an ending.
-    if name.contains(['/', '\\']) || path.extension().is_some_and(|e| e == "gguf") || path.is_dir() {
-        let shown = path.file_stem().map_or_else(|| name.to_owned(), |s| s.to_string_lossy().into_owned());
-        return Ok(Located { name: shown, path, sha256: None });
+    if let Some(path) = as_path(name) {
+        let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let name = file.strip_suffix(".gguf").unwrap_or(&file).to_owned();
+        return Ok(Located { name, path, sha256: None });
     }
     let catalog = catalog(settings)?;
     let entry = catalog.get(name)?;
+    anyhow::ensure!(
+        entry.kind == Kind::Llm,
+        "the model `{name}` makes embeddings and cannot answer; `shishin model list` shows the others"
+    );
     let mut options = fetch_options(settings);
     options.cancel = cancel.clone();
     let path = fetch::ensure(entry, &options, &mut DownloadBar::stderr())?;
@@ -90,6 +102,7 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
     note("loading the model");
     let begun = std::time::Instant::now();
     let model = BaseModel::load(&located.path, settings.model.form, located.sha256.as_deref())?;
+    model.check_chat().with_context(|| format!("the model {} cannot hold a conversation", located.name))?;
     let took = begun.elapsed().as_millis() as u64;
     tracing::info!(model = located.name, sha256 = model.fingerprint, ms = took, "model loaded");
     let mut adapters = BTreeMap::new();

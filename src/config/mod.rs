@@ -444,6 +444,7 @@ mod tests {
         let settings = with(BUILT_IN, &[], &[]).unwrap();
         assert_eq!(settings.model.name, "qwen2.5-coder-0.5b");
         assert_eq!(settings.model.cache, Path::new("/home/nobody/.cache/shishin"));
+        assert_eq!(settings.answer.min_coverage, crate::retrieve::DEFAULT_MIN_COVERAGE);
         // Every key is explained: a comment stands above each key or above the one before it.
         let mut explained = false;
         for line in BUILT_IN.lines() {

@@ -203,7 +203,7 @@ impl EngineHandle {
         let queue = self.settings.queue.max(1);
         let place = |waiting| (waiting < queue).then_some(waiting + 1);
         if let Err(waiting) = self.shared.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, place) {
-            return Err(SubmitError::QueueFull { waiting, retry_after: self.retry_after(waiting) });
+            return Err(SubmitError::QueueFull { waiting, retry_after: self.retry_after() });
         }
         let span = tracing::Span::current();
         let job = Job { request, events: sender, submitted: Instant::now(), span };
@@ -214,11 +214,11 @@ impl EngineHandle {
         Ok(receiver)
     }
 
-    /// The time until one of `waiting` requests has left the queue, by the pace of late.
-    fn retry_after(&self, waiting: usize) -> Duration {
-        let pace = self.shared.pace_ms.load(Ordering::Relaxed).max(1_000);
-        let rounds = (waiting as u64).div_ceil(self.settings.queue.max(1) as u64).max(1);
-        Duration::from_millis(pace * rounds).max(Duration::from_secs(1))
+    /// The time until a place in the queue is free: one request leaves it whenever one that runs ends, and
+    /// those that run end evenly over the time that one of them has taken of late.
+    fn retry_after(&self) -> Duration {
+        let pace = Duration::from_millis(self.shared.pace_ms.load(Ordering::Relaxed));
+        (pace / self.settings.concurrent.clamp(1, 1 << 16) as u32).max(Duration::from_secs(1))
     }
 
     /// Requests that wait for their turn.

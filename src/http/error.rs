@@ -141,9 +141,9 @@ impl From<AnswerError> for ApiError {
             AnswerError::Prompt(PromptError::TooLong { .. }) => {
                 unprocessable("prompt_too_long").param("messages")
             }
-            AnswerError::NoIndex => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_index", message).param("mode")
-            }
+            AnswerError::NoIndex => Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_index", message)
+                .param("mode")
+                .retry_after(LATER),
             AnswerError::Submit(SubmitError::QueueFull { retry_after, .. }) => {
                 Self::queue_full(message, retry_after)
             }

@@ -5,6 +5,7 @@
 //! there is: between blocks, then list items and table rows, then sentences, then words. Every chunk is a byte
 //! span of the source file: `file[span]` is its text, and together the spans cover all that is not a heading.
 
+use crate::analysis::sentences::sentence_ends;
 use std::ops::Range;
 
 use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag, TagEnd};
@@ -233,39 +234,6 @@ fn trim(source: &str, range: Range<usize>) -> Option<Range<usize>> {
         None => range.start + lead,
     };
     (from < end).then_some(from..end)
-}
-
-/// Byte offsets just after the end of each sentence.
-pub fn sentence_ends(text: &str) -> impl Iterator<Item = usize> + '_ {
-    let mut chars = text.char_indices().peekable();
-    std::iter::from_fn(move || {
-        while let Some((at, c)) = chars.next() {
-            let end = at + c.len_utf8();
-            let next = chars.peek().map(|n| n.1);
-            let ends = match c {
-                // A closing bracket right after the mark belongs to the sentence.
-                '。' | '！' | '？' | '」' | '』' | '）' => {
-                    let closes = matches!(c, '」' | '』' | '）');
-                    let after_mark = text[..at].ends_with(['。', '！', '？']);
-                    (!closes || after_mark) && !next.is_some_and(|n| matches!(n, '」' | '』' | '）'))
-                }
-                '.' | '!' | '?' => next.is_some_and(char::is_whitespace) && !is_abbreviation(&text[..at]),
-                '\n' => next == Some('\n'),
-                _ => false,
-            };
-            if ends && next.is_some() {
-                return Some(end);
-            }
-        }
-        None
-    })
-}
-
-/// Whether the text before a full stop ends in an abbreviation or a list number, so that no sentence ends there.
-fn is_abbreviation(before: &str) -> bool {
-    let word = before.rsplit(|c: char| c.is_whitespace() || c == '(').next().unwrap_or_default();
-    matches!(word, "e.g" | "i.e" | "vs" | "cf" | "Dr" | "Fig" | "No" | "approx" | "et al" | "al")
-        || (word.len() <= 2 && !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Cuts before words, and inside runs that have no spaces, so finely that pieces can be packed to the limit.

@@ -164,6 +164,21 @@ impl ModelConfig {
         self.layers * self.kv_heads * self.head_dim * 2 * size_of::<f32>()
     }
 
+    /// Sets the divisors of the rotary frequencies that a file brings (`rope_freqs.weight`).
+    ///
+    /// # Errors
+    /// When there is not one positive number for each frequency.
+    pub(super) fn set_rope_factors(&mut self, factors: Vec<f32>) -> Result<(), ConfigError> {
+        if factors.len() != self.head_dim / 2 || !factors.iter().all(|f| f.is_finite() && *f > 0.0) {
+            return Err(ConfigError::Impossible(format!(
+                "rope_freqs.weight must be {} positive numbers",
+                self.head_dim / 2
+            )));
+        }
+        self.rope.scaling = RopeScaling::PerFrequency(factors);
+        Ok(())
+    }
+
     /// Reads the configuration of a GGUF file.
     ///
     /// # Errors
@@ -218,6 +233,10 @@ impl ModelConfig {
                 header.usize_opt(&key("attention.sliding_window_pattern"))?,
                 header.float_opt(&key("rope.local_freq_base"))?,
             ));
+        }
+        if architecture == Architecture::Gemma3 && config.layers == GEMMA_27B_LAYERS {
+            // The one size whose scores are not scaled by the head's width; the metadata does not say so.
+            config.attention_scale = 1.0 / (hidden as f64 / heads as f64).sqrt();
         }
         // GGUF files of Gemma hold the norm weights with the one already added.
         config.norm_offset = 0.0;
@@ -372,6 +391,9 @@ impl ModelConfig {
         }
     }
 }
+
+/// Layers of the largest Gemma 3.
+const GEMMA_27B_LAYERS: usize = 62;
 
 fn default_theta(architecture: Architecture) -> f64 {
     if architecture == Architecture::Gemma3 { 1_000_000.0 } else { 10_000.0 }

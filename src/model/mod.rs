@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use sha2::{Digest, Sha256};
 
-use config::{Architecture, ConfigError, ModelConfig, RopeScaling};
+use config::{Architecture, ConfigError, ModelConfig};
 use decoder::Decoder;
 use gguf::{Gguf, GgufError};
 use template::{ChatTemplate, TemplateError};
@@ -43,7 +43,10 @@ pub struct BaseModel {
     pub template: Option<ChatTemplate>,
     /// Its weights.
     pub decoder: Decoder,
-    /// SHA-256 of the weight file(s), in hexadecimal.
+    /// The form the weights are kept in.
+    pub form: WeightForm,
+    /// SHA-256 in hexadecimal: of the GGUF file, or over name, length and bytes of every file of a folder
+    /// that decides an answer.
     pub fingerprint: String,
 }
 
@@ -113,18 +116,13 @@ impl BaseModel {
         let mut config = ModelConfig::from_gguf(header)?;
         if header.tensor("rope_freqs.weight").is_some() {
             let factors = gguf.dense("rope_freqs.weight", device)?;
-            config.rope.scaling =
-                RopeScaling::PerFrequency(factors.to_vec1::<f32>().map_err(WeightError::from)?);
+            config.set_rope_factors(factors.to_vec1::<f32>().map_err(WeightError::from)?)?;
         }
         let tokenizer = Tokenizer::from_gguf(header)?;
-        let template = match header.str_opt("tokenizer.chat_template")? {
-            Some(source) => Some(ChatTemplate::new(source, &tokenizer)?),
-            None if config.architecture == Architecture::Gemma3 => Some(ChatTemplate::gemma(&tokenizer)?),
-            None => None,
-        };
+        let template = chat_template(header.str_opt("tokenizer.chat_template")?, &config, &tokenizer)?;
         let reader = WeightReader::new(WeightSource::Gguf(&gguf), &config, form, device);
         let decoder = Decoder::load(&config, reader, device)?;
-        Ok(Self { config, tokenizer, template, decoder, fingerprint })
+        Ok(Self { config, tokenizer, template, decoder, form, fingerprint })
     }
 
     fn load_folder(
@@ -135,21 +133,30 @@ impl BaseModel {
     ) -> Result<Self, ModelErrorCause> {
         let config = ModelConfig::from_hf(&folder.join("config.json"))?;
         let files = weights::map_safetensors(folder)?;
-        let mut hash = Sha256::new();
-        for file in &files {
-            hash.update(&**file);
-        }
-        let fingerprint = hex(&hash.finalize());
+        let fingerprint = folder_fingerprint(folder, &files)?;
         check(&fingerprint, expected)?;
         let tokenizer = Tokenizer::from_hf(folder)?;
-        let template = match folder_template(folder)? {
-            Some(source) => Some(ChatTemplate::new(&source, &tokenizer)?),
-            None => None,
-        };
+        let template = chat_template(folder_template(folder)?.as_deref(), &config, &tokenizer)?;
         let tensors = weights::parse_safetensors(&files)?;
         let reader = WeightReader::new(WeightSource::Safetensors(tensors), &config, form, device);
         let decoder = Decoder::load(&config, reader, device)?;
-        Ok(Self { config, tokenizer, template, decoder, fingerprint })
+        Ok(Self { config, tokenizer, template, decoder, form, fingerprint })
+    }
+}
+
+impl BaseModel {
+    /// Renders and tokenises a conversation, so that a model that cannot chat is refused at the start and
+    /// not at the first question.
+    ///
+    /// # Errors
+    /// When it has no template, or the template does not take a system turn and a follow-up.
+    pub fn check_chat(&self) -> Result<(), ModelErrorCause> {
+        use template::{Role, Turn};
+        let template = self.template.as_ref().ok_or(TemplateError::Missing)?;
+        let turns = [Role::System, Role::User, Role::Assistant, Role::User]
+            .map(|role| Turn { role, content: "text".into() });
+        template::encode_segments(&self.tokenizer, &template.segments(&turns)?)?;
+        Ok(())
     }
 }
 
@@ -160,6 +167,59 @@ fn check(found: &str, expected: Option<&str>) -> Result<(), ModelErrorCause> {
         }
         _ => Ok(()),
     }
+}
+
+/// The files of a folder, besides its weights, that decide what a model answers.
+const FOLDER_FILES: [&str; 5] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
+
+/// SHA-256 over name, length and bytes of each file, so that no other split of the same bytes is the same.
+fn folder_fingerprint(folder: &Path, weights: &[mapped::MappedFile]) -> Result<String, ModelErrorCause> {
+    let mut hash = Sha256::new();
+    let mut add = |name: &str, bytes: &[u8]| {
+        for part in [name.as_bytes(), bytes] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+    };
+    for name in FOLDER_FILES {
+        match std::fs::read(folder.join(name)) {
+            Ok(bytes) => add(name, &bytes),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(ModelErrorCause::Read(e)),
+        }
+    }
+    for file in weights {
+        add(&file.path().file_name().unwrap_or_default().to_string_lossy(), file);
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+/// The model's own template, or Gemma's turn format, whose pretrained files bring none. A tokenizer with
+/// ids past the embedding is refused on the way: it belongs to another model.
+fn chat_template(
+    source: Option<&str>,
+    config: &ModelConfig,
+    tokenizer: &Tokenizer,
+) -> Result<Option<ChatTemplate>, ModelErrorCause> {
+    if tokenizer.vocabulary_size() > config.vocab {
+        return Err(TokenizerError::Unusable(format!(
+            "it has {} tokens and the embedding {} rows",
+            tokenizer.vocabulary_size(),
+            config.vocab
+        ))
+        .into());
+    }
+    Ok(match source {
+        Some(source) => Some(ChatTemplate::new(source, tokenizer)?),
+        None if config.architecture == Architecture::Gemma3 => Some(ChatTemplate::gemma(tokenizer)?),
+        None => None,
+    })
 }
 
 /// `chat_template.jinja`, or the entry of `tokenizer_config.json`.
@@ -175,7 +235,10 @@ fn folder_template(folder: &Path) -> Result<Option<String>, ModelErrorCause> {
     let Some(settings) = optional("tokenizer_config.json")? else { return Ok(None) };
     let json: serde_json::Value = serde_json::from_str(&settings)
         .map_err(|e| TokenizerError::Unusable(format!("tokenizer_config.json: {e}")))?;
-    Ok(json["chat_template"].as_str().map(str::to_owned))
+    // Some files name several templates; the one for conversations is called `default`.
+    let listed = json["chat_template"].as_array().into_iter().flatten();
+    let default = listed.filter(|t| t["name"] == "default").find_map(|t| t["template"].as_str());
+    Ok(json["chat_template"].as_str().or(default).map(str::to_owned))
 }
 
 /// Lower-case hexadecimal.

@@ -100,6 +100,7 @@ impl ChatTemplate {
     pub fn new(source: &str, tokenizer: &Tokenizer) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_fuel(Some(FUEL));
+        environment.set_debug(false);
         environment.set_recursion_limit(100);
         // The whitespace rules of `transformers`, which every published template is written for.
         let syntax = environment.syntax().to_builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -143,6 +144,8 @@ impl ChatTemplate {
                     bos_token => self.bos.as_str(),
                     eos_token => self.eos.as_str(),
                     add_generation_prompt => true,
+                    // Qwen3 would spend the answer's tokens on reasoning that nobody asked to see.
+                    enable_thinking => false,
                 })
             })
             .map_err(|e| TemplateError::Render(format!("{e:#}")))?;

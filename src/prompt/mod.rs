@@ -9,7 +9,7 @@ mod wording;
 
 use jiff::civil::Date;
 
-use crate::ingest::chunk::sentence_ends;
+use crate::analysis::sentences::sentence_ends;
 use crate::language::Language;
 use crate::model::template::{ChatTemplate, Role, TemplateError, Turn, encode_segments};
 use crate::model::tokenizer::{Tokenizer, TokenizerError};

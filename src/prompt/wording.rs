@@ -7,7 +7,7 @@ use minijinja::value::{Serde, Value};
 use minijinja::{Environment, UndefinedBehavior, context};
 
 use crate::language::Language;
-use crate::retrieve::Passage;
+use crate::retrieve::{Passage, Span};
 
 /// Why the prompt texts cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,9 @@ pub enum WordingError {
 
 /// Instructions a prompt file may take: far more than one needs, few enough to end at once.
 const FUEL: u64 = 100_000;
+
+/// Stands in for a question or a passage when the texts are checked.
+const MARK: &str = "⟨sample⟩";
 
 /// Purpose, and the texts built into the program.
 const BUILT_IN: [(&str, &str); 8] = [
@@ -78,19 +81,55 @@ impl Wording {
     fn of(texts: [(&'static str, String); BUILT_IN.len()]) -> Result<Self, WordingError> {
         let mut environment = Environment::new();
         environment.set_fuel(Some(FUEL));
+        // With it, errors quote the question.
+        environment.set_debug(false);
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         for (name, text) in texts {
             environment.add_template_owned(name, text).map_err(|e| failed(name, &e))?;
         }
         let wording = Self { environment };
-        // A prompt that cannot render should stop the program at its start, not a request.
-        for language in Language::ALL {
-            wording.grounded(language, &[], Date::default())?;
-            wording.question(language, "?", Date::default())?;
-            wording.plain(language, Date::default())?;
-            wording.abstain(language, Date::default())?;
-        }
+        wording.check()?;
         Ok(wording)
+    }
+
+    /// Renders every text with a sample: one that cannot render, or leaves out what it is for, should
+    /// stop the program at its start, not a request.
+    fn check(&self) -> Result<(), WordingError> {
+        let passage = Passage {
+            n: 1,
+            guideline: "sample".into(),
+            title: "title".into(),
+            edition: "1".into(),
+            section: "section".into(),
+            issuer: "issuer".into(),
+            jurisdiction: "everywhere".into(),
+            language: Language::En,
+            effective_from: Date::default(),
+            effective_to: None,
+            source: "source".into(),
+            licence: "licence".into(),
+            file: "file".into(),
+            span: Span { start: 0, end: MARK.len() },
+            score: 1.0,
+            coverage: 1.0,
+            text: MARK.into(),
+            chunk_id: "sample".into(),
+        };
+        let holds = |name: &str, text: &str, what: &str| match text.contains(MARK) {
+            true => Ok(()),
+            false => {
+                Err(WordingError::Template { name: name.to_owned(), reason: format!("it leaves out {what}") })
+            }
+        };
+        for language in Language::ALL {
+            let grounded = self.grounded(language, std::slice::from_ref(&passage), Date::default())?;
+            holds(&format!("grounded.{language}.jinja"), &grounded, "the passages' text")?;
+            let question = self.question(language, MARK, Date::default())?;
+            holds(&format!("question.{language}.jinja"), &question, "the question")?;
+            self.plain(language, Date::default())?;
+            self.abstain(language, Date::default())?;
+        }
+        Ok(())
     }
 
     /// Instructions and passages.

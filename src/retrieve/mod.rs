@@ -167,6 +167,16 @@ impl Snapshot {
         Ok(Retrieval { passages: hits, generation: self.generation().to_owned() })
     }
 
+    /// The share of a question's content, from 0 to 1, that occurs in the index at all; 1 for a question
+    /// without content of its own ("And then?").
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn familiarity(&self, text: &str) -> Result<f32, RetrieveError> {
+        let terms = QueryTerms::of(text, &self.searcher, &self.fields).map_err(|e| self.failed(e))?;
+        Ok(terms.familiarity())
+    }
+
     fn passage(&self, hit: Hit) -> Result<Passage, RetrieveError> {
         let json = lexical::record(&self.searcher, &self.fields, hit.at).map_err(|e| self.failed(e))?;
         let record = serde_json::from_str(&json)

@@ -13,7 +13,7 @@ use crate::analysis::scan::{Script, Term, terms};
 use crate::language::is_han;
 use crate::store::schema::Fields;
 
-/// How much of a question is looked at.
+/// How much of a question is looked at: its end, where what is asked for usually stands.
 const MAX_CHARS: usize = 2_000;
 /// How many different terms are searched.
 const MAX_TERMS: usize = 64;
@@ -78,6 +78,8 @@ pub struct Asked {
     pub stem: Option<String>,
     /// How rare it is: ln(1 + (N - n + ½) / (n + ½)), as in BM25, for n chunks of N that hold it.
     pub idf: f32,
+    /// Whether the index holds it at all.
+    pub known: bool,
     /// Whether it says something about the subject.
     pub content: bool,
     /// How much it counts in coverage: its rarity, less for what frames a question; 0 for what is no content.
@@ -92,11 +94,20 @@ pub struct QueryTerms {
 }
 
 impl QueryTerms {
+    /// The share of the question's content, from 0 to 1, that occurs in the index at all; 1 for a question
+    /// without content of its own ("And then?").
+    #[must_use]
+    pub fn familiarity(&self) -> f32 {
+        let total: f32 = self.asked.iter().map(|asked| asked.weight).sum();
+        let known: f32 = self.asked.iter().filter(|asked| asked.known).map(|asked| asked.weight).sum();
+        if total > 0.0 { known / total } else { 1.0 }
+    }
+
     /// Cuts a question into terms and weighs them by the index at hand.
     pub fn of(text: &str, searcher: &Searcher, fields: &Fields) -> tantivy::Result<Self> {
-        let end = text.char_indices().nth(MAX_CHARS).map_or(text.len(), |(at, _)| at);
+        let start = text.char_indices().nth_back(MAX_CHARS - 1).map_or(0, |(at, _)| at);
         let mut seen = HashSet::new();
-        let mut found = terms(&text[..end]);
+        let mut found = terms(&text[start..]);
         let content = content_marks(&found);
         let mut marks = content.into_iter();
         let mut kept = Vec::new();
@@ -124,7 +135,8 @@ impl QueryTerms {
             } else {
                 1.0
             };
-            asked.push(Asked { term, stem, idf, content, weight: idf * share });
+            let known = holding > 0.0;
+            asked.push(Asked { term, stem, idf, known, content, weight: idf * share });
         }
         if asked.len() > MAX_TERMS {
             asked.sort_by(|a, b| b.content.cmp(&a.content).then(b.idf.total_cmp(&a.idf)));

@@ -56,16 +56,12 @@ pub(crate) fn models() -> impl Iterator<Item = (&'static str, PathBuf)> {
     })
 }
 
-/// A folder of public test data beside the repository, or beside the checkout that a worktree belongs to;
-/// says that the test is skipped where there is none.
+/// A folder of public test data in `shared`, beside the repository; says that the test is skipped where there
+/// is none.
 pub(crate) fn shared(name: &str) -> Option<PathBuf> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let found = repository
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|parent| parent.join("shared").join(name))
-        .find(|path| path.is_dir());
+    let found =
+        repository.parent().map(|parent| parent.join("shared").join(name)).filter(|path| path.is_dir());
     if found.is_none() {
         println!("skipped: there is no ../shared/{name}");
     }

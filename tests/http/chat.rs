@@ -105,6 +105,47 @@ async fn what_no_guideline_answers_is_not_answered() {
     assert_eq!(names(&events(&ask(&streamed).await.text())), ["retrieval", "token", "done"]);
 }
 
+/// A conversation in which the question about hypertension was asked and answered before.
+fn follow_up(text: &str) -> Value {
+    let turn = |role: &str, content: &str| json!({ "role": role, "content": content });
+    json!({
+        "messages": [turn("user", HTN), turn("assistant", "Below 130/80 mmHg [1]."), turn("user", text)],
+        "mode": "rag", "max_tokens": 1, "stream": false,
+    })
+}
+
+#[tokio::test]
+async fn a_follow_up_is_read_with_the_question_before_it_unless_it_leaves_the_subject() {
+    let on = ask(&follow_up("And for adults?")).await.json();
+    assert_eq!(on["passages"][0]["edition"], "2025", "{on}");
+    for foreign in ["Who is the president?", "What about the weather in Paris?", "大統領は誰ですか"] {
+        let off = ask(&follow_up(foreign)).await.json();
+        assert_eq!(off["finish_reason"], "abstained", "{foreign}");
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_long_message_is_what_is_asked() {
+    let notes = "The patient slept well and took a walk in the garden. ".repeat(60);
+    let long =
+        ask(&question(&format!("{notes}{HTN}"), json!({ "mode": "rag", "max_tokens": 1 }))).await.json();
+    assert_eq!(long["passages"][0]["edition"], "2025", "{long}");
+    let pressure = "The patient has high blood pressure and hypertension. ".repeat(60);
+    let other = format!(
+        "{pressure}What is the capital of France? {}",
+        "Tell me about the Louvre in Paris. ".repeat(60)
+    );
+    let off = ask(&question(&other, json!({ "mode": "rag", "max_tokens": 1 }))).await.json();
+    assert_eq!(off["finish_reason"], "abstained", "the beginning is out of sight");
+}
+
+#[tokio::test]
+async fn provenance_says_what_decides_the_order_of_sums() {
+    let whole = ask(&question("Hello", json!({ "mode": "base", "max_tokens": 1 }))).await.json();
+    assert_eq!(whole["provenance"]["weights"], "stored");
+    assert!(whole["provenance"]["prefill_chunk"].as_u64().unwrap() > 0);
+}
+
 #[tokio::test]
 async fn the_day_chooses_the_edition() {
     let old = question(HTN, json!({ "mode": "rag", "as_of": "2020-06-01", "max_tokens": 1 }));

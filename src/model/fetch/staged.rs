@@ -1,5 +1,6 @@
 //! Files on their way in: written beside their place, hashed on the way, moved there only when whole.
 
+use crate::model::hex;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -145,12 +146,4 @@ fn read_some(from: &mut (impl Read + ?Sized), block: &mut [u8]) -> io::Result<us
             result => return result,
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -121,7 +121,7 @@ impl Gguf {
         let info = self.info(name)?;
         let rows = info.dims.first().copied().unwrap_or(0);
         let raw = self.raw(info);
-        let Some(order) = unpermuted_rows(rows, heads) else {
+        let Some(order) = unpermuted_rows(rows, heads).filter(|_| raw.len().is_multiple_of(rows)) else {
             return Err(GgufError::WrongValue {
                 key: name.to_owned(),
                 expected: "a matrix whose rows divide into pairs of each head",

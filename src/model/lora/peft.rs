@@ -185,6 +185,13 @@ fn parse_config(folder: &Path, path: &Path, bytes: &[u8]) -> Result<PeftConfig, 
             return Err(unsupported(name.to_owned()));
         }
     }
+    // These start from a base with the adapter's first state taken out of it; on the base as published they
+    // compute something else.
+    if let Some(init) = json["init_lora_weights"].as_str()
+        && ["pissa", "olora", "corda", "loftq"].iter().any(|kind| init.starts_with(kind))
+    {
+        return Err(unsupported(format!("a changed base (init_lora_weights = {init})")));
+    }
     let config: PeftConfig = serde_json::from_slice(bytes).map_err(|e| read(e.to_string()))?;
     debug_assert_eq!(config.peft_type, "LORA");
     if let Some(bias) = config.bias.as_deref().filter(|b| *b != "none") {
@@ -343,6 +350,7 @@ mod tests {
         assert!(refused(r#"{"peft_type":"LORA","use_dora":true}"#).contains("DoRA"));
         assert!(refused(r#"{"peft_type":"LORA","bias":"all"}"#).contains("bias = all"));
         assert!(refused(r#"{"peft_type":"LORA","modules_to_save":["lm_head"]}"#).contains("modules_to_save"));
+        assert!(refused(r#"{"peft_type":"LORA","init_lora_weights":"pissa_niter_16"}"#).contains("pissa"));
         assert!(refused("{}").contains("peft_type"));
     }
 }

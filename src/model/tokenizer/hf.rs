@@ -21,11 +21,7 @@ impl Tokenizer {
             return Err(fail(format!("a {} model; BPE is read", json["model"]["type"])));
         }
         let added = added_tokens(&json).map_err(fail)?;
-        let style = if mentions(&json["decoder"], "ByteLevel") {
-            Style::ByteLevel
-        } else {
-            Style::SentencePiece { prefix_space: mentions(&json["normalizer"], "Prepend") }
-        };
+        let style = style_of(&json).map_err(fail)?;
         json["added_tokens"] = Json::Array(Vec::new());
         for key in ["post_processor", "truncation", "padding", "decoder"] {
             json[key] = Json::Null;
@@ -68,6 +64,44 @@ impl Tokenizer {
         }
         let add_bos = settings["add_bos_token"].as_bool().unwrap_or(false);
         Self::new(Parts { inner, style, vocabulary, bos, eos, add_bos, ends })
+    }
+}
+
+/// How pieces spell text, by the components of the file.
+fn style_of(json: &Json) -> Result<Style, String> {
+    if mentions(&json["decoder"], "ByteLevel") || mentions(&json["pre_tokenizer"], "ByteLevel") {
+        return Ok(Style::ByteLevel);
+    }
+    let (normalizer, pre_tokenizer) = (&json["normalizer"], &json["pre_tokenizer"]);
+    // What our own spelling of spaces stands in for; anything else would be dropped silently.
+    for (component, known) in [
+        (normalizer, &["Sequence", "Replace", "Prepend"][..]),
+        (pre_tokenizer, &["Sequence", "Metaspace", "Split"]),
+    ] {
+        if let Some(kind) = kinds(component).into_iter().find(|kind| !known.contains(&kind.as_str())) {
+            return Err(format!("the component `{kind}` is not supported for SentencePiece vocabularies"));
+        }
+    }
+    let scheme = find(pre_tokenizer, "prepend_scheme").and_then(Json::as_str);
+    let prefix_space = mentions(normalizer, "Prepend")
+        || matches!(scheme, Some("first" | "always"))
+        || find(pre_tokenizer, "add_prefix_space").and_then(Json::as_bool) == Some(true);
+    Ok(Style::SentencePiece { prefix_space })
+}
+
+/// The types of a component that is a normalizer or pre-tokenizer, and of those it is made of.
+fn kinds(component: &Json) -> Vec<String> {
+    let own = component["type"].as_str().map(str::to_owned);
+    let parts = ["normalizers", "pretokenizers"].into_iter().filter_map(|key| component[key].as_array());
+    own.into_iter().chain(parts.flatten().flat_map(kinds)).collect()
+}
+
+/// The first value under a key, in a component or those it is made of.
+fn find<'a>(component: &'a Json, key: &str) -> Option<&'a Json> {
+    match component {
+        Json::Object(map) => map.get(key).or_else(|| map.values().find_map(|v| find(v, key))),
+        Json::Array(list) => list.iter().find_map(|v| find(v, key)),
+        _ => None,
     }
 }
 
