@@ -223,6 +223,45 @@ fn a_killed_server_leaves_everything_usable() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let full = Path::new("/dev/full");
+    if !full.exists() {
+        println!("skipped: there is no /dev/full");
+        return;
+    }
+    let folder = workplace();
+    pull(folder.path());
+    // No log to read the port from: a free one is chosen, and given back just before it is used.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut command = shishin(folder.path());
+    command.args(["serve", "--model", MODEL, "--listen", &address]).stdout(Stdio::null());
+    let child = command.stderr(std::fs::File::options().write(true).open(full).unwrap()).spawn().unwrap();
+    let (_open, log) = mpsc::channel();
+    let server = Server { child, address, log };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while TcpStream::connect(&server.address).is_err() || server.ask("GET", "/ready", "").0 != 200 {
+        assert!(Instant::now() < deadline, "the server never became ready");
+        let _ = server.log.recv_timeout(Duration::from_millis(100));
+    }
+    assert_eq!(server.ask("POST", "/chat", QUESTION).0, 200);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let folder = workplace();
+    assert!(run(folder.path(), &["index", "build"]).status.success());
+    for args in
+        [&["index", "search", "blood pressure", "--json"][..], &["index", "status"], &["model", "list"]]
+    {
+        let mut child =
+            shishin(folder.path()).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""), "{args:?}");
+    }
+}
+
+#[test]
 fn ask_prints_the_answer_and_its_sources() {
     let folder = workplace();
     pull(folder.path());

@@ -263,8 +263,11 @@ impl Answerer {
             |text: &str| snapshot.search(&SearchQuery { text, as_of, language: Some(language), limit });
         let mut found = search(asked)?;
         let bar = self.settings.min_coverage;
-        if let Some(closing) = closing(asked).filter(|_| !found.relevant(bar)) {
-            // Notes first, the question last: what the notes speak of hides what is asked.
+        // Notes first, the question last: what the notes speak of hides what is asked.
+        for closing in closings(asked) {
+            if found.relevant(bar) {
+                break;
+            }
             found = search(closing)?;
         }
         let before = question.messages.iter().rev().skip(1).find(|turn| turn.role == Role::User);
@@ -313,11 +316,15 @@ impl Answerer {
     }
 }
 
-/// The last sentences of a message that is longer than a question, at most [`CLOSING_CHARS`] of it.
-fn closing(message: &str) -> Option<&str> {
-    let (earliest, _) = message.trim_end().char_indices().nth_back(CLOSING_CHARS)?;
-    let start = sentence_ends(message).find(|end| *end > earliest)?;
-    Some(message[start..].trim()).filter(|text| !text.is_empty())
+/// The last sentence of a message that is longer than a question, the last two, and so on, within its last
+/// [`CLOSING_CHARS`].
+fn closings(message: &str) -> Vec<&str> {
+    let Some((earliest, _)) = message.trim_end().char_indices().nth_back(CLOSING_CHARS) else {
+        return Vec::new();
+    };
+    let mut starts: Vec<usize> = sentence_ends(message).filter(|end| *end > earliest).collect();
+    starts.reverse();
+    starts.into_iter().map(|start| message[start..].trim()).filter(|text| !text.is_empty()).collect()
 }
 
 /// SHA-256 over the prompt's token ids as little-endian 32-bit numbers.

@@ -81,7 +81,8 @@ pub fn run(settings: &Settings, args: AskArgs) -> anyhow::Result<ExitCode> {
     let result = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let mut answer = answerer.answer(question)?;
-        let mut printer = Printer { json: args.json, passages: Vec::new(), cited: Vec::new() };
+        let mut printer =
+            Printer { json: args.json, passages: Vec::new(), cited: Vec::new(), invented: Vec::new() };
         loop {
             tokio::select! {
                 event = answer.next() => match event {
@@ -102,6 +103,8 @@ struct Printer {
     json: bool,
     passages: Vec<Passage>,
     cited: Vec<usize>,
+    /// Numbers cited of which there is no passage.
+    invented: Vec<usize>,
 }
 
 impl Printer {
@@ -121,13 +124,24 @@ impl Printer {
         match event {
             AnswerEvent::Retrieval(retrieved) => self.passages = retrieved.passages,
             AnswerEvent::Token(text) => {
-                out.write_all(text.as_bytes())?;
+                out.write_all(super::printable(&text).as_bytes())?;
                 out.flush()?;
             }
-            AnswerEvent::Citation(citation) => self.cited.push(citation.n),
+            AnswerEvent::Citation(citation) if citation.exists => self.cited.push(citation.n),
+            AnswerEvent::Citation(citation) => self.invented.push(citation.n),
             AnswerEvent::Done(done) => {
                 writeln!(out)?;
                 self.sources(&mut out)?;
+                if !self.invented.is_empty() {
+                    self.invented.sort_unstable();
+                    self.invented.dedup();
+                    let list: Vec<String> = self.invented.iter().map(|n| format!("[{n}]")).collect();
+                    writeln!(
+                        out,
+                        "\nWarning: the answer cites {}, of which there is no passage",
+                        list.join(", ")
+                    )?;
+                }
                 if done.finish_reason == FinishReason::Length {
                     writeln!(out, "\n(cut off after {} tokens)", done.usage.completion_tokens)?;
                 }
@@ -159,11 +173,11 @@ impl Printer {
         for p in &self.passages {
             let mark = if self.cited.contains(&p.n) { '*' } else { ' ' };
             let section = if p.section.is_empty() { String::new() } else { format!(", {}", p.section) };
-            writeln!(
-                out,
+            let source = format!(
                 "{mark}[{}] {}{section}\n     {}, edition {}, in effect from {}; {}",
                 p.n, p.title, p.issuer, p.edition, p.effective_from, p.source
-            )?;
+            );
+            writeln!(out, "{}", super::printable(&source))?;
         }
         Ok(())
     }

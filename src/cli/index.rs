@@ -15,6 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::ZonedDateTime;
 use jiff::civil::Date;
 
+use super::printable;
 use crate::ingest::{self, BuildOptions, BuildReport, Finding, Progress};
 use crate::language::Language;
 use crate::retrieve::{GuidelineIndex, Passage, SearchQuery};
@@ -225,18 +226,20 @@ fn search(
 
 fn print_passage(passage: &Passage, out: &mut dyn Write) -> std::io::Result<()> {
     let until = passage.effective_to.map_or_else(String::new, |d| format!(" to {d}"));
-    writeln!(out, "[{}] {} ({})", passage.n, passage.title, passage.edition)?;
+    writeln!(out, "[{}] {} ({})", passage.n, printable(&passage.title), printable(&passage.edition))?;
     if !passage.section.is_empty() {
-        writeln!(out, "    {}", passage.section)?;
+        writeln!(out, "    {}", printable(&passage.section))?;
     }
     writeln!(
         out,
         "    {}, {}, from {}{until}",
-        passage.issuer, passage.jurisdiction, passage.effective_from
+        printable(&passage.issuer),
+        printable(&passage.jurisdiction),
+        passage.effective_from
     )?;
     writeln!(out, "    {}:{}..{}", passage.file, passage.span.start, passage.span.end)?;
     writeln!(out, "    score {:.2}, coverage {:.2}", passage.score, passage.coverage)?;
-    for line in passage.text.lines() {
+    for line in printable(&passage.text).lines() {
         writeln!(out, "    | {line}")?;
     }
     writeln!(out)

@@ -106,6 +106,14 @@ impl Cli {
         if let Command::Serve { listen: Some(listen), .. } = &self.command {
             sources.flags.push(("server.listen".into(), listen.clone(), "--listen"));
         }
+        if let Some((key, _, flag)) = sources
+            .flags
+            .iter()
+            .enumerate()
+            .find_map(|(n, f)| sources.flags[..n].iter().any(|g| g.0 == f.0).then_some(f))
+        {
+            anyhow::bail!("{flag} sets {key} twice; give each adapter a name of its own");
+        }
         let settings = config::load(&sources)?;
         match self.command {
             Command::Serve { .. } => serve::run(&settings),
@@ -120,6 +128,19 @@ impl Cli {
             }
         }
     }
+}
+
+/// Text of others as a terminal may show it: control characters, which could move the cursor or hide what
+/// follows, become visible stand-ins.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\t' => c,
+            '\u{0}'..='\u{1f}' => char::from_u32(0x2400 + c as u32).unwrap_or(char::REPLACEMENT_CHARACTER),
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            c => c,
+        })
+        .collect()
 }
 
 fn fetch_options(settings: &Settings) -> FetchOptions {

@@ -142,6 +142,8 @@ pub(super) fn start_logs(settings: &Settings, filter: &str) -> anyhow::Result<()
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A log that cannot be written (a full disk, a reader that went away) must not stop the answers.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     // A second start in one process (tests) keeps the first one's logger.
     let _ = match settings.log.format {

@@ -102,7 +102,7 @@ impl Layers {
                 return Err(ConfigError::Value {
                     origin: origin.to_owned(),
                     key: path,
-                    problem: format!("is a {}; it must be a {}", value.type_str(), known.type_str()),
+                    problem: format!("is of the type {}; it must be {}", value.type_str(), known.type_str()),
                 });
             }
             (_, value) => value,

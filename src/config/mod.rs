@@ -336,8 +336,21 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
             format!("is `{}`; write an address and a port, such as 127.0.0.1:8080", raw.server.listen),
         )
     })?;
-    if raw.log.filter.parse::<tracing_subscriber::filter::EnvFilter>().is_err() {
-        return Err(layers.refuse("log.filter", format!("is `{}`, which is no filter", raw.log.filter)));
+    if !is_log_filter(&raw.log.filter) {
+        return Err(layers.refuse(
+            "log.filter",
+            format!(
+                "is `{}`, which is no filter; write a level, such as `info`, or `info,shishin::engine=debug`",
+                raw.log.filter
+            ),
+        ));
+    }
+    for (key, path) in
+        [("index.guidelines", &raw.index.guidelines), ("index.directory", &raw.index.directory)]
+    {
+        if path.as_os_str().is_empty() {
+            return Err(layers.refuse(key, "is empty; name a folder".into()));
+        }
     }
     if raw.model.name.trim().is_empty() {
         return Err(layers.refuse("model.name", "is empty; `shishin model list` shows the names".into()));
@@ -420,6 +433,17 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
     })
 }
 
+/// Whether every part of a filter ends in a level. The library would take any word for the name of a module,
+/// and log nothing.
+fn is_log_filter(filter: &str) -> bool {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let level = |part: &str| {
+        let level = part.rsplit('=').next().unwrap_or_default().trim().to_lowercase();
+        levels.contains(&level.as_str())
+    };
+    filter.split(',').all(level) && filter.parse::<tracing_subscriber::filter::EnvFilter>().is_ok()
+}
+
 fn non_empty(path: PathBuf) -> Option<PathBuf> {
     Some(path).filter(|p| !p.as_os_str().is_empty())
 }
@@ -489,6 +513,8 @@ mod tests {
             ("[answer]\ndefault_adapter = \"a\"\n", &[], &["answer.default_adapter", "[adapters]"]),
             ("[index]\nmin_coverage = 2.0\n", &[], &["index.min_coverage", "from 0 to 1"]),
             ("[index]\nmin_coverage = nan\n", &[], &["index.min_coverage"]),
+            ("[log]\nfilter = \"blah blah\"\n", &[], &["log.filter", "info"]),
+            ("[index]\ndirectory = \"\"\n", &[], &["index.directory", "empty"]),
             ("[adapters]\n\"../x\" = \"y\"\n", &[], &["adapters.../x"]),
             ("", &[("SHISHIN_SERVER_PORT", "1")], &["SHISHIN_SERVER_PORT", "no key"]),
             ("", &[("SHISHIN_ENGINE_QUEUE", "many")], &["SHISHIN_ENGINE_QUEUE", "engine.queue"]),

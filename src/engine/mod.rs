@@ -218,7 +218,9 @@ impl EngineHandle {
     /// those that run end evenly over the time that one of them has taken of late.
     fn retry_after(&self) -> Duration {
         let pace = Duration::from_millis(self.shared.pace_ms.load(Ordering::Relaxed));
-        (pace / self.settings.concurrent.clamp(1, 1 << 16) as u32).max(Duration::from_secs(1))
+        let free = pace / self.settings.concurrent.clamp(1, 1 << 16) as u32;
+        // Whole seconds, as the header has them.
+        Duration::from_secs(free.as_millis().div_ceil(1_000).max(1) as u64)
     }
 
     /// Requests that wait for their turn.

@@ -40,8 +40,12 @@ impl Sampler {
         Self { settings, rng, drawn: Vec::new() }
     }
 
-    /// The next token, or `None` when no logit is a number.
+    /// The next token, or `None` when a logit is not a number or infinitely high: the weights are broken,
+    /// and so would be whatever was drawn.
     pub(super) fn next(&mut self, logits: &mut [f32]) -> Option<u32> {
+        if logits.iter().any(|logit| logit.is_nan() || *logit == f32::INFINITY) {
+            return None;
+        }
         self.penalise(logits);
         let token = if self.settings.temperature == 0.0 { most_likely(logits) } else { self.draw(logits) }?;
         if !self.drawn.contains(&token) {
@@ -118,8 +122,10 @@ mod tests {
     #[test]
     fn zero_temperature_takes_the_best_and_the_lower_id_on_a_tie() {
         let mut sampler = Sampler::new(sampling(0.0));
-        assert_eq!(sampler.next(&mut [0.5, 2.0, 2.0, f32::NAN]), Some(1));
-        assert_eq!(sampler.next(&mut [f32::NAN, f32::NEG_INFINITY]), None);
+        assert_eq!(sampler.next(&mut [0.5, 2.0, 2.0, f32::NEG_INFINITY]), Some(1));
+        assert_eq!(sampler.next(&mut [f32::NEG_INFINITY; 2]), None);
+        assert_eq!(sampler.next(&mut [1.0, f32::NAN]), None);
+        assert_eq!(sampler.next(&mut [1.0, f32::INFINITY]), None);
     }
 
     #[test]

@@ -33,16 +33,10 @@ impl AnswerText {
         self.take(&text)
     }
 
-    /// What was held back, once no more tokens come.
-    pub(super) fn finish(&mut self) -> Pushed {
-        let rest = self.stream.finish();
-        match self.take(&rest) {
-            Pushed::Text(mut text) => {
-                text.push_str(&std::mem::take(&mut self.held));
-                Pushed::Text(text)
-            }
-            stopped => stopped,
-        }
+    /// The text that was held back, once no more tokens come. The bytes of a character that never became
+    /// whole are dropped: the answer was cut within it.
+    pub(super) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
     }
 
     fn take(&mut self, text: &str) -> Pushed {
@@ -78,10 +72,7 @@ mod tests {
                 Pushed::Stopped(t) => return (shown + &t, true),
             }
         }
-        match answer.finish() {
-            Pushed::Text(t) => (shown + &t, false),
-            Pushed::Stopped(t) => (shown + &t, true),
-        }
+        (shown + &answer.finish(), false)
     }
 
     #[test]
@@ -89,6 +80,13 @@ mod tests {
         assert_eq!(run("abc END def", &["def", "END"], 1), ("abc ".into(), true));
         assert_eq!(run("血圧。\n\n質問", &["\n\n"], 2), ("血圧。".into(), true));
         assert_eq!(run("aab", &["ab"], 1), ("a".into(), true));
+    }
+
+    #[test]
+    fn a_character_that_never_became_whole_is_dropped() {
+        let mut answer = AnswerText::new(Vec::new());
+        assert_eq!(answer.push(&"血圧".as_bytes()[..4]), Pushed::Text("血".into()));
+        assert_eq!(answer.finish(), "");
     }
 
     #[test]

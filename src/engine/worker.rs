@@ -195,7 +195,7 @@ impl Sequence {
         // Rows past the tokenizer's vocabulary are padding of the embedding matrix.
         let known = model.tokenizer.vocabulary_size().min(logits.len());
         let Some(token) = self.sampler.next(&mut logits[..known]) else {
-            return Step::Fails("no logit is a number".into());
+            return Step::Fails("the logits are not finite: the weights or the adapter are broken".into());
         };
         self.generated += 1;
         self.first_token.get_or_insert_with(Instant::now);
@@ -218,16 +218,9 @@ impl Sequence {
     }
 
     fn end(&mut self, reason: FinishReason) -> Step {
-        match self.text.finish() {
-            Pushed::Text(text) => {
-                self.show(text);
-                Step::Ends(reason)
-            }
-            Pushed::Stopped(text) => {
-                self.show(text);
-                Step::Ends(FinishReason::Stop)
-            }
-        }
+        let rest = self.text.finish();
+        self.show(rest);
+        Step::Ends(reason)
     }
 
     fn show(&self, text: String) {

@@ -62,6 +62,8 @@ impl Listing<'_> {
             let kind = fs::symlink_metadata(&path).map_err(read_error(&path))?.file_type();
             if kind.is_dir() {
                 self.folder(&path, depth + 1)?;
+            } else if kind.is_symlink() && path.is_dir() {
+                self.skip(&path, "a link to a folder is not followed; copy the folder here".to_owned());
             } else if is_markdown(&path) && (kind.is_file() || self.link_is_safe(&path)) {
                 if self.files.len() == MAX_FILES {
                     let path = self.root.to_owned();
@@ -175,6 +177,6 @@ mod tests {
         assert_eq!(files.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["in.md", "real.md"]);
         let mut skipped: Vec<_> = findings.iter().map(|f| f.file.as_str()).collect();
         skipped.sort_unstable();
-        assert_eq!(skipped, ["dangling.md", "out.md"]);
+        assert_eq!(skipped, ["dangling.md", "loop", "out.md"]);
     }
 }

@@ -1,7 +1,7 @@
 //! Names of a model's tensors in its two formats.
 //!
 //! The decoder asks for [`TensorName`]s; where the bytes come from is the business of
-//! [`WeightSource`](super::weights::WeightSource).
+//! [`weights`](super::weights).
 
 use std::fmt;
 

@@ -4,7 +4,7 @@
 //! either bound whole to the model's shapes or refused with the list of what did not fit.
 //!
 //! Sources: Hu et al. 2021 (LoRA, scale α/r), Kalajdzievski 2023 (rsLoRA, scale α/√r); formats: PEFT
-//! folders ([`peft`]) and llama.cpp's GGUF-LoRA ([`gguf`]).
+//! folders (`peft`) and llama.cpp's GGUF-LoRA (`gguf`).
 
 mod gguf;
 mod peft;
