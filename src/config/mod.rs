@@ -458,7 +458,7 @@ mod tests {
         std::fs::write(&path, file).unwrap();
         let mut environment: Vec<_> =
             environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        environment.push(("HOME".into(), "/home/nobody".into()));
+        environment.push(("HOME".into(), "/somewhere".into()));
         let flags = flags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned(), "--flag")).collect();
         load(&Sources { file: Some(path), environment, flags }).map_err(|e| e.to_string())
     }
@@ -467,7 +467,7 @@ mod tests {
     fn the_shipped_file_is_complete_and_sound() {
         let settings = with(BUILT_IN, &[], &[]).unwrap();
         assert_eq!(settings.model.name, "qwen2.5-coder-0.5b");
-        assert_eq!(settings.model.cache, Path::new("/home/nobody/.cache/shishin"));
+        assert_eq!(settings.model.cache, Path::new("/somewhere/.cache/shishin"));
         assert_eq!(settings.answer.min_coverage, crate::retrieve::DEFAULT_MIN_COVERAGE);
         // Every key is explained: a comment stands above each key or above the one before it.
         let mut explained = false;

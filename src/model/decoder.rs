@@ -76,6 +76,7 @@ pub struct Decoder {
 
 /// What is the same for every layer of one forward pass.
 struct Pass<'a> {
+    config: &'a ModelConfig,
     start: usize,
     count: usize,
     adapter: Option<&'a Adapter>,
@@ -153,7 +154,7 @@ impl Decoder {
             if cancelled() {
                 return Err(DecodeError::Cancelled);
             }
-            x = block.forward(&self.config, layer, &x, cache, &pass)?;
+            x = block.forward(layer, &x, cache, &pass)?;
         }
         cache.advance(count);
         if logits == Logits::Last {
@@ -164,7 +165,7 @@ impl Decoder {
     }
 
     fn pass<'a>(
-        &self,
+        &'a self,
         start: usize,
         count: usize,
         adapter: Option<&'a Adapter>,
@@ -180,7 +181,7 @@ impl Decoder {
             Some(s) => Some(parts(&s.rope, Some(s.window))?),
             None => None,
         };
-        Ok(Pass { start, count, adapter, global: parts(&config.rope, None)?, sliding })
+        Ok(Pass { config, start, count, adapter, global: parts(&config.rope, None)?, sliding })
     }
 
     fn embed(&self, tokens: &[u32]) -> Result<Tensor, candle_core::Error> {
@@ -237,20 +238,19 @@ impl Block {
     /// One block over x of shape (positions, hidden).
     fn forward(
         &self,
-        config: &ModelConfig,
         layer: usize,
         x: &Tensor,
         cache: &mut KvCache,
         pass: &Pass<'_>,
     ) -> Result<Tensor, candle_core::Error> {
-        let eps = config.norm_eps;
+        let eps = pass.config.norm_eps;
         let post = |y: Tensor, norm: &Option<Tensor>| match norm {
             Some(w) => rms_norm(&y, w, eps),
             None => Ok(y),
         };
-        let y = self.attention(config, layer, &rms_norm(x, &self.attention_norm, eps)?, cache, pass)?;
+        let y = self.attention(layer, &rms_norm(x, &self.attention_norm, eps)?, cache, pass)?;
         let x = (x + post(y, &self.post_attention_norm)?)?;
-        let y = self.feed_forward(config, layer, &rms_norm(&x, &self.ffn_norm, eps)?, pass)?;
+        let y = self.feed_forward(layer, &rms_norm(&x, &self.ffn_norm, eps)?, pass)?;
         x + post(y, &self.post_ffn_norm)?
     }
 
@@ -266,12 +266,12 @@ impl Block {
 
     fn attention(
         &self,
-        config: &ModelConfig,
         layer: usize,
         x: &Tensor,
         cache: &mut KvCache,
         pass: &Pass<'_>,
     ) -> Result<Tensor, candle_core::Error> {
+        let config = pass.config;
         let (n, head_dim) = (pass.count, config.head_dim);
         let window = config.layer_attention(layer).1;
         let (rotation, mask) = match (&pass.sliding, window) {
@@ -308,16 +308,10 @@ impl Block {
         self.linear(Projection::O, layer, &y, pass)
     }
 
-    fn feed_forward(
-        &self,
-        config: &ModelConfig,
-        layer: usize,
-        x: &Tensor,
-        pass: &Pass<'_>,
-    ) -> Result<Tensor, candle_core::Error> {
+    fn feed_forward(&self, layer: usize, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor, candle_core::Error> {
         let gate = self.linear(Projection::Gate, layer, x, pass)?;
         let up = self.linear(Projection::Up, layer, x, pass)?;
-        let gate = match config.activation {
+        let gate = match pass.config.activation {
             Activation::Silu => gate.silu()?,
             Activation::GeluTanh => gate.gelu()?,
         };

@@ -178,26 +178,31 @@ const FOLDER_FILES: [&str; 5] = [
     "chat_template.jinja",
 ];
 
-/// SHA-256 over name, length and bytes of each file, so that no other split of the same bytes is the same.
+/// The fingerprint of a folder: names and bytes of all files that decide an answer.
 fn folder_fingerprint(folder: &Path, weights: &[mapped::MappedFile]) -> Result<String, ModelErrorCause> {
-    let mut hash = Sha256::new();
-    let mut add = |name: &str, bytes: &[u8]| {
-        for part in [name.as_bytes(), bytes] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-    };
+    let mut files = Vec::new();
     for name in FOLDER_FILES {
         match std::fs::read(folder.join(name)) {
-            Ok(bytes) => add(name, &bytes),
+            Ok(bytes) => files.push((name, bytes)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(ModelErrorCause::Read(e)),
         }
     }
-    for file in weights {
-        add(&file.path().file_name().unwrap_or_default().to_string_lossy(), file);
+    let files = files.iter().map(|(name, bytes)| [name.as_bytes(), bytes.as_slice()]);
+    let weights =
+        weights.iter().map(|file| [file.path().file_name().unwrap_or_default().as_encoded_bytes(), &**file]);
+    Ok(fingerprint(files.chain(weights).flatten()))
+}
+
+/// SHA-256 of the parts in hexadecimal, each part preceded by its length so that no two splits of the same
+/// bytes are the same.
+fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
     }
-    Ok(hex(&hash.finalize()))
+    hex(&hash.finalize())
 }
 
 /// The model's own template, or Gemma's turn format, whose pretrained files bring none. A tokenizer with

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use super::{Adapter, AdapterError, AdapterFormat, Binder, Half, fingerprint};
+use super::{Adapter, AdapterError, AdapterFormat, Binder, Half};
 use crate::model::config::ModelConfig;
+use crate::model::fingerprint;
 use crate::model::gguf::{Gguf, unpermuted_rows};
 use crate::model::tensors::Projection;
 
@@ -53,7 +54,7 @@ pub(super) fn load(path: &Path, config: &ModelConfig, device: &Device) -> Result
     }
     // llama.cpp divides by the rank of each pair; an alpha of 0 means "do not scale".
     let pairs = binder.finish(|_, _, rank| Ok(if alpha == 0.0 { 1.0 } else { alpha / rank as f64 }))?;
-    Ok(Adapter { format: AdapterFormat::GgufLora, fingerprint: fingerprint(&[gguf.bytes()]), pairs })
+    Ok(Adapter { format: AdapterFormat::GgufLora, fingerprint: fingerprint([gguf.bytes()]), pairs })
 }
 
 /// llama-architecture files permute the rows of B for query and key as they do the base's; our base is

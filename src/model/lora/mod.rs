@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use sha2::{Digest, Sha256};
 
 use super::config::ModelConfig;
 use super::tensors::Projection;
@@ -120,19 +119,9 @@ impl Adapter {
         for pair in scaled.pairs.values_mut() {
             pair.scale *= factor;
         }
-        scaled.fingerprint = fingerprint(&[self.fingerprint.as_bytes(), &factor.to_le_bytes()]);
+        scaled.fingerprint = super::fingerprint([self.fingerprint.as_bytes(), &factor.to_le_bytes()]);
         scaled
     }
-}
-
-/// SHA-256 of the parts, each preceded by its length so that no two splits collide.
-fn fingerprint(parts: &[&[u8]]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    super::hex(&hash.finalize())
 }
 
 /// Collects the A and B of each projection, and every complaint, before anything is accepted.

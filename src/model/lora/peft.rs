@@ -13,8 +13,9 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value as Json;
 
-use super::{Adapter, AdapterError, AdapterFormat, Binder, Half, fingerprint};
+use super::{Adapter, AdapterError, AdapterFormat, Binder, Half};
 use crate::model::config::ModelConfig;
+use crate::model::fingerprint;
 use crate::model::mapped::MappedFile;
 use crate::model::tensors::Projection;
 use crate::model::weights::tensor_of_view;
@@ -22,7 +23,6 @@ use crate::model::weights::tensor_of_view;
 /// The keys of `adapter_config.json` that decide what is added where.
 #[derive(Debug, Deserialize)]
 struct PeftConfig {
-    peft_type: String,
     #[serde(default = "eight")]
     r: usize,
     #[serde(default = "eight_f64")]
@@ -95,7 +95,7 @@ impl<'de> Deserialize<'de> for Patterns {
 }
 
 /// Features that change the arithmetic and are not implemented: the key, and how to call it.
-const UNSUPPORTED: [(&str, &str); 12] = [
+const UNSUPPORTED: [(&str, &str); 11] = [
     ("use_dora", "DoRA (use_dora)"),
     ("use_qalora", "QALoRA (use_qalora)"),
     ("use_bdlora", "BD-LoRA (use_bdlora)"),
@@ -107,7 +107,6 @@ const UNSUPPORTED: [(&str, &str); 12] = [
     ("target_parameters", "adapted parameters (target_parameters)"),
     ("alora_invocation_tokens", "activated LoRA (alora_invocation_tokens)"),
     ("arrow_config", "Arrow routing (arrow_config)"),
-    ("velora_config", "VeLoRA (velora_config)"),
 ];
 
 pub(super) fn load(folder: &Path, config: &ModelConfig, device: &Device) -> Result<Adapter, AdapterError> {
@@ -161,7 +160,11 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: &Device) -> Resu
         let alpha = pattern(peft.alpha_pattern.as_ref(), &path)?.unwrap_or(peft.lora_alpha);
         Ok(alpha / if rslora { (rank as f64).sqrt() } else { rank as f64 })
     })?;
-    Ok(Adapter { format: AdapterFormat::Peft, fingerprint: fingerprint(&[&config_bytes, &weights]), pairs })
+    Ok(Adapter {
+        format: AdapterFormat::Peft,
+        fingerprint: fingerprint([config_bytes.as_slice(), &weights]),
+        pairs,
+    })
 }
 
 fn parse_config(folder: &Path, path: &Path, bytes: &[u8]) -> Result<PeftConfig, AdapterError> {
@@ -193,7 +196,6 @@ fn parse_config(folder: &Path, path: &Path, bytes: &[u8]) -> Result<PeftConfig, 
         return Err(unsupported(format!("a changed base (init_lora_weights = {init})")));
     }
     let config: PeftConfig = serde_json::from_slice(bytes).map_err(|e| read(e.to_string()))?;
-    debug_assert_eq!(config.peft_type, "LORA");
     if let Some(bias) = config.bias.as_deref().filter(|b| *b != "none") {
         return Err(unsupported(format!("trained biases (bias = {bias})")));
     }
