@@ -10,7 +10,7 @@
 //! [`answer::Answerer::answer`], the spine. There a question is checked, a snapshot of the index pinned,
 //! and passages are found ([`retrieve`]); if none is relevant the answer abstains. [`prompt`] fits
 //! instructions, passages and turns into the model's context as typed segments, the [`engine`]'s one
-//! thread runs the [`model`] with the adapter that the request named, and [`cite`] finds the citations in
+//! thread runs the [`model`] on the [`kernels`] with the adapter that the request named, and [`cite`] finds the citations in
 //! the text as it streams out.
 //!
 //! **An operator's file** goes through [`ingest`] (read, metadata, editions, chunks) and [`analysis`]
@@ -33,6 +33,8 @@ pub mod prompt;
 pub mod engine;
 
 pub mod model;
+
+pub mod kernels;
 
 pub mod cite;
 

@@ -51,8 +51,14 @@ pub struct Done {
 pub struct Usage {
     /// In the prompt.
     pub prompt_tokens: usize,
+    /// How many of them needed no reading, because an earlier prompt began alike.
+    pub cached_tokens: usize,
     /// In the answer.
     pub completion_tokens: usize,
+    /// Guessed ahead while the answer was written, and how many of those were right.
+    pub drafted_tokens: usize,
+    /// See `drafted_tokens`.
+    pub accepted_tokens: usize,
     /// Older turns that did not fit into the prompt.
     pub dropped_turns: usize,
 }
@@ -77,8 +83,8 @@ pub struct Fingerprint {
     pub sha256: String,
 }
 
-/// What produced an answer. The same provenance and input give the same answer again on the same kind of
-/// processor; another one may round a sum differently.
+/// What produced an answer. The same provenance and input give the same answer again: neither the processor
+/// nor what else is being answered changes a sum.
 #[derive(Debug, Clone, Serialize)]
 pub struct Provenance {
     /// What was drawn on.
@@ -87,8 +93,6 @@ pub struct Provenance {
     pub base: Fingerprint,
     /// The form its weights are kept in.
     pub weights: WeightForm,
-    /// Prompt tokens read in one pass, which decides the order of its sums.
-    pub prefill_chunk: usize,
     /// The adapter.
     pub adapter: Option<Fingerprint>,
     /// The index generation.
@@ -111,7 +115,10 @@ impl Done {
             finish_reason: completion.finish_reason,
             usage: Usage {
                 prompt_tokens: completion.prompt_tokens,
+                cached_tokens: completion.cached_tokens,
                 completion_tokens: completion.completion_tokens,
+                drafted_tokens: completion.drafted_tokens,
+                accepted_tokens: completion.accepted_tokens,
                 dropped_turns,
             },
             timings: Timings {

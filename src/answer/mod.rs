@@ -25,7 +25,7 @@ use crate::engine::{
 };
 use crate::language::Language;
 use crate::model::BaseModel;
-use crate::model::lora::Adapter;
+use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{Role, TemplateError};
 use crate::prompt::{Prompt, PromptBuilder, PromptError, PromptParts, Wording};
 use crate::retrieve::{GuidelineIndex, Passage, RetrieveError, SearchQuery};
@@ -108,8 +108,8 @@ pub struct AnswerSettings {
 pub struct Answerer {
     settings: AnswerSettings,
     model_name: String,
-    model: Arc<BaseModel>,
-    adapters: BTreeMap<String, Arc<Adapter>>,
+    model: Arc<BaseModel<FastDecoder>>,
+    adapters: BTreeMap<String, Arc<PackedAdapter>>,
     wording: Wording,
     index: Arc<GuidelineIndex>,
     engine: EngineHandle,
@@ -122,9 +122,9 @@ pub struct AnswererParts {
     /// What the base model is called.
     pub model_name: String,
     /// The base model.
-    pub model: Arc<BaseModel>,
+    pub model: Arc<BaseModel<FastDecoder>>,
     /// Adapters by name.
-    pub adapters: BTreeMap<String, Arc<Adapter>>,
+    pub adapters: BTreeMap<String, Arc<PackedAdapter>>,
     /// The operator's prompt texts.
     pub wording: Wording,
     /// The guideline index.
@@ -156,12 +156,12 @@ impl Answerer {
     }
 
     /// The base model and what it is called.
-    pub fn model(&self) -> (&str, &BaseModel) {
+    pub fn model(&self) -> (&str, &BaseModel<FastDecoder>) {
         (&self.model_name, &self.model)
     }
 
     /// The adapters by name.
-    pub fn adapters(&self) -> &BTreeMap<String, Arc<Adapter>> {
+    pub fn adapters(&self) -> &BTreeMap<String, Arc<PackedAdapter>> {
         &self.adapters
     }
 
@@ -193,7 +193,6 @@ impl Answerer {
             mode,
             base: Fingerprint { name: self.model_name.clone(), sha256: self.model.fingerprint.clone() },
             weights: self.model.form,
-            prefill_chunk: self.engine.settings().prefill_chunk,
             adapter: adapter
                 .as_ref()
                 .map(|(name, a)| Fingerprint { name: name.clone(), sha256: a.fingerprint().to_owned() }),
@@ -217,6 +216,7 @@ impl Answerer {
             sampling,
             max_tokens,
             stop: question.stop,
+            cache_salt: question.cache_salt,
         })?;
         let retrieved = mode.retrieves().then_some(prompt.passages);
         Ok(AnswerStream::running(retrieved, prompt.dropped_turns, provenance, events))
@@ -226,7 +226,7 @@ impl Answerer {
         &self,
         mode: Mode,
         named: Option<&str>,
-    ) -> Result<Option<(String, Arc<Adapter>)>, AnswerError> {
+    ) -> Result<Option<(String, Arc<PackedAdapter>)>, AnswerError> {
         let known = || match self.adapters.is_empty() {
             true => "none is loaded".to_owned(),
             false => self.adapters.keys().cloned().collect::<Vec<_>>().join(", "),
@@ -372,7 +372,10 @@ impl AnswerStream {
         let completion = Completion {
             finish_reason: FinishReason::Abstained,
             prompt_tokens: 0,
+            cached_tokens: 0,
             completion_tokens: 0,
+            drafted_tokens: 0,
+            accepted_tokens: 0,
             queue_ms: 0.0,
             prefill_ms: 0.0,
             decode_ms: 0.0,

@@ -85,6 +85,8 @@ pub struct Limits {
 const MAX_STOPS: usize = 8;
 /// Characters in a stop string.
 const MAX_STOP_CHARS: usize = 64;
+/// Characters in a cache salt.
+const MAX_SALT_CHARS: usize = 128;
 /// The highest temperature; beyond it answers are noise.
 const MAX_TEMPERATURE: f32 = 2.0;
 
@@ -115,6 +117,8 @@ pub struct Question {
     pub stop: Vec<String>,
     /// Passages in the prompt at the most.
     pub passages: Option<usize>,
+    /// Share what the cache keeps of the prompt only with requests of the same salt.
+    pub cache_salt: Option<String>,
 }
 
 impl Question {
@@ -157,6 +161,11 @@ impl Question {
             self.stop.len() <= MAX_STOPS
                 && self.stop.iter().all(|s| !s.is_empty() && s.chars().count() <= MAX_STOP_CHARS),
             format!("stop takes up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters"),
+        )?;
+        range(
+            "cache_salt",
+            self.cache_salt.as_ref().is_none_or(|s| (1..=MAX_SALT_CHARS).contains(&s.chars().count())),
+            format!("cache_salt takes a string of 1 to {MAX_SALT_CHARS} characters"),
         )
     }
 
@@ -258,6 +267,7 @@ mod tests {
             (Question { repetition_penalty: Some(0.0), ..base() }, "repetition_penalty"),
             (Question { passages: Some(9), ..base() }, "passages"),
             (Question { stop: vec![String::new()], ..base() }, "stop"),
+            (Question { cache_salt: Some("s".repeat(129)), ..base() }, "cache_salt"),
         ] {
             assert!(refused(&question).starts_with(param), "{param}");
         }

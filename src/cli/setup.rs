@@ -11,11 +11,13 @@ use jiff::ZonedDateTime;
 use super::fetch_options;
 use super::progress::DownloadBar;
 use crate::answer::{Answerer, AnswererParts};
-use crate::config::Settings;
+use crate::config::{CpuSettings, Settings};
 use crate::engine::Engine;
 use crate::ingest::{self, BuildOptions};
+use crate::kernels::{Cpu, Variant};
 use crate::model::BaseModel;
 use crate::model::catalog::{Catalog, Format, Kind};
+use crate::model::fast::PackedAdapter;
 use crate::model::fetch::{self, Cancel};
 use crate::model::lora::Adapter;
 use crate::prompt::Wording;
@@ -101,21 +103,24 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
     let located = locate(settings, &settings.model.name, cancel)?;
     note("loading the model");
     let begun = std::time::Instant::now();
-    let model = BaseModel::load(&located.path, settings.model.form, located.sha256.as_deref())?;
+    let cpu = cpu(settings.cpu)?;
+    let (kernels, threads) = (cpu.variant().as_str(), cpu.threads());
+    let model = BaseModel::load_fast(&located.path, settings.model.form, located.sha256.as_deref(), cpu)?;
     model.check_chat().with_context(|| format!("the model {} cannot hold a conversation", located.name))?;
     let took = begun.elapsed().as_millis() as u64;
-    tracing::info!(model = located.name, sha256 = model.fingerprint, ms = took, "model loaded");
+    tracing::info!(model = located.name, sha256 = model.fingerprint, kernels, threads, ms = took, "model loaded");
     let mut adapters = BTreeMap::new();
     for (name, path) in &settings.adapters {
         note("loading adapters");
         let adapter = Adapter::load(path, &model.config, &Device::Cpu)
             .with_context(|| format!("adapter `{name}` (set in [adapters] or by --load-adapter)"))?;
         tracing::info!(adapter = name, sha256 = adapter.fingerprint(), "adapter loaded");
-        adapters.insert(name.clone(), Arc::new(adapter));
+        let packed = PackedAdapter::pack(&adapter, &model.config)
+            .with_context(|| format!("adapter `{name}` cannot be packed"))?;
+        adapters.insert(name.clone(), Arc::new(packed));
     }
     let model = Arc::new(model);
-    let engine =
-        Engine::start(Arc::clone(&model), settings.engine.clone()).context("cannot start a thread")?;
+    let engine = Engine::start(Arc::clone(&model), settings.engine.clone())?;
     let answerer = Answerer::new(AnswererParts {
         settings: settings.answer.clone(),
         model_name: located.name,
@@ -126,6 +131,19 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
         engine: engine.handle(),
     });
     Ok(Running { answerer: Arc::new(answerer), engine })
+}
+
+/// Threads and kernels as the settings have them.
+///
+/// # Errors
+/// When the processor lacks the instructions that were asked for, or the system gives no thread.
+pub fn cpu(settings: CpuSettings) -> anyhow::Result<Cpu> {
+    let threads = match settings.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let variant = settings.kernels.unwrap_or_else(Variant::best);
+    Cpu::new(variant, threads).context("engine.kernels; `auto` takes what the processor has")
 }
 
 /// Opens the index; where nothing was ever built and there are guidelines, builds it first.

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::answer::{AnswerSettings, Limits, Mode};
 use crate::engine::{EngineSettings, Sampling};
+use crate::kernels::Variant;
 use crate::model::fetch::default_cache_dir;
 use crate::model::weights::WeightForm;
 use layers::Layers;
@@ -88,12 +89,23 @@ pub struct Settings {
     pub adapters: Vec<(String, PathBuf)>,
     /// The engine.
     pub engine: EngineSettings,
+    /// What it computes with.
+    pub cpu: CpuSettings,
     /// The guideline index.
     pub index: IndexSettings,
     /// Answers.
     pub answer: AnswerSettings,
     /// The folder of prompt texts; `None` for the built-in ones.
     pub prompts: Option<PathBuf>,
+}
+
+/// Threads and instructions.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuSettings {
+    /// Threads; 0 for all cores.
+    pub threads: usize,
+    /// The kernels; `None` for the fastest that the processor has.
+    pub kernels: Option<Variant>,
 }
 
 /// The HTTP server.
@@ -231,8 +243,14 @@ struct RawModel {
 struct RawEngine {
     queue: usize,
     concurrent: usize,
+    queue_tokens: usize,
     prefill_chunk: usize,
     context_tokens: usize,
+    cache_mb: usize,
+    prefix_cache: bool,
+    draft_tokens: usize,
+    threads: usize,
+    kernels: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -302,7 +320,11 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
         ("server.keep_alive_seconds", raw.server.keep_alive_seconds, 1, 600),
         ("engine.queue", raw.engine.queue as u64, 1, 10_000),
         ("engine.concurrent", raw.engine.concurrent as u64, 1, 256),
+        ("engine.queue_tokens", raw.engine.queue_tokens as u64, 1, 1 << 32),
         ("engine.prefill_chunk", raw.engine.prefill_chunk as u64, 1, 4_096),
+        ("engine.cache_mb", raw.engine.cache_mb as u64, 1, 1 << 20),
+        ("engine.draft_tokens", raw.engine.draft_tokens as u64, 0, 7),
+        ("engine.threads", raw.engine.threads as u64, 0, 256),
         ("engine.context_tokens", raw.engine.context_tokens as u64, 256, 1 << 20),
         ("index.chunk_tokens", raw.index.chunk_tokens as u64, 32, 4_096),
         ("index.overlap_tokens", raw.index.overlap_tokens as u64, 0, raw.index.chunk_tokens as u64 / 2),
@@ -379,6 +401,13 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
         )
         .ok_or_else(|| layers.refuse("model.cache", "is empty and there is no home folder; set it".into()))?,
     };
+    let kernels = match raw.engine.kernels.as_str() {
+        "auto" => None,
+        name => Some(Variant::parse(name).ok_or_else(|| {
+            let known = Variant::ALL.map(Variant::as_str).join(", ");
+            layers.refuse("engine.kernels", format!("is `{name}`; it must be auto or one of {known}"))
+        })?),
+    };
     Ok(Settings {
         server: ServerSettings {
             listen,
@@ -399,9 +428,14 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
         engine: EngineSettings {
             queue: raw.engine.queue,
             concurrent: raw.engine.concurrent,
+            queue_tokens: raw.engine.queue_tokens,
             prefill_chunk: raw.engine.prefill_chunk,
             context: raw.engine.context_tokens,
+            cache_bytes: raw.engine.cache_mb << 20,
+            prefix_cache: raw.engine.prefix_cache,
+            draft_tokens: raw.engine.draft_tokens,
         },
+        cpu: CpuSettings { threads: raw.engine.threads, kernels },
         index: IndexSettings {
             guidelines: raw.index.guidelines,
             directory: raw.index.directory,

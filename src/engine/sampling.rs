@@ -4,6 +4,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use crate::kernels::Cpu;
+
 /// How the next token is drawn. The same settings, seed and logits draw the same tokens on every
 /// machine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -42,7 +44,12 @@ impl Sampler {
 
     /// The next token, or `None` when a logit is not a number or infinitely high: the weights are broken,
     /// and so would be whatever was drawn.
-    pub(super) fn next(&mut self, logits: &mut [f32]) -> Option<u32> {
+    pub(super) fn next(&mut self, logits: &mut [f32], cpu: &Cpu) -> Option<u32> {
+        let greedy = self.settings.temperature == 0.0 && self.settings.repetition_penalty == 1.0;
+        if let Some(token) = if greedy { cpu.argmax(logits) } else { None } {
+            return Some(token as u32);
+        }
+        // Also where the quick way found something that is not finite.
         if logits.iter().any(|logit| logit.is_nan() || *logit == f32::INFINITY) {
             return None;
         }
@@ -113,7 +120,12 @@ fn most_likely(logits: &[f32]) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
+    use crate::kernels::Variant;
+
+    static CPU: LazyLock<Cpu> = LazyLock::new(|| Cpu::new(Variant::best(), 1).unwrap());
 
     fn sampling(temperature: f32) -> Sampling {
         Sampling { temperature, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, seed: 7 }
@@ -122,17 +134,17 @@ mod tests {
     #[test]
     fn zero_temperature_takes_the_best_and_the_lower_id_on_a_tie() {
         let mut sampler = Sampler::new(sampling(0.0));
-        assert_eq!(sampler.next(&mut [0.5, 2.0, 2.0, f32::NEG_INFINITY]), Some(1));
-        assert_eq!(sampler.next(&mut [f32::NEG_INFINITY; 2]), None);
-        assert_eq!(sampler.next(&mut [1.0, f32::NAN]), None);
-        assert_eq!(sampler.next(&mut [1.0, f32::INFINITY]), None);
+        assert_eq!(sampler.next(&mut [0.5, 2.0, 2.0, f32::NEG_INFINITY], &CPU), Some(1));
+        assert_eq!(sampler.next(&mut [f32::NEG_INFINITY; 2], &CPU), None);
+        assert_eq!(sampler.next(&mut [1.0, f32::NAN], &CPU), None);
+        assert_eq!(sampler.next(&mut [1.0, f32::INFINITY], &CPU), None);
     }
 
     #[test]
     fn draws_follow_the_probabilities() {
         let mut sampler = Sampler::new(sampling(1.0));
         let logits = [0.0, 3f32.ln(), f32::NEG_INFINITY];
-        let ones = (0..4000).filter(|_| sampler.next(&mut logits.clone()) == Some(1)).count();
+        let ones = (0..4000).filter(|_| sampler.next(&mut logits.clone(), &CPU) == Some(1)).count();
         // Three quarters, within five standard deviations.
         assert!((2863..=3137).contains(&ones), "{ones}");
     }
@@ -142,7 +154,7 @@ mod tests {
         let logits = [4.0, 3.0, 2.0, 1.0];
         let only = |top_k, top_p| {
             let mut sampler = Sampler::new(Sampling { top_k, top_p, ..sampling(5.0) });
-            let mut seen: Vec<u32> = (0..500).filter_map(|_| sampler.next(&mut logits.clone())).collect();
+            let mut seen: Vec<u32> = (0..500).filter_map(|_| sampler.next(&mut logits.clone(), &CPU)).collect();
             seen.sort_unstable();
             seen.dedup();
             seen
@@ -156,7 +168,7 @@ mod tests {
     fn the_same_seed_draws_the_same_tokens() {
         let run = |seed| {
             let mut sampler = Sampler::new(Sampling { seed, ..sampling(1.0) });
-            (0..50).map(|_| sampler.next(&mut [1.0; 100].clone())).collect::<Vec<_>>()
+            (0..50).map(|_| sampler.next(&mut [1.0; 100].clone(), &CPU)).collect::<Vec<_>>()
         };
         assert_eq!(run(1), run(1));
         assert_ne!(run(1), run(2));
@@ -165,8 +177,8 @@ mod tests {
     #[test]
     fn the_penalty_counts_only_what_was_drawn() {
         let mut sampler = Sampler::new(Sampling { repetition_penalty: 2.0, ..sampling(0.0) });
-        assert_eq!(sampler.next(&mut [3.0, 2.0]), Some(0));
-        assert_eq!(sampler.next(&mut [3.0, 2.0]), Some(1));
-        assert_eq!(sampler.next(&mut [3.0, 2.0]), Some(0));
+        assert_eq!(sampler.next(&mut [3.0, 2.0], &CPU), Some(0));
+        assert_eq!(sampler.next(&mut [3.0, 2.0], &CPU), Some(1));
+        assert_eq!(sampler.next(&mut [3.0, 2.0], &CPU), Some(0));
     }
 }

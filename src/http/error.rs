@@ -148,6 +148,9 @@ impl From<AnswerError> for ApiError {
                 Self::queue_full(message, retry_after)
             }
             AnswerError::Submit(SubmitError::ShuttingDown) => Self::shutting_down(),
+            AnswerError::Submit(SubmitError::TooLong { .. }) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_long", message)
+            }
             AnswerError::Prompt(cause) => Self::internal(&cause),
             AnswerError::Retrieve(cause) => Self::internal(&cause),
             AnswerError::Setup(cause) => Self::internal(&cause),
@@ -194,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_wait_is_at_least_a_second() {
-        let full = SubmitError::QueueFull { waiting: 3, retry_after: Duration::from_millis(10) };
+        let full = SubmitError::QueueFull { waiting: 3, tokens: 900, retry_after: Duration::from_millis(10) };
         let response = ApiError::from(AnswerError::Submit(full)).into_response();
         assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(response.headers()[RETRY_AFTER], "1");

@@ -39,7 +39,14 @@ fn running(answerer: &Answerer) -> Value {
         },
         "adapters": answerer.adapters().keys().collect::<Vec<_>>(),
         "generation": generation(answerer),
-        "engine": { "waiting": engine.waiting(), "queue": engine.settings().queue },
+        "engine": {
+            "kernels": model.decoder.cpu().variant().as_str(),
+            "threads": model.decoder.cpu().threads(),
+            "waiting": engine.waiting(),
+            "waiting_tokens": engine.waiting_tokens(),
+            "queue": engine.settings().queue,
+            "queue_tokens": engine.settings().queue_tokens,
+        },
     })
 }
 

@@ -31,6 +31,7 @@ pub(super) struct ChatRequest {
     seed: Option<u64>,
     stop: Option<Stop>,
     passages: Option<usize>,
+    cache_salt: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,6 +66,7 @@ impl ChatRequest {
             seed: self.seed,
             stop: self.stop.map_or_else(Vec::new, |stop| stop.0),
             passages: self.passages,
+            cache_salt: self.cache_salt,
         })
     }
 }

@@ -72,6 +72,24 @@ pub struct Rope {
     pub scaling: RopeScaling,
 }
 
+impl Rope {
+    /// Radians per position, for each of the `head_dim / 2` pairs of elements.
+    pub fn frequencies(&self, head_dim: usize) -> Vec<f64> {
+        (0..head_dim / 2)
+            .map(|i| {
+                let base = self.theta.powf(-2.0 * i as f64 / head_dim as f64);
+                match &self.scaling {
+                    RopeScaling::None => base,
+                    RopeScaling::Linear(factor) => base / factor,
+                    RopeScaling::PerFrequency(divisors) => {
+                        base / f64::from(divisors.get(i).copied().unwrap_or(1.0))
+                    }
+                }
+            })
+            .collect()
+    }
+}
+
 /// Layers that see only the last `window` positions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SlidingWindow {

@@ -2,12 +2,13 @@
 //!
 //! In the order of a load: [`catalog`] and [`fetch`] bring the file, [`gguf`] or safetensors give its
 //! bytes, [`config`] says what it is made of, [`tokenizer`] and [`template`] turn conversations into
-//! token ids, and [`decoder`] turns token ids into logits, with a [`lora`] adapter added where a
-//! request names one.
+//! token ids, and [`fast`] turns token ids into logits, with a [`lora`] adapter added where a request
+//! names one. [`decoder`] is the same in plain tensor operations: the yardstick, and the graph to train.
 
 pub mod catalog;
 pub mod config;
 pub mod decoder;
+pub mod fast;
 pub mod fetch;
 pub mod gguf;
 pub mod kv;
@@ -27,14 +28,17 @@ use sha2::{Digest, Sha256};
 
 use config::{Architecture, ConfigError, ModelConfig};
 use decoder::Decoder;
+use fast::FastDecoder;
 use gguf::{Gguf, GgufError};
 use template::{ChatTemplate, TemplateError};
 use tokenizer::{Tokenizer, TokenizerError};
+use crate::kernels::Cpu;
 use weights::{WeightError, WeightForm, WeightReader, WeightSource};
 
-/// A base model, loaded and ready to answer.
+/// A base model, loaded and ready to answer: by default on the reference decoder, for serving on the
+/// [`FastDecoder`].
 #[derive(Debug)]
-pub struct BaseModel {
+pub struct BaseModel<D = Decoder> {
     /// What it is made of.
     pub config: ModelConfig,
     /// Its vocabulary.
@@ -42,7 +46,7 @@ pub struct BaseModel {
     /// How it marks turns; pretrained models may have none.
     pub template: Option<ChatTemplate>,
     /// Its weights.
-    pub decoder: Decoder,
+    pub decoder: D,
     /// The form the weights are kept in.
     pub form: WeightForm,
     /// SHA-256 in hexadecimal: of the GGUF file, or over name, length and bytes of every file of a folder
@@ -90,61 +94,90 @@ pub enum ModelErrorCause {
 }
 
 impl BaseModel {
-    /// Loads a GGUF file, or a Hugging Face folder (`config.json`, `*.safetensors`, `tokenizer.json`).
+    /// Loads a GGUF file, or a Hugging Face folder (`config.json`, `*.safetensors`, `tokenizer.json`), on the
+    /// reference decoder.
     ///
     /// `expected_sha256`, where known, is held against the file before anything else is believed.
     ///
     /// # Errors
     /// When a file is missing, unsound, of an unsupported kind, or not the expected one.
     pub fn load(path: &Path, form: WeightForm, expected_sha256: Option<&str>) -> Result<Self, ModelError> {
-        let device = Device::Cpu;
-        let load = if path.is_dir() { Self::load_folder } else { Self::load_gguf };
-        load(path, form, expected_sha256, &device)
-            .map_err(|cause| ModelError { path: path.to_owned(), cause: Box::new(cause) })
-    }
-
-    fn load_gguf(
-        path: &Path,
-        form: WeightForm,
-        expected: Option<&str>,
-        device: &Device,
-    ) -> Result<Self, ModelErrorCause> {
-        let gguf = Gguf::open(path)?;
-        let fingerprint = hex(&Sha256::digest(gguf.bytes()));
-        check(&fingerprint, expected)?;
-        let header = gguf.header();
-        let mut config = ModelConfig::from_gguf(header)?;
-        if header.tensor("rope_freqs.weight").is_some() {
-            let factors = gguf.dense("rope_freqs.weight", device)?;
-            config.set_rope_factors(factors.to_vec1::<f32>().map_err(WeightError::from)?)?;
-        }
-        let tokenizer = Tokenizer::from_gguf(header)?;
-        let template = chat_template(header.str_opt("tokenizer.chat_template")?, &config, &tokenizer)?;
-        let reader = WeightReader::new(WeightSource::Gguf(&gguf), &config, form, device);
-        let decoder = Decoder::load(&config, reader, device)?;
-        Ok(Self { config, tokenizer, template, decoder, form, fingerprint })
-    }
-
-    fn load_folder(
-        folder: &Path,
-        form: WeightForm,
-        expected: Option<&str>,
-        device: &Device,
-    ) -> Result<Self, ModelErrorCause> {
-        let config = ModelConfig::from_hf(&folder.join("config.json"))?;
-        let files = weights::map_safetensors(folder)?;
-        let fingerprint = folder_fingerprint(folder, &files)?;
-        check(&fingerprint, expected)?;
-        let tokenizer = Tokenizer::from_hf(folder)?;
-        let template = chat_template(folder_template(folder)?.as_deref(), &config, &tokenizer)?;
-        let tensors = weights::parse_safetensors(&files)?;
-        let reader = WeightReader::new(WeightSource::Safetensors(tensors), &config, form, device);
-        let decoder = Decoder::load(&config, reader, device)?;
-        Ok(Self { config, tokenizer, template, decoder, form, fingerprint })
+        let build = |config: &ModelConfig, reader: WeightReader<'_>| Decoder::load(config, reader, &Device::Cpu);
+        load_with(path, form, expected_sha256, build)
     }
 }
 
-impl BaseModel {
+impl BaseModel<FastDecoder> {
+    /// As [`BaseModel::load`], on the fast decoder.
+    ///
+    /// # Errors
+    /// As [`BaseModel::load`], and when a weight is of a type that the kernels do not have.
+    pub fn load_fast(
+        path: &Path,
+        form: WeightForm,
+        expected_sha256: Option<&str>,
+        cpu: Cpu,
+    ) -> Result<Self, ModelError> {
+        let build = |config: &ModelConfig, reader: WeightReader<'_>| FastDecoder::load(config, reader, cpu);
+        load_with(path, form, expected_sha256, build)
+    }
+}
+
+fn load_with<D>(
+    path: &Path,
+    form: WeightForm,
+    expected: Option<&str>,
+    build: impl FnOnce(&ModelConfig, WeightReader<'_>) -> Result<D, WeightError>,
+) -> Result<BaseModel<D>, ModelError> {
+    let loaded = if path.is_dir() {
+        load_folder(path, form, expected, build)
+    } else {
+        load_gguf(path, form, expected, build)
+    };
+    loaded.map_err(|cause| ModelError { path: path.to_owned(), cause: Box::new(cause) })
+}
+
+fn load_gguf<D>(
+    path: &Path,
+    form: WeightForm,
+    expected: Option<&str>,
+    build: impl FnOnce(&ModelConfig, WeightReader<'_>) -> Result<D, WeightError>,
+) -> Result<BaseModel<D>, ModelErrorCause> {
+    let device = &Device::Cpu;
+    let gguf = Gguf::open(path)?;
+    let fingerprint = hex(&Sha256::digest(gguf.bytes()));
+    check(&fingerprint, expected)?;
+    let header = gguf.header();
+    let mut config = ModelConfig::from_gguf(header)?;
+    if header.tensor("rope_freqs.weight").is_some() {
+        let factors = gguf.dense("rope_freqs.weight", device)?;
+        config.set_rope_factors(factors.to_vec1::<f32>().map_err(WeightError::from)?)?;
+    }
+    let tokenizer = Tokenizer::from_gguf(header)?;
+    let template = chat_template(header.str_opt("tokenizer.chat_template")?, &config, &tokenizer)?;
+    let decoder = build(&config, WeightReader::new(WeightSource::Gguf(&gguf), &config, form, device))?;
+    Ok(BaseModel { config, tokenizer, template, decoder, form, fingerprint })
+}
+
+fn load_folder<D>(
+    folder: &Path,
+    form: WeightForm,
+    expected: Option<&str>,
+    build: impl FnOnce(&ModelConfig, WeightReader<'_>) -> Result<D, WeightError>,
+) -> Result<BaseModel<D>, ModelErrorCause> {
+    let device = &Device::Cpu;
+    let config = ModelConfig::from_hf(&folder.join("config.json"))?;
+    let files = weights::map_safetensors(folder)?;
+    let fingerprint = folder_fingerprint(folder, &files)?;
+    check(&fingerprint, expected)?;
+    let tokenizer = Tokenizer::from_hf(folder)?;
+    let template = chat_template(folder_template(folder)?.as_deref(), &config, &tokenizer)?;
+    let tensors = weights::parse_safetensors(&files)?;
+    let decoder = build(&config, WeightReader::new(WeightSource::Safetensors(tensors), &config, form, device))?;
+    Ok(BaseModel { config, tokenizer, template, decoder, form, fingerprint })
+}
+
+impl<D> BaseModel<D> {
     /// Renders and tokenises a conversation, so that a model that cannot chat is refused at the start and
     /// not at the first question.
     ///
@@ -197,12 +230,17 @@ fn folder_fingerprint(folder: &Path, weights: &[mapped::MappedFile]) -> Result<S
 /// SHA-256 of the parts in hexadecimal, each part preceded by its length so that no two splits of the same
 /// bytes are the same.
 fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    hex(&digest(parts))
+}
+
+/// [`fingerprint`] as bytes.
+pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    hex(&hash.finalize())
+    hash.finalize().into()
 }
 
 /// The model's own template, or Gemma's turn format, whose pretrained files bring none. A tokenizer with

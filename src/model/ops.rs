@@ -3,7 +3,7 @@
 
 use candle_core::{D, Device, Result, Tensor};
 
-use super::config::{Rope, RopeScaling};
+use super::config::Rope;
 
 /// x / √(mean(x²) + ε) · w over the last dimension.
 pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
@@ -34,19 +34,7 @@ impl Rotation {
         count: usize,
         device: &Device,
     ) -> Result<Self> {
-        let half = head_dim / 2;
-        let frequencies: Vec<f64> = (0..half)
-            .map(|i| {
-                let base = rope.theta.powf(-2.0 * i as f64 / head_dim as f64);
-                match &rope.scaling {
-                    RopeScaling::None => base,
-                    RopeScaling::Linear(factor) => base / factor,
-                    RopeScaling::PerFrequency(divisors) => {
-                        base / f64::from(divisors.get(i).copied().unwrap_or(1.0))
-                    }
-                }
-            })
-            .collect();
+        let frequencies = rope.frequencies(head_dim);
         let mut cos = Vec::with_capacity(count * head_dim);
         let mut sin = Vec::with_capacity(count * head_dim);
         for position in start..start + count {
@@ -99,6 +87,7 @@ pub(super) fn causal_mask(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::config::RopeScaling;
 
     #[test]
     fn the_mask_hides_the_future_and_what_left_the_window() {

@@ -11,9 +11,10 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 
 use super::config::ModelConfig;
-use super::gguf::{Gguf, GgufError};
+use super::gguf::{Gguf, GgufError, unpermuted_rows};
 use super::mapped::MappedFile;
 use super::tensors::{Norm, Projection, TensorName};
+use crate::kernels::{DenseType, Matrix, Pages, QuantType, WeightType};
 
 /// In which form weights are kept in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -65,6 +66,16 @@ pub enum WeightError {
     /// The file holds tensors that the decoder does not know, so it would compute something else.
     #[error("the model has tensors that shishin does not use, so its answers would be wrong: {0}")]
     Unused(String),
+    /// A tensor is of a type that has no packed form.
+    #[error(
+        "tensor `{name}` is of the type {found}, which shishin cannot run; take a file in Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, F16, BF16 or F32, or set model.weights to f32"
+    )]
+    Type {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: String,
+    },
     /// From candle.
     #[error("tensor arithmetic while loading: {0}")]
     Candle(#[from] candle_core::Error),
@@ -130,6 +141,75 @@ impl<'a> WeightReader<'a> {
         Ok(weight)
     }
 
+    /// A matrix packed for the kernels, in the chosen form.
+    pub(super) fn packed(
+        &self,
+        tensor: TensorName,
+        shape: (usize, usize),
+        pages: &mut Pages,
+    ) -> Result<Matrix, WeightError> {
+        let name = self.name(tensor);
+        let misshapen = || WeightError::Shape { name: name.clone(), found: vec![], expected: vec![shape.0, shape.1] };
+        match &self.source {
+            WeightSource::Gguf(gguf) if self.form == WeightForm::Stored => {
+                let (info, bytes) = gguf.stored(&name)?;
+                self.used.borrow_mut().insert(name.clone());
+                self.check(&name, info.dims.clone(), vec![shape.0, shape.1])?;
+                let kind = packed_type(info.dtype).ok_or_else(|| WeightError::Type {
+                    name: name.clone(),
+                    found: super::gguf::type_name(info.dtype),
+                })?;
+                let row_bytes = kind.row_bytes(shape.1).filter(|b| b * shape.0 == bytes.len()).ok_or_else(misshapen)?;
+                let row = |r: usize| &bytes[r * row_bytes..(r + 1) * row_bytes];
+                let packed = match self.interleaved_heads(tensor) {
+                    // See `Gguf::quantised_unpermuted`: rows are whole blocks, so this is exact.
+                    Some(heads) => {
+                        let order: Vec<usize> =
+                            unpermuted_rows(shape.0, heads).ok_or_else(misshapen)?.collect();
+                        Matrix::pack(kind, shape, |r| row(order[r]), pages)
+                    }
+                    None => Matrix::pack(kind, shape, row, pages),
+                };
+                packed.ok_or_else(misshapen)
+            }
+            WeightSource::Safetensors(files) if self.form == WeightForm::Stored => {
+                self.used.borrow_mut().insert(name.clone());
+                let view = files
+                    .iter()
+                    .find_map(|(_, st)| st.tensor(&name).ok())
+                    .ok_or_else(|| WeightError::Missing(name.clone()))?;
+                self.check(&name, view.shape().to_vec(), vec![shape.0, shape.1])?;
+                let kind = match view.dtype() {
+                    safetensors::Dtype::F32 => DenseType::F32,
+                    safetensors::Dtype::F16 => DenseType::F16,
+                    safetensors::Dtype::BF16 => DenseType::Bf16,
+                    other => return Err(WeightError::Type { name, found: format!("{other:?}") }),
+                };
+                let (row_bytes, bytes) = (shape.1 * kind.bytes(), view.data());
+                let row = |r: usize| &bytes[r * row_bytes..(r + 1) * row_bytes];
+                Matrix::pack(WeightType::Dense(kind), shape, row, pages).ok_or_else(misshapen)
+            }
+            _ => match self.matrix(tensor, shape)? {
+                Weight::Dense(t) => {
+                    let numbers = t.flatten_all()?.to_vec1::<f32>()?;
+                    Matrix::pack_f32(shape, &numbers, pages).ok_or_else(misshapen)
+                }
+                Weight::Quantised(_) => Err(misshapen()),
+            },
+        }
+    }
+
+    /// About how many bytes all packed matrices take: a bound on what the file holds.
+    pub(super) fn packed_bytes(&self) -> usize {
+        let stored: usize = match &self.source {
+            WeightSource::Gguf(gguf) => gguf.header().tensors.iter().map(|t| t.range.len()).sum(),
+            WeightSource::Safetensors(files) => {
+                files.iter().flat_map(|(_, st)| st.tensors()).map(|(_, view)| view.data().len()).sum()
+            }
+        };
+        if self.form == WeightForm::Stored { stored } else { 0 }
+    }
+
     /// A vector as 32-bit floats.
     pub(super) fn vector(&self, tensor: TensorName, length: usize) -> Result<Tensor, WeightError> {
         let name = self.name(tensor);
@@ -170,14 +250,18 @@ impl<'a> WeightReader<'a> {
 
     fn quantised(&self, gguf: &Gguf, name: &str, tensor: TensorName) -> Result<QTensor, WeightError> {
         self.used.borrow_mut().insert(name.to_owned());
-        let heads = match tensor {
-            TensorName::Weight(_, p) | TensorName::Bias(_, p) => p.interleaved_heads(self.config),
-            _ => None,
-        };
-        Ok(match heads {
+        Ok(match self.interleaved_heads(tensor) {
             Some(heads) => gguf.quantised_unpermuted(name, heads, self.device)?,
             None => gguf.quantised(name, self.device)?,
         })
+    }
+
+    /// The heads whose rows the file interleaves.
+    fn interleaved_heads(&self, tensor: TensorName) -> Option<usize> {
+        match tensor {
+            TensorName::Weight(_, p) | TensorName::Bias(_, p) => p.interleaved_heads(self.config),
+            _ => None,
+        }
     }
 
     fn safetensor(&self, files: &[(PathBuf, SafeTensors<'_>)], name: &str) -> Result<Tensor, WeightError> {
@@ -195,6 +279,24 @@ impl<'a> WeightReader<'a> {
         }
         Err(WeightError::Shape { name: name.to_owned(), found, expected })
     }
+}
+
+/// The packed form of a GGUF type.
+fn packed_type(dtype: GgmlDType) -> Option<WeightType> {
+    Some(match dtype {
+        GgmlDType::Q4_0 => WeightType::Quantised(QuantType::Q4_0),
+        GgmlDType::Q4_1 => WeightType::Quantised(QuantType::Q4_1),
+        GgmlDType::Q5_0 => WeightType::Quantised(QuantType::Q5_0),
+        GgmlDType::Q5_1 => WeightType::Quantised(QuantType::Q5_1),
+        GgmlDType::Q8_0 => WeightType::Quantised(QuantType::Q8_0),
+        GgmlDType::Q4K => WeightType::Quantised(QuantType::Q4K),
+        GgmlDType::Q5K => WeightType::Quantised(QuantType::Q5K),
+        GgmlDType::Q6K => WeightType::Quantised(QuantType::Q6K),
+        GgmlDType::F32 => WeightType::Dense(DenseType::F32),
+        GgmlDType::F16 => WeightType::Dense(DenseType::F16),
+        GgmlDType::BF16 => WeightType::Dense(DenseType::Bf16),
+        _ => return None,
+    })
 }
 
 /// A safetensors view as a tensor of 32-bit floats.

@@ -94,6 +94,15 @@ impl Gguf {
         &self.file[info.range.clone()]
     }
 
+    /// A tensor's place and its bytes as they lie in the file.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn stored(&self, name: &str) -> Result<(&TensorInfo, &[u8]), GgufError> {
+        let info = self.info(name)?;
+        Ok((info, self.raw(info)))
+    }
+
     /// Reads a tensor in the type it is stored in.
     ///
     /// # Errors

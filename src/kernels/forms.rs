@@ -1,0 +1,283 @@
+//! The forms that weights are kept in: one for each type of GGUF, the same numbers in the same bytes,
+//! interleaved.
+//!
+//! A matrix is cut into panels of 16 rows (the last one padded), a panel into blocks of 32 or 256 columns,
+//! and the 16 rows of a block lie side by side, so that one vector holds four columns of each row. The
+//! types are those of ggml (`ggml-common.h`); a weight is `scale · (code − offset)` or
+//! `scale · code + minimum`.
+
+use super::simd::{LANES, Simd};
+
+/// Rows of a panel.
+pub(crate) const PANEL: usize = LANES;
+
+/// What is done about codes that are stored unsigned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offset {
+    /// Nothing: there is a minimum.
+    Minimum,
+    /// Subtract 8, 16 or 128: index into [`Group::offset`](super::group::Group::offset).
+    Of(usize),
+    /// Subtract 32; each half of a group has a scale of its own.
+    Halves,
+}
+
+/// A form of quantised weights.
+///
+/// # Safety
+/// Blocks must be readable for `BLOCK_BYTES`, `group` below `BLOCK_GROUPS`.
+#[allow(clippy::missing_safety_doc, reason = "the trait's own section holds for both functions")]
+pub(super) trait Form {
+    const OFFSET: Offset;
+    /// Codes may be above 127.
+    const WIDE: bool = false;
+    /// Groups of 32 columns in a block.
+    const BLOCK_GROUPS: usize;
+    /// Bytes of a block of 16 rows.
+    const BLOCK_BYTES: usize;
+
+    /// The codes of a group: vector j holds columns 4j to 4j + 3 of the 16 rows.
+    unsafe fn codes<S: Simd>(block: *const u8, group: usize) -> [S::B; 8];
+    /// Scales and minima of a group, or the scales of its two halves.
+    unsafe fn scales<S: Simd>(block: *const u8, group: usize) -> (S::F, S::F);
+}
+
+/// 4-bit codes: vector v of 64 bytes holds columns of vector 2v in its low nibbles, of 2v + 1 in its high ones.
+#[inline(always)]
+unsafe fn nibbles<S: Simd>(p: *const u8) -> [S::B; 8] {
+    // SAFETY: within the contract of `Form`; every group has 256 bytes of nibbles.
+    unsafe {
+        let v = [S::load_b(p), S::load_b(p.add(64)), S::load_b(p.add(128)), S::load_b(p.add(192))];
+        [
+            S::low_nibbles(v[0]),
+            S::high_nibbles(v[0]),
+            S::low_nibbles(v[1]),
+            S::high_nibbles(v[1]),
+            S::low_nibbles(v[2]),
+            S::high_nibbles(v[2]),
+            S::low_nibbles(v[3]),
+            S::high_nibbles(v[3]),
+        ]
+    }
+}
+
+/// The fifth bits: bit j of a byte belongs to vector j.
+#[inline(always)]
+unsafe fn with_fifth_bits<S: Simd>(low: [S::B; 8], p: *const u8) -> [S::B; 8] {
+    // SAFETY: within the contract of `Form`; such a group has 64 bytes of fifth bits.
+    unsafe {
+        let high = S::load_b(p);
+        [
+            S::with_high_bits::<0, 1>(low[0], high),
+            S::with_high_bits::<1, 1>(low[1], high),
+            S::with_high_bits::<2, 1>(low[2], high),
+            S::with_high_bits::<3, 1>(low[3], high),
+            S::with_high_bits::<4, 1>(low[4], high),
+            S::with_high_bits::<5, 1>(low[5], high),
+            S::with_high_bits::<6, 1>(low[6], high),
+            S::with_high_bits::<7, 1>(low[7], high),
+        ]
+    }
+}
+
+/// Bytes of nibbles, of fifth bits, and of 16 half-precision scales.
+pub(super) const NIBBLES: usize = 256;
+pub(super) const FIFTH: usize = 64;
+pub(super) const HALF_SCALES: usize = 2 * PANEL;
+
+macro_rules! plain_form {
+    ($(#[$doc:meta])* $name:ident, $offset:expr, high: $high:expr, minimum: $minimum:expr) => {
+        $(#[$doc])*
+        pub(super) struct $name;
+
+        impl Form for $name {
+            const OFFSET: Offset = $offset;
+            const BLOCK_GROUPS: usize = 1;
+            const BLOCK_BYTES: usize =
+                NIBBLES + if $high { FIFTH } else { 0 } + if $minimum { 2 } else { 1 } * HALF_SCALES;
+
+            #[inline(always)]
+            unsafe fn codes<S: Simd>(block: *const u8, _: usize) -> [S::B; 8] {
+                // SAFETY: the trait's contract.
+                unsafe {
+                    let low = nibbles::<S>(block);
+                    if $high { with_fifth_bits::<S>(low, block.add(NIBBLES)) } else { low }
+                }
+            }
+            #[inline(always)]
+            unsafe fn scales<S: Simd>(block: *const u8, _: usize) -> (S::F, S::F) {
+                // SAFETY: the trait's contract.
+                unsafe {
+                    let p = block.add(NIBBLES + if $high { FIFTH } else { 0 });
+                    let d = S::load_f16(p.cast());
+                    (d, if $minimum { S::load_f16(p.add(HALF_SCALES).cast()) } else { d })
+                }
+            }
+        }
+    };
+}
+
+plain_form!(
+    /// 4 bits − 8, a scale.
+    Q4_0, Offset::Of(0), high: false, minimum: false);
+plain_form!(
+    /// 4 bits, a scale and a minimum.
+    Q4_1, Offset::Minimum, high: false, minimum: true);
+plain_form!(
+    /// 5 bits − 16, a scale.
+    Q5_0, Offset::Of(1), high: true, minimum: false);
+plain_form!(
+    /// 5 bits, a scale and a minimum.
+    Q5_1, Offset::Minimum, high: true, minimum: true);
+
+/// 8 bits, a scale. The codes are stored with 128 added.
+pub(super) struct Q8_0;
+
+impl Form for Q8_0 {
+    const OFFSET: Offset = Offset::Of(2);
+    const WIDE: bool = true;
+    const BLOCK_GROUPS: usize = 1;
+    const BLOCK_BYTES: usize = 512 + HALF_SCALES;
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(block: *const u8, _: usize) -> [S::B; 8] {
+        // SAFETY: the trait's contract.
+        unsafe { std::array::from_fn(|j| S::load_b(block.add(64 * j))) }
+    }
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(block: *const u8, _: usize) -> (S::F, S::F) {
+        // SAFETY: the trait's contract.
+        let d = unsafe { S::load_f16(block.add(512).cast()) };
+        (d, d)
+    }
+}
+
+/// Bytes of the twelve 6-bit-packed scales and minima of 16 rows, byte i of all rows side by side.
+pub(super) const K_SCALES: usize = 12 * PANEL;
+
+/// Scale and minimum of one of eight groups: `d · scale` and `−dmin · minimum`, each 6 bits, packed as in
+/// ggml's `get_scale_min_k4`.
+#[inline(always)]
+unsafe fn k_scales<S: Simd>(p: *const u8, group: usize) -> (S::F, S::F) {
+    // SAFETY: within the contract of `Form`; such a block has 12 · 16 bytes of scales, then d and dmin.
+    unsafe {
+        let byte = |i: usize| S::load_u8(p.add(i * PANEL));
+        let (scale, minimum) = if group < 4 {
+            (S::and_i(byte(group), 63), S::and_i(byte(group + 4), 63))
+        } else {
+            let both = byte(group + 4);
+            let top = |i| S::shl_i::<4>(S::shr_i::<6>(byte(i)));
+            (S::or_i(S::and_i(both, 15), top(group - 4)), S::or_i(S::shr_i::<4>(both), top(group)))
+        };
+        let d = S::load_f16(p.add(K_SCALES).cast());
+        let dmin = S::load_f16(p.add(K_SCALES + HALF_SCALES).cast());
+        let minimum = S::sub(S::splat(0.0), S::mul(dmin, S::to_f(minimum)));
+        (S::mul(d, S::to_f(scale)), minimum)
+    }
+}
+
+macro_rules! k_form {
+    ($(#[$doc:meta])* $name:ident, high: $high:expr) => {
+        $(#[$doc])*
+        pub(super) struct $name;
+
+        impl Form for $name {
+            const OFFSET: Offset = Offset::Minimum;
+            const BLOCK_GROUPS: usize = 8;
+            const BLOCK_BYTES: usize =
+                8 * (NIBBLES + if $high { FIFTH } else { 0 }) + K_SCALES + 2 * HALF_SCALES;
+
+            #[inline(always)]
+            unsafe fn codes<S: Simd>(block: *const u8, group: usize) -> [S::B; 8] {
+                // SAFETY: the trait's contract.
+                unsafe {
+                    let p = block.add(group * (NIBBLES + if $high { FIFTH } else { 0 }));
+                    let low = nibbles::<S>(p);
+                    if $high { with_fifth_bits::<S>(low, p.add(NIBBLES)) } else { low }
+                }
+            }
+            #[inline(always)]
+            unsafe fn scales<S: Simd>(block: *const u8, group: usize) -> (S::F, S::F) {
+                // SAFETY: the trait's contract.
+                unsafe { k_scales::<S>(block.add(8 * (NIBBLES + if $high { FIFTH } else { 0 })), group) }
+            }
+        }
+    };
+}
+
+k_form!(
+    /// 4 bits; eight groups share a scale of scales and one of minima.
+    Q4K, high: false);
+k_form!(
+    /// 5 bits; eight groups share a scale of scales and one of minima.
+    Q5K, high: true);
+
+/// Bytes of the upper two bits of a group: in vector h of 64 bytes, bits 2f and 2f + 1 of a byte belong to
+/// vector 4h + f.
+pub(super) const SIXTH: usize = 128;
+/// Bytes of a group of [`Q6K`].
+pub(super) const Q6K_GROUP: usize = NIBBLES + SIXTH;
+
+/// 6 bits − 32; 16 columns share an 8-bit scale, and 256 the scale of those.
+pub(super) struct Q6K;
+
+impl Form for Q6K {
+    const OFFSET: Offset = Offset::Halves;
+    const BLOCK_GROUPS: usize = 8;
+    const BLOCK_BYTES: usize = 8 * Q6K_GROUP + 16 * PANEL + HALF_SCALES;
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(block: *const u8, group: usize) -> [S::B; 8] {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let p = block.add(group * Q6K_GROUP);
+            let low = nibbles::<S>(p);
+            let high = [S::load_b(p.add(NIBBLES)), S::load_b(p.add(NIBBLES + 64))];
+            [
+                S::with_high_bits::<0, 3>(low[0], high[0]),
+                S::with_high_bits::<2, 3>(low[1], high[0]),
+                S::with_high_bits::<4, 3>(low[2], high[0]),
+                S::with_high_bits::<6, 3>(low[3], high[0]),
+                S::with_high_bits::<0, 3>(low[4], high[1]),
+                S::with_high_bits::<2, 3>(low[5], high[1]),
+                S::with_high_bits::<4, 3>(low[6], high[1]),
+                S::with_high_bits::<6, 3>(low[7], high[1]),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(block: *const u8, group: usize) -> (S::F, S::F) {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let p = block.add(8 * Q6K_GROUP);
+            let d = S::load_f16(p.add(16 * PANEL).cast());
+            let scale = |half: usize| S::mul(d, S::to_f(S::load_i8(p.add((2 * group + half) * PANEL))));
+            (scale(0), scale(1))
+        }
+    }
+}
+
+/// A form unpacked: a byte for each code and 32-bit scales, for as long as many tokens are multiplied
+/// with it.
+pub(super) struct Unpacked<Q>(std::marker::PhantomData<Q>);
+
+/// Bytes of an unpacked group of 16 rows.
+pub(super) const UNPACKED: usize = 512 + 2 * 4 * PANEL;
+
+impl<Q: Form> Form for Unpacked<Q> {
+    const OFFSET: Offset = Q::OFFSET;
+    const WIDE: bool = Q::WIDE;
+    const BLOCK_GROUPS: usize = 1;
+    const BLOCK_BYTES: usize = UNPACKED;
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(block: *const u8, _: usize) -> [S::B; 8] {
+        // SAFETY: the trait's contract.
+        unsafe { std::array::from_fn(|j| S::load_b(block.add(64 * j))) }
+    }
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(block: *const u8, _: usize) -> (S::F, S::F) {
+        // SAFETY: the trait's contract.
+        unsafe { (S::load(block.add(512).cast()), S::load(block.add(512 + 4 * PANEL).cast())) }
+    }
+}

@@ -1,0 +1,723 @@
+//! The operations that a decoder is made of: safe, checked, and shared among the pool's threads.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::attend::{self, Attend};
+use super::cache::KvCache;
+use super::forms::{PANEL, UNPACKED};
+use super::group::{GROUP, Group, TILE_ROWS};
+use super::pack::{Matrix, WeightType};
+use super::pool::Pool;
+use super::variants::{Kernels, Variant};
+
+/// Panels of a task: enough work to be worth handing out, and activations are read once for all of them.
+const TASK_PANELS: usize = 4;
+/// Groups that are unpacked at a time when many tokens are multiplied: 32 groups are 20 kB, within a first
+/// cache. A multiple of every form's block.
+const UNPACK_GROUPS: usize = 32;
+/// Rows of a sequence that attend together.
+const ATTEND_ROWS: usize = 16;
+/// Rows up to which small operations are not worth handing out.
+const ALONE: usize = TILE_ROWS;
+
+thread_local! {
+    /// Accumulators and unpacked weights of a thread, kept from task to task.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Scratch {
+    floats: Vec<f32>,
+    bytes: Vec<u8>,
+}
+
+/// The first `len` items, made if they are not there yet.
+fn at_least<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+    &mut buffer[..len]
+}
+
+/// A pointer that threads write through, each its own part.
+#[derive(Clone, Copy)]
+struct Shared<T>(*mut T);
+
+// SAFETY: the users of a `Shared` write disjoint parts of a buffer that is borrowed mutably meanwhile.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    fn at(&self, index: usize) -> *mut T {
+        self.0.wrapping_add(index)
+    }
+}
+
+/// Inputs of matrix products, of shape (rows, columns): as floats, and quantised in tiles of eight rows.
+#[derive(Debug, Default)]
+pub struct Activations {
+    rows: usize,
+    columns: usize,
+    floats: Vec<f32>,
+    groups: Vec<Group>,
+    quantised: bool,
+}
+
+impl Activations {
+    /// Makes room for (rows, columns); the old content is gone.
+    fn reshape(&mut self, rows: usize, columns: usize, quantised: bool) {
+        (self.rows, self.columns, self.quantised) = (rows, columns, quantised);
+        at_least(&mut self.floats, rows * columns);
+        let groups = if quantised { rows.div_ceil(TILE_ROWS) * (columns / GROUP) } else { 0 };
+        if self.groups.len() < groups {
+            self.groups.resize(groups, Group::ZERO);
+        }
+    }
+
+    /// Groups of a row.
+    fn row_groups(&self) -> usize {
+        self.columns / GROUP
+    }
+
+    /// Makes room for (rows, columns), to be written through [`floats_mut`](Self::floats_mut).
+    pub fn resize(&mut self, rows: usize, columns: usize) {
+        self.reshape(rows, columns, false);
+    }
+
+    /// The numbers, row by row.
+    pub fn floats_mut(&mut self) -> &mut [f32] {
+        self.quantised = false;
+        &mut self.floats[..self.rows * self.columns]
+    }
+
+    /// The numbers, row by row.
+    pub fn floats(&self) -> &[f32] {
+        &self.floats[..self.rows * self.columns]
+    }
+}
+
+/// A low-rank delta for some of the rows: up · (down · x) · scale is added to what the weight gives.
+#[derive(Debug, Clone)]
+pub struct Delta<'a> {
+    /// Whose rows.
+    pub rows: Range<usize>,
+    /// A, of shape (rank, inputs), not quantised.
+    pub down: &'a Matrix,
+    /// B, of shape (outputs, rank), not quantised.
+    pub up: &'a Matrix,
+    /// α / r.
+    pub scale: f32,
+}
+
+/// One linear map: a weight, perhaps a bias, and deltas.
+#[derive(Debug, Clone)]
+pub struct Part<'a> {
+    /// The weight, of shape (outputs, inputs).
+    pub weight: &'a Matrix,
+    /// A number for each output.
+    pub bias: Option<&'a [f32]>,
+    /// Deltas of disjoint rows.
+    pub deltas: &'a [Delta<'a>],
+}
+
+/// Where a linear map's results go.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// Row by row, `stride` apart.
+    pub to: &'a mut [f32],
+    /// Numbers from one row to the next.
+    pub stride: usize,
+    /// Add to what is there.
+    pub add: bool,
+}
+
+/// Which function gates a feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// x · sigmoid(x).
+    Silu,
+    /// The tanh approximation of GELU.
+    Gelu,
+}
+
+/// Rows of one sequence in a batch: consecutive positions.
+#[derive(Debug, Clone)]
+pub struct Span<'a> {
+    /// The batch's rows.
+    pub rows: Range<usize>,
+    /// The first row's position.
+    pub position: usize,
+    /// The sequence's pages, one for every 16 positions.
+    pub pages: &'a [u32],
+}
+
+/// How heads are prepared before attention: norms of queries and keys, rotation, scale.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads<'a> {
+    /// Weights of the norms of query and key heads.
+    pub norms: Option<(&'a [f32], &'a [f32])>,
+    /// Epsilon of those norms.
+    pub eps: f32,
+    /// Cosines and sines of each row, of shape (rows, head_dim / 2).
+    pub rotation: (&'a [f32], &'a [f32]),
+    /// Factor on queries.
+    pub scale: f32,
+}
+
+/// What a layer's attention works with.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    /// The layer.
+    pub layer: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Positions that a query sees, itself included.
+    pub window: usize,
+}
+
+/// An instruction set and threads.
+#[derive(Debug)]
+pub struct Cpu {
+    pool: Pool,
+    variant: Variant,
+}
+
+impl Cpu {
+    /// Threads for the kernels of `variant`.
+    ///
+    /// # Errors
+    /// When the processor lacks the instructions, or the system gives no thread.
+    pub fn new(variant: Variant, threads: usize) -> std::io::Result<Self> {
+        if !variant.is_available() {
+            let message = format!("this processor has no {} instructions", variant.as_str());
+            return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, message));
+        }
+        Ok(Self { pool: Pool::new(threads)?, variant })
+    }
+
+    /// The instruction set in use.
+    pub fn variant(&self) -> Variant {
+        self.variant
+    }
+
+    /// Threads in use.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    fn kernels(&self) -> &'static Kernels {
+        self.variant.kernels()
+    }
+
+    /// Runs `task` for each of `count` pieces on the pool, or here when there is too little to share.
+    fn share(&self, alone: bool, count: usize, task: &(dyn Fn(usize) + Sync)) {
+        if alone { (0..count).for_each(task) } else { self.pool.run(count, task) }
+    }
+
+    /// Copies rows of an embedding table, times `scale`, into `to`.
+    ///
+    /// # Panics
+    /// When a token has no row, or `to` has another size.
+    pub fn embed(&self, table: &Matrix, tokens: &[u32], scale: f32, to: &mut [f32]) {
+        let columns = table.columns();
+        assert_eq!(to.len(), tokens.len() * columns, "room for the embeddings");
+        assert!(tokens.iter().all(|t| (*t as usize) < table.rows()), "tokens of the table");
+        let shared = Shared(to.as_mut_ptr());
+        self.share(tokens.len() <= ALONE, tokens.len(), &|i| {
+            // SAFETY: row i of a buffer that holds all rows, written by this task alone.
+            let row = unsafe { std::slice::from_raw_parts_mut(shared.at(i * columns), columns) };
+            table.row(tokens[i] as usize, row);
+            if scale != 1.0 {
+                row.iter_mut().for_each(|v| *v *= scale);
+            }
+        });
+    }
+
+    /// RMSNorm of each row, into `out`; quantised too if asked.
+    ///
+    /// # Panics
+    /// When sizes do not agree.
+    pub fn normalise(&self, x: &[f32], weight: &[f32], eps: f32, quantise: bool, out: &mut Activations) {
+        let columns = weight.len();
+        assert!(columns > 0 && x.len().is_multiple_of(columns), "whole rows");
+        let rows = x.len() / columns;
+        out.reshape(rows, columns, quantise);
+        let kernels = self.kernels();
+        let (floats, groups) = (Shared(out.floats.as_mut_ptr()), Shared(out.groups.as_mut_ptr()));
+        let row_groups = out.row_groups();
+        self.share(rows <= ALONE, rows.div_ceil(TILE_ROWS), &|tile| {
+            for row in tile * TILE_ROWS..rows.min((tile + 1) * TILE_ROWS) {
+                let y = floats.at(row * columns);
+                // SAFETY: both rows are within their buffers, tiles are disjoint, and the variant is available.
+                unsafe {
+                    (kernels.rms_norm)(x.as_ptr().add(row * columns), weight.as_ptr(), columns, eps, y);
+                    if quantise {
+                        (kernels.quantise)(y, row_groups, groups.at(tile * row_groups), row % TILE_ROWS);
+                    }
+                }
+            }
+        });
+    }
+
+    /// RMSNorm of each row in place.
+    ///
+    /// # Panics
+    /// When sizes do not agree.
+    pub fn normalise_in_place(&self, x: &mut [f32], weight: &[f32], eps: f32) {
+        let columns = weight.len();
+        assert!(columns > 0 && x.len().is_multiple_of(columns), "whole rows");
+        let rows = x.len() / columns;
+        let (kernels, shared) = (self.kernels(), Shared(x.as_mut_ptr()));
+        self.share(rows <= ALONE, rows, &|row| {
+            let y = shared.at(row * columns);
+            // SAFETY: rows are disjoint and within the buffer, and the variant is available.
+            unsafe {
+                (kernels.rms_norm)(y, weight.as_ptr(), columns, eps, y);
+            }
+        });
+    }
+
+    /// Quantises what was written through [`Activations::floats_mut`].
+    pub fn quantise(&self, x: &mut Activations) {
+        let (rows, columns) = (x.rows, x.columns);
+        x.reshape(rows, columns, true);
+        let kernels = self.kernels();
+        let (floats, groups) = (Shared(x.floats.as_mut_ptr()), Shared(x.groups.as_mut_ptr()));
+        let row_groups = x.row_groups();
+        self.share(rows <= ALONE, rows.div_ceil(TILE_ROWS), &|tile| {
+            for row in tile * TILE_ROWS..rows.min((tile + 1) * TILE_ROWS) {
+                // SAFETY: within both buffers, tiles are disjoint, and the variant is available.
+                unsafe {
+                    let x = floats.at(row * columns).cast_const();
+                    (kernels.quantise)(x, row_groups, groups.at(tile * row_groups), row % TILE_ROWS);
+                }
+            }
+        });
+    }
+
+    /// Linear maps of the same inputs, each into an output of its own.
+    ///
+    /// # Panics
+    /// When sizes do not agree, or quantised weights meet inputs that are not.
+    pub fn linear(&self, x: &Activations, parts: &[Part<'_>], outputs: &mut [Output<'_>]) {
+        assert_eq!(parts.len(), outputs.len(), "an output for each part");
+        for (part, output) in parts.iter().zip(&mut *outputs) {
+            check_part(x, part);
+            let rows = part.weight.rows();
+            assert!(output.stride >= rows && output.to.len() >= (x.rows.max(1) - 1) * output.stride + rows, "room");
+        }
+        let lows = self.lows(x, parts);
+        let shared: Vec<Shared<f32>> = outputs.iter_mut().map(|o| Shared(o.to.as_mut_ptr())).collect();
+        let layout: Vec<(usize, bool)> = outputs.iter().map(|o| (o.stride, o.add)).collect();
+        let tasks: usize = parts.iter().map(|p| p.weight.panels().div_ceil(TASK_PANELS)).sum();
+        self.share(x.rows == 0, tasks, &|task| {
+            let mut first = task;
+            for (index, part) in parts.iter().enumerate() {
+                let own = part.weight.panels().div_ceil(TASK_PANELS);
+                if first >= own {
+                    first -= own;
+                    continue;
+                }
+                let panels = first * TASK_PANELS..part.weight.panels().min((first + 1) * TASK_PANELS);
+                let (stride, add) = layout[index];
+                self.with_panels(x, &[(part, panels.clone(), &lows[index])], |sums, tokens| {
+                    for (n, panel) in panels.clone().enumerate() {
+                        let width = PANEL.min(part.weight.rows() - panel * PANEL);
+                        for (t, sum) in sums[n * tokens * PANEL..].chunks_exact(PANEL).take(x.rows).enumerate() {
+                            let to = shared[index].at(t * stride + panel * PANEL);
+                            // SAFETY: these columns of this row lie within the output, which has room for all
+                            // rows, and no other task writes them.
+                            let to = unsafe { std::slice::from_raw_parts_mut(to, width) };
+                            if add {
+                                to.iter_mut().zip(sum).for_each(|(y, v)| *y += v);
+                            } else {
+                                to.copy_from_slice(&sum[..width]);
+                            }
+                        }
+                    }
+                });
+                return;
+            }
+        });
+    }
+
+    /// activation(gate · x) · (up · x), quantised for the next product if asked.
+    ///
+    /// # Panics
+    /// When sizes do not agree, or quantised weights meet inputs that are not.
+    pub fn gated(
+        &self,
+        x: &Activations,
+        [gate, up]: [&Part<'_>; 2],
+        activation: Gate,
+        quantise: bool,
+        out: &mut Activations,
+    ) {
+        check_part(x, gate);
+        check_part(x, up);
+        let (rows, columns) = (x.rows, gate.weight.rows());
+        assert_eq!(columns, up.weight.rows(), "gate and up of one size");
+        assert!(!quantise || columns.is_multiple_of(GROUP), "whole groups");
+        out.reshape(rows, columns, quantise);
+        let lows = self.lows(x, &[gate.clone(), up.clone()]);
+        let kernels = self.kernels();
+        let (floats, groups) = (Shared(out.floats.as_mut_ptr()), Shared(out.groups.as_mut_ptr()));
+        let row_groups = out.row_groups();
+        // A task makes one group of outputs.
+        let width = GROUP / PANEL;
+        let panels = gate.weight.panels();
+        self.share(rows == 0, panels.div_ceil(width), &|task| {
+            let own = task * width..panels.min((task + 1) * width);
+            let pair = [(gate, own.clone(), &lows[0]), (up, own.clone(), &lows[1])];
+            self.with_panels(x, &pair, |sums, tokens| {
+                let vectors = own.len() * tokens;
+                let (gates, ups) = sums.split_at_mut(vectors * PANEL);
+                let run = if activation == Gate::Silu { kernels.silu } else { kernels.gelu };
+                // SAFETY: both hold `vectors` vectors, and the variant is available.
+                unsafe {
+                    run(gates.as_mut_ptr(), ups.as_ptr(), vectors);
+                }
+                for t in 0..rows {
+                    for (n, panel) in own.clone().enumerate() {
+                        let wide = PANEL.min(columns - panel * PANEL);
+                        let at = (n * tokens + t) * PANEL;
+                        // SAFETY: these columns of this row lie within the buffer and are this task's alone.
+                        let to = unsafe {
+                            std::slice::from_raw_parts_mut(floats.at(t * columns + panel * PANEL), wide)
+                        };
+                        to.copy_from_slice(&gates[at..at + wide]);
+                    }
+                    if quantise {
+                        let group = groups.at(t / TILE_ROWS * row_groups + task);
+                        // SAFETY: the group was just written as floats; its record is this task's alone.
+                        unsafe {
+                            let x = floats.at(t * columns + task * GROUP).cast_const();
+                            (kernels.quantise)(x, 1, group, t % TILE_ROWS);
+                        }
+                    }
+                }
+            });
+        });
+    }
+
+    /// down · x · scale of every delta of every part, of shape (rows, rank rounded up to panels).
+    fn lows(&self, x: &Activations, parts: &[Part<'_>]) -> Vec<Vec<Vec<f32>>> {
+        let mut lows: Vec<Vec<Vec<f32>>> = parts
+            .iter()
+            .map(|part| {
+                let len = |d: &Delta<'_>| d.rows.len() * d.down.panels() * PANEL;
+                part.deltas.iter().map(|d| vec![0.0; len(d)]).collect()
+            })
+            .collect();
+        // One task for a panel of a delta and a tile of its rows.
+        let mut tasks = Vec::new();
+        for (part, lows) in parts.iter().zip(&mut lows) {
+            for (delta, low) in part.deltas.iter().zip(lows) {
+                let shared = Shared(low.as_mut_ptr());
+                for start in delta.rows.clone().step_by(4 * TILE_ROWS) {
+                    let rows = start..delta.rows.end.min(start + 4 * TILE_ROWS);
+                    tasks.extend((0..delta.down.panels()).map(|panel| (delta, shared, rows.clone(), panel)));
+                }
+            }
+        }
+        let kernels = self.kernels();
+        self.share(tasks.len() < 2, tasks.len(), &|task| {
+            let (delta, low, rows, panel) = &tasks[task];
+            let mut sums = [0f32; 4 * TILE_ROWS * PANEL];
+            dense_panel(kernels, delta.down, *panel, &x.floats[rows.start * x.columns..], x.columns, rows.len(), &mut sums);
+            let stride = delta.down.panels() * PANEL;
+            for (t, sum) in sums.chunks_exact(PANEL).take(rows.len()).enumerate() {
+                let at = (rows.start - delta.rows.start + t) * stride + panel * PANEL;
+                // SAFETY: within this delta's buffer, and this task's alone.
+                let to = unsafe { std::slice::from_raw_parts_mut(low.at(at), PANEL) };
+                to.iter_mut().zip(sum).for_each(|(y, v)| *y = v * delta.scale);
+            }
+        });
+        lows
+    }
+
+    /// Computes panels for all rows and hands the sums, of shape (panels, tokens, 16), to `finish`; tokens are
+    /// rounded up to whole tiles.
+    fn with_panels(
+        &self,
+        x: &Activations,
+        work: &[(&Part<'_>, Range<usize>, &Vec<Vec<f32>>)],
+        finish: impl FnOnce(&mut [f32], usize),
+    ) {
+        let tokens = x.rows.next_multiple_of(TILE_ROWS);
+        let count: usize = work.iter().map(|(_, panels, _)| panels.len()).sum();
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { floats, bytes } = scratch;
+            let sums = at_least(floats, count * tokens * PANEL);
+            sums.fill(0.0);
+            let mut rest = &mut *sums;
+            for (part, panels, lows) in work {
+                let (own, after) = rest.split_at_mut(panels.len() * tokens * PANEL);
+                rest = after;
+                self.products(x, part.weight, panels.clone(), own, bytes);
+                for (n, panel) in panels.clone().enumerate() {
+                    let sums = &mut own[n * tokens * PANEL..(n + 1) * tokens * PANEL];
+                    if let Some(bias) = part.bias {
+                        let bias = &bias[panel * PANEL..bias.len().min((panel + 1) * PANEL)];
+                        for sum in sums.chunks_exact_mut(PANEL).take(x.rows) {
+                            sum.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+                        }
+                    }
+                    for (delta, low) in part.deltas.iter().zip(*lows) {
+                        let stride = delta.down.panels() * PANEL;
+                        let sums = &mut sums[delta.rows.start * PANEL..];
+                        dense_panel(self.kernels(), delta.up, panel, low, stride, delta.rows.len(), sums);
+                    }
+                }
+            }
+            finish(sums, tokens);
+        });
+    }
+
+    /// The products of some panels with all rows, added to `sums` of shape (panels, tokens, 16).
+    fn products(&self, x: &Activations, w: &Matrix, panels: Range<usize>, sums: &mut [f32], bytes: &mut Vec<u8>) {
+        let kernels = self.kernels();
+        let tiles = x.rows.div_ceil(TILE_ROWS);
+        let per_panel = tiles * TILE_ROWS * PANEL;
+        assert!(sums.len() >= panels.len() * per_panel, "room for the sums");
+        let kind = match w.kind() {
+            WeightType::Dense(_) => {
+                for (n, panel) in panels.enumerate() {
+                    dense_panel(kernels, w, panel, &x.floats, x.columns, x.rows, &mut sums[n * per_panel..]);
+                }
+                return;
+            }
+            WeightType::Quantised(kind) => kind,
+        };
+        let groups = x.row_groups();
+        let x_groups = x.groups.as_ptr();
+        if tiles <= 1 {
+            for (n, panel) in panels.enumerate() {
+                let sums = &mut sums[n * per_panel..];
+                // SAFETY: the panel holds `groups` groups, as checked by `check_part`, the tile as many; the sums have
+                // room for eight tokens; the variant is available.
+                unsafe {
+                    (kernels.dot)(kind, w.panel(panel).as_ptr(), groups, x_groups, x.rows, sums.as_mut_ptr());
+                }
+            }
+            return;
+        }
+        let unpacked = at_least(bytes, UNPACK_GROUPS * UNPACKED);
+        for start in (0..groups).step_by(UNPACK_GROUPS) {
+            let len = UNPACK_GROUPS.min(groups - start);
+            for (n, panel) in panels.clone().enumerate() {
+                let panel = w.panel(panel);
+                let sums = &mut sums[n * per_panel..];
+                // SAFETY: groups `start..start + len` are whole blocks within panel and tiles, which lie `groups` apart; there
+                // is room for `len` unpacked groups and for all tiles' sums; the variant is available.
+                unsafe {
+                    let packed = panel.as_ptr().add(panel.len() / groups * start);
+                    (kernels.unpack)(kind, packed, len, unpacked.as_mut_ptr());
+                    let x = x_groups.add(start);
+                    (kernels.dot_unpacked)(kind, unpacked.as_ptr(), len, x, groups, tiles, sums.as_mut_ptr());
+                }
+            }
+        }
+    }
+
+    /// Prepares the heads of a layer and stores keys and values: norms and rotation of `q` (in place) and `k`, of shapes
+    /// (rows, heads · head_dim) and (rows, kv_heads · head_dim).
+    ///
+    /// # Panics
+    /// When sizes do not agree, or a span's position has no page.
+    pub fn prepare_heads(
+        &self,
+        layer: usize,
+        [q, k, v]: [&mut [f32]; 3],
+        heads: Heads<'_>,
+        spans: &[Span<'_>],
+        cache: &mut KvCache,
+    ) {
+        let shape = cache.shape();
+        let (dim, kv) = (shape.head_dim, shape.kv_heads * shape.head_dim);
+        let half = dim / 2;
+        let rows = spans.last().map_or(0, |s| s.rows.end);
+        check_spans(spans, rows, cache);
+        assert!(rows > 0 && q.len().is_multiple_of(rows) && (q.len() / rows).is_multiple_of(dim), "whole heads");
+        assert!(k.len() == rows * kv && v.len() == rows * kv && layer < shape.layers, "keys and values");
+        let (cos, sin) = heads.rotation;
+        assert!(cos.len() == rows * half && sin.len() == rows * half, "an angle for each row");
+        assert!(heads.norms.is_none_or(|(q, k)| q.len() == dim && k.len() == dim), "norms of a head");
+        let q_width = q.len() / rows;
+        let kernels = self.kernels();
+        let (q, k, v) = (Shared(q.as_mut_ptr()), Shared(k.as_mut_ptr()), Shared(v.as_mut_ptr()));
+        let (page_len, store) = (shape.page_len(), Shared(cache.as_mut_ptr()));
+        let tasks: Vec<(usize, usize, u32)> = spans
+            .iter()
+            .flat_map(|span| {
+                span.rows.clone().enumerate().map(|(n, row)| {
+                    let position = span.position + n;
+                    (row, position % KvCache::PAGE, span.pages[position / KvCache::PAGE])
+                })
+            })
+            .collect();
+        self.share(rows <= 2, rows, &|task| {
+            let (row, slot, page) = tasks[task];
+            let turn = |head: *mut f32, norm: Option<&[f32]>, factor: f32| {
+                // SAFETY: `head` points to a head of this row, which is this task's alone; there are `half` angles for
+                // each row; the variant is available.
+                unsafe {
+                    if let Some(norm) = norm {
+                        (kernels.rms_norm)(head, norm.as_ptr(), dim, heads.eps, head);
+                    }
+                    (kernels.rotate)(head, cos.as_ptr().add(row * half), sin.as_ptr().add(row * half), half, factor);
+                }
+            };
+            for head in (0..q_width).step_by(dim) {
+                turn(q.at(row * q_width + head), heads.norms.map(|n| n.0), heads.scale);
+            }
+            for head in 0..shape.kv_heads {
+                let key = k.at(row * kv + head * dim);
+                turn(key, heads.norms.map(|n| n.1), 1.0);
+                let (keys_at, values_at) = shape.places(layer, head);
+                let keys = store.at(page as usize * page_len + keys_at);
+                let values = keys.wrapping_add(values_at + slot * shape.padded());
+                let value = v.at(row * kv + head * dim);
+                // SAFETY: this head's place in a page of the cache, in the slot of this row, which no other task writes
+                // (positions differ, or pages do); the heads hold `dim` numbers.
+                unsafe {
+                    let (mut wide, mut narrow) = ([0f32; PANEL], [0u16; PANEL]);
+                    for d in (0..dim).step_by(PANEL) {
+                        let len = PANEL.min(dim - d);
+                        std::ptr::copy_nonoverlapping(key.add(d).cast_const(), wide.as_mut_ptr(), len);
+                        (kernels.store_f16)(narrow.as_mut_ptr(), wide.as_ptr());
+                        for (i, number) in narrow[..len].iter().enumerate() {
+                            *keys.add((d + i) * KvCache::PAGE + slot) = *number;
+                        }
+                        wide = [0.0; PANEL];
+                        std::ptr::copy_nonoverlapping(value.add(d).cast_const(), wide.as_mut_ptr(), len);
+                        (kernels.store_f16)(values.add(d), wide.as_ptr());
+                        wide = [0.0; PANEL];
+                    }
+                }
+            }
+        });
+    }
+
+    /// Attention of each row over its own sequence, up to itself. `q` is what [`prepare_heads`](Self::prepare_heads) left; the
+    /// results have its shape.
+    ///
+    /// # Panics
+    /// When sizes do not agree, or a span's position has no page.
+    pub fn attention(
+        &self,
+        attention: Attention,
+        q: &[f32],
+        spans: &[Span<'_>],
+        cache: &KvCache,
+        out: &mut Activations,
+    ) {
+        let shape = cache.shape();
+        let rows = spans.last().map_or(0, |s| s.rows.end);
+        check_spans(spans, rows, cache);
+        let (dim, width) = (shape.head_dim, attention.heads * shape.head_dim);
+        assert!(attention.layer < shape.layers && attention.heads.is_multiple_of(shape.kv_heads), "heads in groups");
+        assert!(q.len() == rows * width && attention.window > 0, "a query for each row");
+        out.reshape(rows, width, false);
+        let group = attention.heads / shape.kv_heads;
+        // The longest first, so that no thread is left with one at the end.
+        let mut tasks = Vec::new();
+        for span in spans {
+            for start in span.rows.clone().step_by(ATTEND_ROWS) {
+                tasks.push((span, start, ATTEND_ROWS.min(span.rows.end - start)));
+            }
+        }
+        tasks.reverse();
+        let (kernels, shared) = (self.kernels(), Shared(out.floats.as_mut_ptr()));
+        let store = Shared(cache.as_ptr().cast_mut());
+        self.share(rows == 0, tasks.len() * shape.kv_heads, &|task| {
+            let (span, start, count) = tasks[task / shape.kv_heads];
+            let head = task % shape.kv_heads;
+            let (keys_at, values_at) = shape.places(attention.layer, head);
+            let at = start * width + head * group * dim;
+            let work = Attend {
+                pages: span.pages,
+                page_len: shape.page_len(),
+                keys_at,
+                values_at,
+                cache: store.at(0).cast_const(),
+                dim,
+                padded: shape.padded(),
+                q: q.as_ptr().wrapping_add(at),
+                row_stride: width,
+                heads: group,
+                rows: count,
+                position: span.position + (start - span.rows.start),
+                window: attention.window,
+                out: shared.at(at),
+            };
+            SCRATCH.with_borrow_mut(|scratch| {
+                let scratch = at_least(&mut scratch.floats, attend::scratch_len(count * group, shape.padded()));
+                // SAFETY: `check_spans` has seen that every page up to the last position is one of the cache's; queries and
+                // results of these rows and heads are within their buffers, and the results are this task's alone.
+                unsafe {
+                    (kernels.attend)(&work, scratch.as_mut_ptr());
+                }
+            });
+        });
+    }
+
+    /// The index of the largest number, the first on a tie; `None` when one is not finite, or there is none.
+    pub fn argmax(&self, numbers: &[f32]) -> Option<usize> {
+        // SAFETY: the slice holds as many numbers as it says, and the variant is available.
+        let at = unsafe { (self.kernels().argmax)(numbers.as_ptr(), numbers.len()) };
+        (at < numbers.len()).then_some(at)
+    }
+}
+
+fn check_part(x: &Activations, part: &Part<'_>) {
+    let (rows, columns) = (part.weight.rows(), part.weight.columns());
+    assert_eq!(columns, x.columns, "a weight of as many inputs as there are");
+    if matches!(part.weight.kind(), WeightType::Quantised(_)) {
+        assert!(x.quantised, "quantised weights take quantised inputs");
+    }
+    assert!(part.bias.is_none_or(|b| b.len() == rows), "a bias for each output");
+    for delta in part.deltas {
+        assert!(delta.rows.end <= x.rows && delta.down.columns() == columns, "a delta of these inputs");
+        assert!(delta.up.rows() == rows && delta.up.columns() == delta.down.rows(), "a delta of these outputs");
+        let dense = |m: &Matrix| matches!(m.kind(), WeightType::Dense(_));
+        assert!(dense(delta.down) && dense(delta.up), "deltas are not quantised");
+    }
+}
+
+fn check_spans(spans: &[Span<'_>], rows: usize, cache: &KvCache) {
+    let mut next = 0;
+    for span in spans {
+        assert!(span.rows.start == next && span.rows.end > next, "spans in order, without gaps");
+        next = span.rows.end;
+        let last = span.position + span.rows.len() - 1;
+        assert!(last / KvCache::PAGE < span.pages.len(), "a page for each position");
+        assert!(span.pages.iter().all(|p| (*p as usize) < cache.pages()), "pages of this cache");
+    }
+    assert_eq!(next, rows, "all rows");
+}
+
+/// One dense panel with `tokens` rows of `x`, added to `sums` of shape (tokens, 16).
+fn dense_panel(
+    kernels: &Kernels,
+    w: &Matrix,
+    panel: usize,
+    x: &[f32],
+    stride: usize,
+    tokens: usize,
+    sums: &mut [f32],
+) {
+    let WeightType::Dense(kind) = w.kind() else { return };
+    if tokens == 0 {
+        return;
+    }
+    let columns = w.columns();
+    assert!(columns <= stride && x.len() >= (tokens - 1) * stride + columns && sums.len() >= tokens * PANEL, "sizes");
+    // SAFETY: the panel holds 16 · columns numbers; the assertion has checked the rest; the variant is available.
+    unsafe {
+        let panel = w.panel(panel).as_ptr();
+        (kernels.dot_dense)(kind, panel, columns, x.as_ptr(), stride, tokens, sums.as_mut_ptr());
+    }
+}

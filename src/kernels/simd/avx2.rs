@@ -1,0 +1,290 @@
+//! Sixteen lanes in two AVX2 registers, with the byte dot product of AVX-VNNI where the processor has it.
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+/// AVX2, FMA and F16C; and AVX-VNNI if `VNNI`.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2<const VNNI: bool>;
+
+type F = [__m256; 2];
+type I = [__m256i; 2];
+
+/// The tree of [`Simd::reduce_add`] from eight lanes on.
+#[inline(always)]
+pub(super) unsafe fn reduce_add_8(v: __m256) -> f32 {
+    // SAFETY: within the caller's contract.
+    unsafe {
+        let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+        _mm_cvtss_f32(_mm_add_ss(v, _mm_shuffle_ps::<1>(v, v)))
+    }
+}
+
+/// The tree of [`Simd::reduce_max`] from eight lanes on.
+#[inline(always)]
+pub(super) unsafe fn reduce_max_8(v: __m256) -> f32 {
+    // SAFETY: within the caller's contract.
+    unsafe {
+        let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+        _mm_cvtss_f32(_mm_max_ss(v, _mm_shuffle_ps::<1>(v, v)))
+    }
+}
+
+/// Four products of unsigned and signed bytes, summed per lane, exact for all values.
+#[inline(always)]
+unsafe fn dot_wide(w: __m256i, a: __m256i) -> __m256i {
+    // SAFETY: within the caller's contract.
+    unsafe {
+        // Even and odd bytes as 16-bit numbers; their products in pairs fit 32 bits.
+        let (w_even, w_odd) = (_mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srli_epi16::<8>(w));
+        let a_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a));
+        let a_odd = _mm256_srai_epi16::<8>(a);
+        _mm256_add_epi32(_mm256_madd_epi16(w_even, a_even), _mm256_madd_epi16(w_odd, a_odd))
+    }
+}
+
+macro_rules! both {
+    ($a:expr, $f:ident) => { unsafe { [$f($a[0]), $f($a[1])] } };
+    ($a:expr, $b:expr, $f:ident) => { unsafe { [$f($a[0], $b[0]), $f($a[1], $b[1])] } };
+}
+
+// SAFETY (of all blocks below): the caller has checked that the processor has these instructions, and the
+// trait's contract makes the pointers valid for what is read or written.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all, above")]
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
+    type F = F;
+    type I = I;
+    type B = I;
+
+    const TILE: usize = 2;
+
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> F {
+        unsafe { [_mm256_set1_ps(v); 2] }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> F {
+        unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: F) {
+        unsafe {
+            _mm256_storeu_ps(p, v[0]);
+            _mm256_storeu_ps(p.add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> F {
+        unsafe {
+            let p = p.cast::<__m128i>();
+            [_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128(p.add(1)))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(p: *mut u16, v: F) {
+        unsafe {
+            let p = p.cast::<__m128i>();
+            _mm_storeu_si128(p, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]));
+            _mm_storeu_si128(p.add(1), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> F {
+        unsafe {
+            let p = p.cast::<__m128i>();
+            [0, 1].map(|half| {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(half)));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: F, b: F) -> F {
+        both!(a, b, _mm256_add_ps)
+    }
+    #[inline(always)]
+    unsafe fn sub(a: F, b: F) -> F {
+        both!(a, b, _mm256_sub_ps)
+    }
+    #[inline(always)]
+    unsafe fn mul(a: F, b: F) -> F {
+        both!(a, b, _mm256_mul_ps)
+    }
+    #[inline(always)]
+    unsafe fn div(a: F, b: F) -> F {
+        both!(a, b, _mm256_div_ps)
+    }
+    #[inline(always)]
+    unsafe fn fma(a: F, b: F, c: F) -> F {
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+    #[inline(always)]
+    unsafe fn max(a: F, b: F) -> F {
+        both!(a, b, _mm256_max_ps)
+    }
+    #[inline(always)]
+    unsafe fn min(a: F, b: F) -> F {
+        both!(a, b, _mm256_min_ps)
+    }
+    #[inline(always)]
+    unsafe fn abs(a: F) -> F {
+        let sign = unsafe { [_mm256_set1_ps(-0.0); 2] };
+        both!(sign, a, _mm256_andnot_ps)
+    }
+    #[inline(always)]
+    unsafe fn keep(v: F, from: usize, to: usize, other: f32) -> F {
+        unsafe {
+            let (from, to) = (_mm256_set1_epi32(from as i32 - 1), _mm256_set1_epi32(to.min(16) as i32));
+            let lanes = [_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)];
+            std::array::from_fn(|half| {
+                let within = _mm256_and_si256(
+                    _mm256_cmpgt_epi32(lanes[half], from),
+                    _mm256_cmpgt_epi32(to, lanes[half]),
+                );
+                _mm256_blendv_ps(_mm256_set1_ps(other), v[half], _mm256_castsi256_ps(within))
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn reduce_add(v: F) -> f32 {
+        unsafe { reduce_add_8(_mm256_add_ps(v[0], v[1])) }
+    }
+    #[inline(always)]
+    unsafe fn reduce_max(v: F) -> f32 {
+        unsafe { reduce_max_8(_mm256_max_ps(v[0], v[1])) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_i(v: i32) -> I {
+        unsafe { [_mm256_set1_epi32(v); 2] }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(p: *const u8) -> I {
+        unsafe {
+            let v = _mm_loadu_si128(p.cast());
+            [_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(v, v))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const u8) -> I {
+        unsafe {
+            let v = _mm_loadu_si128(p.cast());
+            [_mm256_cvtepi8_epi32(v), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(v, v))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, v: I) {
+        unsafe {
+            // The lanes are within a byte, so that packing never saturates.
+            let words = _mm256_permute4x64_epi64::<0xD8>(_mm256_packs_epi32(v[0], v[1]));
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(p.cast(), bytes);
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_i(a: I, b: I) -> I {
+        both!(a, b, _mm256_add_epi32)
+    }
+    #[inline(always)]
+    unsafe fn and_i(a: I, mask: i32) -> I {
+        let mask = unsafe { [_mm256_set1_epi32(mask); 2] };
+        both!(a, mask, _mm256_and_si256)
+    }
+    #[inline(always)]
+    unsafe fn or_i(a: I, b: I) -> I {
+        both!(a, b, _mm256_or_si256)
+    }
+    #[inline(always)]
+    unsafe fn shl_i<const N: u32>(a: I) -> I {
+        unsafe { a.map(|v| _mm256_sll_epi32(v, _mm_cvtsi32_si128(N as i32))) }
+    }
+    #[inline(always)]
+    unsafe fn shr_i<const N: u32>(a: I) -> I {
+        unsafe { a.map(|v| _mm256_srl_epi32(v, _mm_cvtsi32_si128(N as i32))) }
+    }
+    #[inline(always)]
+    unsafe fn to_f(a: I) -> F {
+        both!(a, _mm256_cvtepi32_ps)
+    }
+    #[inline(always)]
+    unsafe fn to_i(a: F) -> I {
+        both!(a, _mm256_cvtps_epi32)
+    }
+    #[inline(always)]
+    unsafe fn from_bits(a: I) -> F {
+        both!(a, _mm256_castsi256_ps)
+    }
+    #[inline(always)]
+    unsafe fn reduce_add_i(v: I) -> i32 {
+        unsafe {
+            let v = _mm256_add_epi32(v[0], v[1]);
+            let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            let v = _mm_add_epi32(v, _mm_unpackhi_epi64(v, v));
+            _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<1>(v)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_b(p: *const u8) -> I {
+        unsafe {
+            let p = p.cast::<__m256i>();
+            [_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_b(p: *mut u8, v: I) {
+        unsafe {
+            let p = p.cast::<__m256i>();
+            _mm256_storeu_si256(p, v[0]);
+            _mm256_storeu_si256(p.add(1), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn low_nibbles(b: I) -> I {
+        let mask = unsafe { [_mm256_set1_epi8(15); 2] };
+        both!(b, mask, _mm256_and_si256)
+    }
+    #[inline(always)]
+    unsafe fn high_nibbles(b: I) -> I {
+        unsafe { b.map(|v| _mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(15))) }
+    }
+    #[inline(always)]
+    unsafe fn with_high_bits<const SHIFT: u32, const MASK: u8>(low: I, high: I) -> I {
+        unsafe {
+            std::array::from_fn(|half| {
+                // One shift to where the bits belong; what crosses a byte's border is masked away.
+                let moved = if SHIFT < 4 {
+                    _mm256_sll_epi16(high[half], _mm_cvtsi32_si128(4 - SHIFT as i32))
+                } else {
+                    _mm256_srl_epi16(high[half], _mm_cvtsi32_si128(SHIFT as i32 - 4))
+                };
+                let bits = _mm256_and_si256(moved, _mm256_set1_epi8((MASK << 4) as i8));
+                _mm256_or_si256(low[half], bits)
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(acc: I, w: I, a: *const i8) -> I {
+        unsafe {
+            let a = _mm256_set1_epi32(a.cast::<i32>().read_unaligned());
+            std::array::from_fn(|half| {
+                if VNNI {
+                    _mm256_dpbusd_avx_epi32(acc[half], w[half], a)
+                } else if WIDE {
+                    _mm256_add_epi32(acc[half], dot_wide(w[half], a))
+                } else {
+                    // Pairs of products fit 16 bits: at most 2 · 127 · 127.
+                    let pairs = _mm256_maddubs_epi16(w[half], a);
+                    _mm256_add_epi32(acc[half], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+                }
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}
