@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 pub mod ask;
+pub mod bench;
 pub mod index;
 pub mod inspect;
 pub mod model;
@@ -39,6 +40,8 @@ enum Command {
     Serve {
         #[command(flatten)]
         model: ModelFlags,
+        #[command(flatten)]
+        adapters: AdapterFlags,
         /// Address and port to listen on, such as 127.0.0.1:8080
         #[arg(long, value_name = "ADDRESS:PORT")]
         listen: Option<String>,
@@ -48,7 +51,22 @@ enum Command {
         #[command(flatten)]
         model: ModelFlags,
         #[command(flatten)]
+        adapters: AdapterFlags,
+        #[command(flatten)]
         ask: ask::AskArgs,
+    },
+    /// Time a model on this machine: reading prompts, writing answers, batches, adapters, caches
+    Bench {
+        #[command(flatten)]
+        model: ModelFlags,
+        /// Threads; 0 for all cores
+        #[arg(long, value_name = "N")]
+        threads: Option<u32>,
+        /// auto, avx512-vnni, avx-vnni, avx2 or portable
+        #[arg(long, value_name = "NAME")]
+        kernels: Option<String>,
+        #[command(flatten)]
+        bench: bench::BenchArgs,
     },
     /// List, fetch and inspect models
     Model(model::ModelArgs),
@@ -63,12 +81,17 @@ struct ModelFlags {
     /// A model's name (`shishin model list`), a GGUF file, or a Hugging Face folder
     #[arg(long, value_name = "NAME|PATH")]
     model: Option<String>,
-    /// Load an adapter (a PEFT folder or a GGUF-LoRA file) under a name; may be repeated
-    #[arg(long = "load-adapter", value_name = "NAME=PATH", value_parser = adapter_flag)]
-    adapters: Vec<(String, PathBuf)>,
     /// Never use the network
     #[arg(long)]
     offline: bool,
+}
+
+/// Which adapters to load.
+#[derive(Debug, Args)]
+struct AdapterFlags {
+    /// Load an adapter (a PEFT folder or a GGUF-LoRA file) under a name; may be repeated
+    #[arg(long = "load-adapter", value_name = "NAME=PATH", value_parser = adapter_flag)]
+    load: Vec<(String, PathBuf)>,
 }
 
 fn adapter_flag(text: &str) -> Result<(String, PathBuf), String> {
@@ -86,7 +109,12 @@ impl ModelFlags {
         if self.offline {
             sources.flags.push(("model.offline".into(), "true".into(), "--offline"));
         }
-        for (name, path) in &self.adapters {
+    }
+}
+
+impl AdapterFlags {
+    fn add_to(&self, sources: &mut Sources) {
+        for (name, path) in &self.load {
             let value = path.to_string_lossy().into_owned();
             sources.flags.push((format!("adapters.{name}"), value, "--load-adapter"));
         }
@@ -100,11 +128,22 @@ impl Cli {
     /// Whatever stops the subcommand, ready to be shown to a person.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let mut sources = Sources { file: self.config, ..Sources::of_process() };
-        if let Command::Serve { model, .. } | Command::Ask { model, .. } = &self.command {
+        if let Command::Serve { model, .. } | Command::Ask { model, .. } | Command::Bench { model, .. } = &self.command {
             model.add_to(&mut sources);
+        }
+        if let Command::Serve { adapters, .. } | Command::Ask { adapters, .. } = &self.command {
+            adapters.add_to(&mut sources);
         }
         if let Command::Serve { listen: Some(listen), .. } = &self.command {
             sources.flags.push(("server.listen".into(), listen.clone(), "--listen"));
+        }
+        if let Command::Bench { threads, kernels, .. } = &self.command {
+            if let Some(threads) = threads {
+                sources.flags.push(("engine.threads".into(), threads.to_string(), "--threads"));
+            }
+            if let Some(kernels) = kernels {
+                sources.flags.push(("engine.kernels".into(), kernels.clone(), "--kernels"));
+            }
         }
         if let Some((key, _, flag)) = sources
             .flags
@@ -118,6 +157,7 @@ impl Cli {
         match self.command {
             Command::Serve { .. } => serve::run(&settings),
             Command::Ask { ask, .. } => ask::run(&settings, ask),
+            Command::Bench { bench, .. } => bench::run(&settings, &bench, &mut std::io::stdout().lock()),
             Command::Model(args) => {
                 let catalog = setup::catalog(&settings)?;
                 model::run(&args, &catalog, &fetch_options(&settings), &mut std::io::stdout().lock())?;

@@ -166,3 +166,22 @@ pub(super) unsafe fn argmax<S: Simd>(x: *const f32, n: usize) -> usize {
         at
     }
 }
+
+/// Reads `bytes` bytes, a multiple of 256, and gives something that depends on all of them.
+///
+/// # Safety
+/// `p` must be readable for as many.
+#[inline(always)]
+pub(super) unsafe fn read<S: Simd>(p: *const u8, bytes: usize) -> u32 {
+    // SAFETY: the contract above.
+    unsafe {
+        let mut sums = [S::splat(0.0); 4];
+        for at in (0..bytes).step_by(256) {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = S::add(*sum, S::load(p.add(at + 64 * n).cast()));
+            }
+        }
+        let sum = S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]));
+        S::reduce_add(sum).to_bits()
+    }
+}

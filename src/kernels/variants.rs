@@ -116,6 +116,8 @@ pub(super) struct Kernels {
     pub(super) attend: unsafe fn(&Attend<'_>, *mut f32),
     /// Stores a vector of 16 as half-precision numbers.
     pub(super) store_f16: unsafe fn(*mut u16, *const f32),
+    /// Reads bytes, whole lines, and gives something that depends on all of them.
+    pub(super) read: unsafe fn(*const u8, usize) -> u32,
     /// Index of the largest of the numbers, the first such; `usize::MAX` where one is not a number or +∞.
     pub(super) argmax: unsafe fn(*const f32, usize) -> usize,
 }
@@ -213,13 +215,17 @@ macro_rules! variant {
                 unsafe { S::store_f16(to, S::load(from)) }
             }
             $(#[target_feature(enable = $features)])?
+            unsafe fn read(p: *const u8, bytes: usize) -> u32 {
+                unsafe { math::read::<S>(p, bytes) }
+            }
+            $(#[target_feature(enable = $features)])?
             unsafe fn argmax(x: *const f32, n: usize) -> usize {
                 unsafe { math::argmax::<S>(x, n) }
             }
 
             pub(super) static KERNELS: Kernels = Kernels {
                 dot, unpack, dot_unpacked, dot_dense, quantise, rms_norm, rotate, silu, gelu,
-                attend: attend_one, store_f16, argmax,
+                attend: attend_one, store_f16, read, argmax,
             };
         }
     };

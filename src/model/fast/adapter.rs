@@ -41,6 +41,32 @@ impl PackedAdapter {
         Ok(Self { fingerprint: adapter.fingerprint().to_owned(), format: adapter.format(), pairs })
     }
 
+    /// An adapter of random numbers on all linear maps of a model, to time with. Its fingerprint says so.
+    ///
+    /// # Errors
+    /// When the model has no size.
+    pub fn synthetic(config: &ModelConfig, rank: usize, seed: u64) -> Result<Self, WeightError> {
+        use rand::{Rng as _, SeedableRng as _};
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let mut pages = Pages::default();
+        let mut matrix = |rows: usize, columns: usize| {
+            let numbers: Vec<f32> = (0..rows * columns).map(|_| random.random_range(-0.01..0.01)).collect();
+            Matrix::pack_dense((rows, columns), &numbers, type_for(&numbers), &mut pages).ok_or_else(no_matrix)
+        };
+        let mut pairs = Vec::with_capacity(config.layers);
+        for _ in 0..config.layers {
+            let mut layer: [Option<Pair>; Projection::ALL.len()] = Default::default();
+            for p in Projection::ALL {
+                let (outputs, inputs) = p.shape(config);
+                let (down, up) = (matrix(rank, inputs)?, matrix(outputs, rank)?);
+                layer[p as usize] = Some(Pair { down, up, scale: 2.0 });
+            }
+            pairs.push(layer);
+        }
+        let fingerprint = format!("synthetic-{rank}-{seed}");
+        Ok(Self { fingerprint, format: AdapterFormat::Peft, pairs })
+    }
+
     /// SHA-256 over configuration and weights, as [`Adapter::fingerprint`].
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
@@ -68,10 +94,14 @@ impl Pair {
         let mut pack = |tensor: &candle_core::Tensor| -> Result<Matrix, WeightError> {
             let (shape, numbers) = (tensor.dims2()?, floats(tensor)?);
             Matrix::pack_dense(shape, &numbers, type_for(&numbers), pages)
-                .ok_or_else(|| WeightError::Candle(candle_core::Error::Msg("an empty adapter matrix".into())))
+                .ok_or_else(no_matrix)
         };
         Ok(Self { down: pack(&pair.a)?, up: pack(&pair.b)?, scale: pair.scale as f32 })
     }
+}
+
+fn no_matrix() -> WeightError {
+    WeightError::Candle(candle_core::Error::Msg("an empty adapter matrix".into()))
 }
 
 /// bfloat16 where it is exact (adapters are often trained in it); half precision, whose 11 bits are well

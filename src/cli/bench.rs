@@ -1,0 +1,546 @@
+//! `shishin bench`: how fast this machine runs a model, and how near that is to what it could.
+//!
+//! Prefill, decoding and batches are timed on the decoder; cached prefixes and drafts on the whole engine.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::setup;
+use crate::config::Settings;
+use crate::engine::{Completion, Engine, EngineEvent, EngineSettings, GenerateRequest, Sampling};
+use crate::kernels::{Cpu, KvCache};
+use crate::model::BaseModel;
+use crate::model::fast::{FastDecoder, PackedAdapter, Piece, Workspace};
+use crate::model::fetch::Cancel;
+use crate::model::template::{Role, Turn, encode_segments};
+
+/// Prompt of the sequences that are timed while they decode.
+const SHORT_PROMPT: usize = 16;
+/// Rank of the adapters that are made for timing.
+const RANK: usize = 16;
+
+/// Flags of `shishin bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Time these alone
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FIGURE,…")]
+    only: Vec<Figure>,
+    /// Tokens of the prompt that is read
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    prompt: u32,
+    /// Tokens that are decoded
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    generate: u32,
+    /// Sequences that decode together
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 8, 16], value_name = "N,…", value_parser = clap::value_parser!(u32).range(1..=256))]
+    sequences: Vec<u32>,
+    /// Different adapters among them
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 1, 4], value_name = "N,…", value_parser = clap::value_parser!(u32).range(0..=64))]
+    adapters: Vec<u32>,
+    /// How often each is timed; the median counts
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    repeat: u32,
+    /// Write the figures as JSON too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What can be timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Figure {
+    Load,
+    Prefill,
+    Decode,
+    Batch,
+    Prefix,
+    Draft,
+}
+
+/// Smallest, middle and largest of several timings.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Spread {
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+        Self { min: at(0), median: at(values.len() / 2), max: at(values.len().saturating_sub(1)) }
+    }
+}
+
+/// One timed figure.
+#[derive(Debug, Serialize)]
+struct Timed {
+    name: &'static str,
+    sequences: usize,
+    adapters: usize,
+    tokens: usize,
+    tokens_per_s: Spread,
+    /// Of what memory bandwidth and multiply-add rate, measured just before, would allow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    share_of_limit: Option<f64>,
+}
+
+/// Times to the first token over the engine, in milliseconds.
+#[derive(Debug, Serialize)]
+struct PrefixTimes {
+    prompt_tokens: usize,
+    cached_tokens: usize,
+    miss_ms: Spread,
+    hit_ms: Spread,
+    /// Miss ÷ hit, pair by pair.
+    ratio: Spread,
+}
+
+/// Decoding an answer that quotes its prompt, over the engine.
+#[derive(Debug, Serialize)]
+struct DraftTimes {
+    completion_tokens: usize,
+    drafted_tokens: usize,
+    accepted_tokens: usize,
+    off_tokens_per_s: Spread,
+    on_tokens_per_s: Spread,
+    /// On ÷ off, pair by pair.
+    ratio: Spread,
+    same_tokens: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Loading {
+    /// From opening the file to the first token that could be run.
+    load_s: Spread,
+    /// Of the file, or of all files of a folder.
+    file_bytes: u64,
+    weight_bytes: usize,
+    /// Of the process after loading, before any cache; where the system tells.
+    resident_bytes: Option<u64>,
+}
+
+/// What the machine can do, measured on the spot.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Limits {
+    /// All threads reading memory that no cache holds.
+    read_bytes_per_s: f64,
+    /// The matrix kernel on data within the caches.
+    multiply_adds_per_s: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    version: &'static str,
+    model: String,
+    sha256: String,
+    kernels: &'static str,
+    threads: usize,
+    limits: Limits,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loading: Option<Loading>,
+    results: Vec<Timed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefix: Option<PrefixTimes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draft: Option<DraftTimes>,
+}
+
+/// Times what was asked for and prints a table.
+///
+/// # Errors
+/// When the model cannot be had, does not have room for the prompt, or the JSON file cannot be written.
+pub fn run(settings: &Settings, args: &BenchArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let wants = |figure| args.only.is_empty() || args.only.contains(&figure);
+    let located = setup::locate(settings, &settings.model.name, &Cancel::default())?;
+    let load = || -> anyhow::Result<(f64, BaseModel<FastDecoder>)> {
+        let cpu = setup::cpu(settings.cpu)?;
+        let begun = Instant::now();
+        let model =
+            BaseModel::load_fast(&located.path, settings.model.form, located.sha256.as_deref(), cpu)?;
+        Ok((begun.elapsed().as_secs_f64(), model))
+    };
+    let mut seconds = Vec::new();
+    let mut model = None;
+    for _ in 0..if wants(Figure::Load) { args.repeat.max(1) } else { 1 } {
+        // The model before goes first: two would not be what is measured.
+        drop(model.take());
+        let (took, loaded) = load()?;
+        seconds.push(took);
+        model = Some(loaded);
+    }
+    let model = Arc::new(model.context("no model")?);
+    let longest = args.prompt.max(args.generate + SHORT_PROMPT as u32) as usize;
+    anyhow::ensure!(
+        longest < model.config.context,
+        "{longest} tokens do not fit the model's context of {}; ask for fewer with --prompt and --generate",
+        model.config.context
+    );
+    let loading = wants(Figure::Load).then(|| Loading {
+        load_s: Spread::of(seconds),
+        file_bytes: file_bytes(&located.path),
+        weight_bytes: model.decoder.weight_bytes(),
+        resident_bytes: resident_bytes(),
+    });
+    let cpu = model.decoder.cpu();
+    let limits =
+        Limits { read_bytes_per_s: cpu.measure_reads(), multiply_adds_per_s: cpu.measure_multiply_adds() };
+    let mut report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        model: located.name.clone(),
+        sha256: model.fingerprint.clone(),
+        kernels: cpu.variant().as_str(),
+        threads: cpu.threads(),
+        limits,
+        loading,
+        results: Vec::new(),
+        prefix: None,
+        draft: None,
+    };
+    let adapters: Vec<PackedAdapter> = (0..args.adapters.iter().copied().max().unwrap_or(0))
+        .map(|seed| PackedAdapter::synthetic(&model.config, RANK, u64::from(seed)))
+        .collect::<Result<_, _>>()?;
+    let mut bench = Bench { model: &model, args, limits, adapters: &adapters, workspace: Workspace::default() };
+    if wants(Figure::Prefill) {
+        for count in args.adapters.iter().filter(|n| **n < 2) {
+            report.results.push(bench.prefill(*count as usize)?);
+        }
+    }
+    if wants(Figure::Decode) {
+        for count in args.adapters.iter().filter(|n| **n < 2) {
+            report.results.push(bench.decode("decode", 1, *count as usize)?);
+        }
+    }
+    if wants(Figure::Batch) {
+        for sequences in &args.sequences {
+            for count in args.adapters.iter().filter(|n| *n <= sequences) {
+                report.results.push(bench.decode("batch", *sequences as usize, *count as usize)?);
+            }
+        }
+    }
+    if model.template.is_some() {
+        if wants(Figure::Prefix) {
+            report.prefix = Some(prefix_times(&model, args)?);
+        }
+        if wants(Figure::Draft) {
+            report.draft = Some(draft_times(&model, args)?);
+        }
+    }
+    print(&report, out)?;
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&report)?;
+        std::fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the decoder's timings share.
+struct Bench<'a> {
+    model: &'a BaseModel<FastDecoder>,
+    args: &'a BenchArgs,
+    limits: Limits,
+    adapters: &'a [PackedAdapter],
+    workspace: Workspace,
+}
+
+/// Tokens that no cache has seen in this order.
+fn tokens(model: &BaseModel<FastDecoder>, count: usize, seed: usize) -> Vec<u32> {
+    let vocabulary = model.tokenizer.vocabulary_size().max(1);
+    (0..count).map(|i| ((i * 7_919 + seed * 104_729 + 1_000) % vocabulary) as u32).collect()
+}
+
+impl Bench<'_> {
+    fn cache(&self, positions: usize, sequences: usize) -> (KvCache, Vec<Vec<u32>>) {
+        let pages = positions.div_ceil(KvCache::PAGE);
+        let tables = (0..sequences).map(|s| (0..pages).map(|p| (s * pages + p) as u32).collect()).collect();
+        (KvCache::new(self.model.decoder.cache_shape(), pages * sequences), tables)
+    }
+
+    fn prefill(&mut self, adapters: usize) -> anyhow::Result<Timed> {
+        let count = self.args.prompt as usize;
+        let (mut cache, tables) = self.cache(count, 1);
+        let adapter = if adapters == 0 { None } else { self.adapters.first() };
+        let mut rates = Vec::new();
+        for round in 0..=self.args.repeat as usize {
+            let tokens = tokens(self.model, count, round);
+            let begun = Instant::now();
+            // As the engine does it.
+            let chunk = 2 * EngineSettings::default().prefill_chunk;
+            for start in (0..count).step_by(chunk) {
+                let end = count.min(start + chunk);
+                let piece = Piece {
+                    tokens: &tokens[start..end],
+                    position: start,
+                    pages: &tables[0],
+                    adapter,
+                    logits: usize::from(end == count),
+                };
+                self.model.decoder.forward(&[piece], &mut cache, &mut self.workspace, &|| false)?;
+            }
+            // The first round makes buffers and wakes threads.
+            if round > 0 {
+                rates.push(count as f64 / begun.elapsed().as_secs_f64());
+            }
+        }
+        let (block, head) = self.model.decoder.multiply_adds();
+        let work = block as f64 + head as f64 / count as f64;
+        let tokens_per_s = Spread::of(rates);
+        Ok(Timed {
+            name: "prefill",
+            sequences: 1,
+            adapters,
+            tokens: count,
+            share_of_limit: Some(tokens_per_s.median * work / self.limits.multiply_adds_per_s),
+            tokens_per_s,
+        })
+    }
+
+    fn decode(&mut self, name: &'static str, sequences: usize, adapters: usize) -> anyhow::Result<Timed> {
+        let steps = self.args.generate as usize;
+        let (mut cache, tables) = self.cache(SHORT_PROMPT + steps + 1, sequences);
+        let adapter = |s: usize| if adapters == 0 { None } else { self.adapters.get(s * adapters / sequences) };
+        let decoder = &self.model.decoder;
+        let mut rates = Vec::new();
+        for round in 0..=self.args.repeat as usize {
+            let prompts: Vec<Vec<u32>> =
+                (0..sequences).map(|s| tokens(self.model, SHORT_PROMPT, round * sequences + s)).collect();
+            let mut newest: Vec<u32> = Vec::with_capacity(sequences);
+            for (s, prompt) in prompts.iter().enumerate() {
+                let piece =
+                    Piece { tokens: prompt, position: 0, pages: &tables[s], adapter: adapter(s), logits: 1 };
+                let logits = decoder.forward(&[piece], &mut cache, &mut self.workspace, &|| false)?;
+                newest.push(greedy(decoder.cpu(), logits)?);
+            }
+            let begun = Instant::now();
+            for step in 0..steps {
+                let pieces: Vec<Piece<'_>> = newest
+                    .iter()
+                    .enumerate()
+                    .map(|(s, token)| Piece {
+                        tokens: std::slice::from_ref(token),
+                        position: SHORT_PROMPT + step,
+                        pages: &tables[s],
+                        adapter: adapter(s),
+                        logits: 1,
+                    })
+                    .collect();
+                let logits = decoder.forward(&pieces, &mut cache, &mut self.workspace, &|| false)?;
+                let next: Vec<u32> = logits
+                    .chunks_exact(self.model.config.vocab)
+                    .map(|row| greedy(decoder.cpu(), row))
+                    .collect::<anyhow::Result<_>>()?;
+                newest = next;
+            }
+            if round > 0 {
+                rates.push((steps * sequences) as f64 / begun.elapsed().as_secs_f64());
+            }
+        }
+        let (block, head) = decoder.multiply_adds();
+        let read = decoder.step_bytes() as f64 / self.limits.read_bytes_per_s;
+        let compute = (block + head) as f64 * sequences as f64 / self.limits.multiply_adds_per_s;
+        let tokens_per_s = Spread::of(rates);
+        Ok(Timed {
+            name,
+            sequences,
+            adapters,
+            tokens: steps * sequences,
+            share_of_limit: Some(tokens_per_s.median / (sequences as f64 / read.max(compute))),
+            tokens_per_s,
+        })
+    }
+}
+
+fn greedy(cpu: &Cpu, logits: &[f32]) -> anyhow::Result<u32> {
+    let best = cpu.argmax(logits).context("the logits are not finite: the weights are broken")?;
+    Ok(u32::try_from(best)?)
+}
+
+/// Passages as a guideline index would hand them to a prompt, of about 500 tokens.
+const PASSAGES: &str = include_str!("bench_passages.md");
+
+fn chat_tokens(model: &BaseModel<FastDecoder>, salt: &str, question: &str) -> anyhow::Result<Vec<u32>> {
+    let template = model.template.as_ref().context("the model has no chat template")?;
+    let turns = [
+        Turn { role: Role::System, content: format!("{salt}\n\n{PASSAGES}") },
+        Turn { role: Role::User, content: question.into() },
+    ];
+    Ok(encode_segments(&model.tokenizer, &template.segments(&turns)?)?)
+}
+
+/// Runs one request through an engine.
+fn complete(
+    engine: &Engine,
+    prompt: Vec<u32>,
+    max_tokens: usize,
+) -> anyhow::Result<(Completion, String)> {
+    let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, seed: 0 };
+    let request = GenerateRequest {
+        prompt,
+        adapter: None,
+        cache_salt: None,
+        sampling,
+        max_tokens,
+        stop: Vec::new(),
+    };
+    let mut events = engine.handle().submit(request)?;
+    let mut text = String::new();
+    while let Some(event) = events.blocking_recv() {
+        match event {
+            EngineEvent::Text(more) => text.push_str(&more),
+            EngineEvent::Done(completion) => return Ok((completion, text)),
+            EngineEvent::Failed(failure) => return Err(failure.into()),
+        }
+    }
+    anyhow::bail!("the engine stopped")
+}
+
+fn engine(model: &Arc<BaseModel<FastDecoder>>, draft_tokens: usize) -> anyhow::Result<Engine> {
+    Ok(Engine::start(Arc::clone(model), EngineSettings { draft_tokens, ..EngineSettings::default() })?)
+}
+
+fn prefix_times(model: &Arc<BaseModel<FastDecoder>>, args: &BenchArgs) -> anyhow::Result<PrefixTimes> {
+    let engine = engine(model, 0)?;
+    let (mut misses, mut hits, mut last) = (Vec::new(), Vec::new(), None);
+    for round in 0..=args.repeat {
+        // Passages that were never read before, then another question over the same.
+        let date = format!("In effect on 2026-01-{:02}.", round % 28 + 1);
+        let first = chat_tokens(model, &date, "What is the first-line treatment?")?;
+        let second = chat_tokens(model, &date, "Which dose is given to adults?")?;
+        let (miss, _) = complete(&engine, first, 1)?;
+        let (hit, _) = complete(&engine, second, 1)?;
+        if round > 0 {
+            misses.push(miss.prefill_ms);
+            hits.push(hit.prefill_ms);
+        }
+        last = Some(hit);
+    }
+    let hit = last.context("no round")?;
+    engine.handle().close();
+    engine.join();
+    Ok(PrefixTimes {
+        prompt_tokens: hit.prompt_tokens,
+        cached_tokens: hit.cached_tokens,
+        ratio: Spread::of(misses.iter().zip(&hits).map(|(miss, hit)| miss / hit).collect()),
+        miss_ms: Spread::of(misses),
+        hit_ms: Spread::of(hits),
+    })
+}
+
+fn draft_times(model: &Arc<BaseModel<FastDecoder>>, args: &BenchArgs) -> anyhow::Result<DraftTimes> {
+    let (off, on) = (engine(model, 0)?, engine(model, EngineSettings::default().draft_tokens)?);
+    let prompt = chat_tokens(model, "Copy what is asked for, word by word.", "Copy the passages word by word.")?;
+    let (mut slow, mut quick, mut last) = (Vec::new(), Vec::new(), None);
+    let rate = |done: &Completion| (done.completion_tokens.max(2) - 1) as f64 / done.decode_ms * 1e3;
+    for round in 0..=args.repeat {
+        let (without, plain) = complete(&off, prompt.clone(), 128)?;
+        let (with, drafted) = complete(&on, prompt.clone(), 128)?;
+        if round > 0 {
+            slow.push(rate(&without));
+            quick.push(rate(&with));
+        }
+        last = Some((with, plain == drafted));
+    }
+    for engine in [off, on] {
+        engine.handle().close();
+        engine.join();
+    }
+    let (with, same_tokens) = last.context("no round")?;
+    Ok(DraftTimes {
+        completion_tokens: with.completion_tokens,
+        drafted_tokens: with.drafted_tokens,
+        accepted_tokens: with.accepted_tokens,
+        ratio: Spread::of(quick.iter().zip(&slow).map(|(on, off)| on / off).collect()),
+        off_tokens_per_s: Spread::of(slow),
+        on_tokens_per_s: Spread::of(quick),
+        same_tokens,
+    })
+}
+
+fn print(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
+    let Report { model, kernels, threads, limits, .. } = report;
+    writeln!(out, "{model} on {threads} threads, {kernels}")?;
+    writeln!(
+        out,
+        "limits measured here: {:.1} GB/s of reads, {:.0} G multiply-adds/s",
+        limits.read_bytes_per_s / 1e9,
+        limits.multiply_adds_per_s / 1e9
+    )?;
+    if let Some(loading) = &report.loading {
+        let resident = loading.resident_bytes.map_or("unknown".into(), |b| format!("{:.1} MB", b as f64 / 1e6));
+        writeln!(
+            out,
+            "load {:.3} s; file {:.1} MB, packed weights {:.1} MB, resident {resident}",
+            loading.load_s.median,
+            loading.file_bytes as f64 / 1e6,
+            loading.weight_bytes as f64 / 1e6,
+        )?;
+    }
+    if !report.results.is_empty() {
+        writeln!(
+            out,
+            "\n{:<8} {:>9} {:>8} {:>7} {:>10} {:>21} {:>9}",
+            "figure", "sequences", "adapters", "tokens", "tok/s", "min–max", "of limit"
+        )?;
+    }
+    for timed in &report.results {
+        let Spread { min, median, max } = timed.tokens_per_s;
+        let share = timed.share_of_limit.map_or(String::new(), |share| format!("{:.0} %", 100.0 * share));
+        writeln!(
+            out,
+            "{:<8} {:>9} {:>8} {:>7} {median:>10.1} {:>21} {share:>9}",
+            timed.name,
+            timed.sequences,
+            timed.adapters,
+            timed.tokens,
+            format!("{min:.1}–{max:.1}"),
+        )?;
+    }
+    if let Some(prefix) = &report.prefix {
+        writeln!(
+            out,
+            "\nfirst token over the same passages: {:.1} ms, again {:.1} ms ({} of {} tokens cached): {:.1} times less",
+            prefix.miss_ms.median,
+            prefix.hit_ms.median,
+            prefix.cached_tokens,
+            prefix.prompt_tokens,
+            prefix.ratio.median
+        )?;
+    }
+    if let Some(draft) = &report.draft {
+        writeln!(
+            out,
+            "an answer that quotes: {:.1} tok/s, with drafts {:.1} ({} of {} right, {} tokens in all): {:.2} times; same text: {}",
+            draft.off_tokens_per_s.median,
+            draft.on_tokens_per_s.median,
+            draft.accepted_tokens,
+            draft.drafted_tokens,
+            draft.completion_tokens,
+            draft.ratio.median,
+            if draft.same_tokens { "yes" } else { "NO" }
+        )?;
+    }
+    Ok(())
+}
+
+fn file_bytes(path: &Path) -> u64 {
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+    match std::fs::read_dir(path) {
+        Ok(folder) => folder.filter_map(Result::ok).map(|entry| size(&entry.path())).sum(),
+        Err(_) => size(path),
+    }
+}
+
+/// Memory of this process that is in RAM, where the system tells.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
