@@ -10,7 +10,7 @@ use super::group::Group;
 use super::simd::Simd;
 
 /// How far ahead weights are asked for, in bytes: about what memory delivers within its latency.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 4096;
 
 /// Adds to `acc` (of shape (tokens, 16)) the products of a panel's groups with `T` tokens of a tile, from
 /// token `t0` on.

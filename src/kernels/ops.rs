@@ -14,6 +14,10 @@ use super::variants::{Kernels, Variant};
 
 /// Panels of a task: enough work to be worth handing out, and activations are read once for all of them.
 const TASK_PANELS: usize = 4;
+/// Where weights are all that is read, longer runs of them keep the memory streaming.
+const LONGEST_TASK: usize = 32;
+/// Tasks for each thread that are enough to even out their speeds.
+const TASKS_PER_THREAD: usize = 6;
 /// Groups that are unpacked at a time when many tokens are multiplied: 32 groups are 20 kB, within a first
 /// cache. A multiple of every form's block.
 const UNPACK_GROUPS: usize = 32;
@@ -368,16 +372,18 @@ impl Cpu {
         for (target, output) in targets.iter_mut().zip(&mut *outputs) {
             *target = (Shared(output.to.as_mut_ptr()), output.stride, output.add);
         }
-        let tasks: usize = parts.iter().map(|p| p.weight.panels().div_ceil(TASK_PANELS)).sum();
+        let long = parts.iter().map(|p| p.weight.panels()).sum::<usize>() / (TASKS_PER_THREAD * self.threads());
+        let size = if x.rows > TILE_ROWS { TASK_PANELS } else { long.clamp(TASK_PANELS, LONGEST_TASK) };
+        let tasks: usize = parts.iter().map(|p| p.weight.panels().div_ceil(size)).sum();
         self.share_with_lows(x, parts, tasks, &|task, lows| {
             let mut first = task;
             for (index, part) in parts.iter().enumerate() {
-                let own = part.weight.panels().div_ceil(TASK_PANELS);
+                let own = part.weight.panels().div_ceil(size);
                 if first >= own {
                     first -= own;
                     continue;
                 }
-                let panels = first * TASK_PANELS..part.weight.panels().min((first + 1) * TASK_PANELS);
+                let panels = first * size..part.weight.panels().min((first + 1) * size);
                 let work = [(part, panels.clone(), lows.places[index])];
                 self.with_panels(x, &work, lows, |sums, tokens| {
                     // SAFETY: the output has room for all rows, as checked above, and no other task writes these
@@ -410,42 +416,34 @@ impl Cpu {
         let kernels = self.kernels();
         let (floats, groups) = (Shared(out.floats.as_mut_ptr()), Shared(out.groups.as_mut_ptr()));
         let row_groups = out.row_groups();
-        // A task makes one group of outputs.
+        // One group of outputs after the other; a task makes several where weights are all that is read.
         let width = GROUP / PANEL;
         let panels = gate.weight.panels();
         let parts = [gate.clone(), up.clone()];
-        let count = panels.div_ceil(width);
-        self.share_with_lows(x, &parts, count, &|task, lows| {
-            let own = task * width..panels.min((task + 1) * width);
-            let pair = [(gate, own.clone(), lows.places[0]), (up, own.clone(), lows.places[1])];
-            self.with_panels(x, &pair, lows, |sums, tokens| {
-                let vectors = own.len() * tokens;
-                let (gates, ups) = sums.split_at_mut(vectors * PANEL);
-                let run = if activation == Gate::Silu { kernels.silu } else { kernels.gelu };
-                // SAFETY: both hold `vectors` vectors, and the variant is available.
-                unsafe {
-                    run(gates.as_mut_ptr(), ups.as_ptr(), vectors);
-                }
-                for t in 0..rows {
-                    for (n, panel) in own.clone().enumerate() {
-                        let wide = PANEL.min(columns - panel * PANEL);
-                        let at = (n * tokens + t) * PANEL;
-                        // SAFETY: these columns of this row lie within the buffer and are this task's alone.
-                        let to = unsafe {
-                            std::slice::from_raw_parts_mut(floats.at(t * columns + panel * PANEL), wide)
-                        };
-                        to.copy_from_slice(&gates[at..at + wide]);
-                    }
-                    if quantise {
-                        let group = groups.at(t / TILE_ROWS * row_groups + task);
+        let all = panels.div_ceil(width);
+        let long = (all / (TASKS_PER_THREAD * self.threads())).clamp(1, LONGEST_TASK / width);
+        let size = if rows > TILE_ROWS { 1 } else { long };
+        self.share_with_lows(x, &parts, all.div_ceil(size), &|task, lows| {
+            for group in task * size..all.min((task + 1) * size) {
+                let own = group * width..panels.min((group + 1) * width);
+                let pair = [(gate, own.clone(), lows.places[0]), (up, own.clone(), lows.places[1])];
+                self.with_panels(x, &pair, lows, |sums, tokens| {
+                    let (gates, ups) = sums.split_at_mut(own.len() * tokens * PANEL);
+                    let run = if activation == Gate::Silu { kernels.silu } else { kernels.gelu };
+                    // SAFETY: both hold as many vectors, and the variant is available.
+                    unsafe { run(gates.as_mut_ptr(), ups.as_ptr(), own.len() * tokens) };
+                    // SAFETY: the buffer has room for all rows, and no other task writes these columns.
+                    unsafe { write_panels(gates, tokens, rows, columns, own, (floats, columns, false)) };
+                    for t in 0..if quantise { rows } else { 0 } {
                         // SAFETY: the group was just written as floats; its record is this task's alone.
                         unsafe {
-                            let x = floats.at(t * columns + task * GROUP).cast_const();
-                            (kernels.quantise)(x, 1, group, t % TILE_ROWS);
+                            let x = floats.at(t * columns + group * GROUP).cast_const();
+                            let record = groups.at(t / TILE_ROWS * row_groups + group);
+                            (kernels.quantise)(x, 1, record, t % TILE_ROWS);
                         }
                     }
-                }
-            });
+                });
+            }
         });
     }
 
