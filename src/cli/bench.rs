@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::quality::{self, Quality};
 use super::setup;
 use crate::config::Settings;
 use crate::engine::{Completion, Engine, EngineEvent, EngineSettings, GenerateRequest, Sampling};
@@ -19,6 +20,7 @@ use crate::kernels::{Cpu, KvCache};
 use crate::model::BaseModel;
 use crate::model::fast::{FastDecoder, PackedAdapter, Piece, Workspace};
 use crate::model::fetch::Cancel;
+use crate::model::weights::WeightForm;
 use crate::model::template::{Role, Turn, encode_segments};
 
 /// Prompt of the sequences that are timed while they decode.
@@ -47,6 +49,12 @@ pub struct BenchArgs {
     /// How often each is timed; the median counts
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
+    /// With --only quality: a text to compare on, or a folder of Markdown files; may be repeated
+    #[arg(long, value_name = "PATH", requires = "only")]
+    text: Vec<PathBuf>,
+    /// With --only quality: windows of 512 tokens of each text
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    windows: u32,
     /// Write the figures as JSON too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -61,6 +69,8 @@ enum Figure {
     Batch,
     Prefix,
     Draft,
+    /// Against the reference decoder on 32-bit weights (4 bytes each); only when asked for
+    Quality,
 }
 
 /// Smallest, middle and largest of several timings.
@@ -151,6 +161,8 @@ struct Report {
     prefix: Option<PrefixTimes>,
     #[serde(skip_serializing_if = "Option::is_none")]
     draft: Option<DraftTimes>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    quality: Vec<Quality>,
 }
 
 /// Times what was asked for and prints a table.
@@ -203,6 +215,7 @@ pub fn run(settings: &Settings, args: &BenchArgs, out: &mut dyn Write) -> anyhow
         results: Vec::new(),
         prefix: None,
         draft: None,
+        quality: Vec::new(),
     };
     let adapters: Vec<PackedAdapter> = (0..args.adapters.iter().copied().max().unwrap_or(0))
         .map(|seed| PackedAdapter::synthetic(&model.decoder, RANK, u64::from(seed)))
@@ -232,6 +245,11 @@ pub fn run(settings: &Settings, args: &BenchArgs, out: &mut dyn Write) -> anyhow
         if wants(Figure::Draft) {
             report.draft = Some(draft_times(&model, args)?);
         }
+    }
+    if args.only.contains(&Figure::Quality) {
+        anyhow::ensure!(!args.text.is_empty(), "--only quality needs a text to compare on: --text PATH");
+        let reference = BaseModel::load(&located.path, WeightForm::F32, located.sha256.as_deref())?;
+        report.quality = quality::compare(&model, &reference, &args.text, args.windows as usize)?;
     }
     print(&report, out)?;
     if let Some(path) = &args.json {
@@ -501,6 +519,9 @@ fn print(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
             timed.tokens,
             format!("{min:.1}–{max:.1}"),
         )?;
+    }
+    for quality in &report.quality {
+        writeln!(out, "{quality}")?;
     }
     if let Some(prefix) = &report.prefix {
         writeln!(

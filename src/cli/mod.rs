@@ -6,6 +6,7 @@ pub mod index;
 pub mod inspect;
 pub mod model;
 pub mod progress;
+mod quality;
 pub mod serve;
 pub mod setup;
 mod signals;

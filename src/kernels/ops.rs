@@ -21,6 +21,8 @@ const TASKS_PER_THREAD: usize = 6;
 /// Groups that are unpacked at a time when many tokens are multiplied: 32 groups are 20 kB, within a first
 /// cache. A multiple of every form's block.
 const UNPACK_GROUPS: usize = 32;
+/// Up to here a panel is read from the cache once for each tile instead of being unpacked first.
+const UNPACK_ABOVE_TILES: usize = 2;
 /// Rows of a sequence that attend together.
 const ATTEND_ROWS: usize = 16;
 /// Rows up to which small operations are not worth handing out.
@@ -357,6 +359,29 @@ impl Cpu {
         });
     }
 
+    /// Doubles the rows: what 8 bits make of each, then, behind all of those, what they leave over. The products of both
+    /// together are those of 16-bit inputs.
+    pub fn split(&self, x: &Activations, out: &mut Activations) {
+        let (rows, columns) = (x.rows, x.columns);
+        out.reshape(2 * rows, columns, false);
+        out.floats[..rows * columns].copy_from_slice(x.floats());
+        out.floats[rows * columns..2 * rows * columns].fill(0.0);
+        self.quantise(out);
+        let groups = out.row_groups();
+        for row in 0..rows {
+            let records = &out.groups[row / TILE_ROWS * groups..][..groups];
+            let (from, t) = (row * columns, row % TILE_ROWS);
+            for (g, record) in records.iter().enumerate() {
+                for (c, code) in record.q[t].iter().enumerate() {
+                    let at = from + g * GROUP + c;
+                    let rest = out.floats[at] - f32::from(*code) * record.scale[t];
+                    out.floats[rows * columns + at] = rest;
+                }
+            }
+        }
+        self.quantise(out);
+    }
+
     /// Linear maps of the same inputs, each into an output of its own.
     ///
     /// # Panics
@@ -629,13 +654,18 @@ impl Cpu {
         };
         let groups = x.row_groups();
         let x_groups = x.groups.as_ptr();
-        if tiles <= 1 {
+        if tiles <= UNPACK_ABOVE_TILES {
             for (n, panel) in panels.enumerate() {
-                let sums = &mut sums[n * per_panel..];
-                // SAFETY: the panel holds `groups` groups, as checked by `check_part`, the tile as many; the sums have
-                // room for eight tokens; the variant is available.
-                unsafe {
-                    (kernels.dot)(kind, w.panel(panel).as_ptr(), groups, x_groups, 0, x.rows, TILE_ROWS, sums.as_mut_ptr());
+                let panel = w.panel(panel).as_ptr();
+                for tile in 0..tiles {
+                    let count = TILE_ROWS.min(x.rows - tile * TILE_ROWS);
+                    let sums = &mut sums[n * per_panel + tile * TILE_ROWS * PANEL..];
+                    // SAFETY: the panel holds `groups` groups, as checked by `check_part`, the tile as many; the sums have
+                    // room for eight tokens; the variant is available.
+                    unsafe {
+                        let x = x_groups.add(tile * groups);
+                        (kernels.dot)(kind, panel, groups, x, 0, count, TILE_ROWS, sums.as_mut_ptr());
+                    }
                 }
             }
             return;

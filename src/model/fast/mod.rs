@@ -63,6 +63,7 @@ pub struct Workspace {
     global: Angles,
     sliding: Angles,
     picked: Vec<f32>,
+    split: Activations,
     logits: Vec<f32>,
 }
 
@@ -324,14 +325,26 @@ impl FastDecoder {
             w.picked.extend_from_slice(&w.residual[first * hidden..span.rows.end * hidden]);
         }
         let rows = w.picked.len() / hidden;
-        let logits = sized(&mut w.logits, rows * vocab);
-        if rows > 0 {
-            let eps = self.config.norm_eps as f32;
-            self.cpu.normalise(&w.picked, &self.output_norm, eps, self.quantised, &mut w.normed);
-            let part = Part { weight: &self.head, bias: None, deltas: &[] };
-            self.cpu.linear(&w.normed, &[part], &mut [Output { to: &mut *logits, stride: vocab, add: false }]);
+        let eps = self.config.norm_eps as f32;
+        let part = Part { weight: &self.head, bias: None, deltas: &[] };
+        if rows == 0 || !block::is_quantised(&self.head) {
+            let to = sized(&mut w.logits, rows * vocab);
+            if rows > 0 {
+                self.cpu.normalise(&w.picked, &self.output_norm, eps, false, &mut w.normed);
+                self.cpu.linear(&w.normed, &[part], &mut [Output { to, stride: vocab, add: false }]);
+            }
+            return &mut w.logits;
         }
-        logits
+        // The last product's rounding goes straight into the probabilities: of all places, 16-bit inputs cost least
+        // here and count most.
+        self.cpu.normalise(&w.picked, &self.output_norm, eps, false, &mut w.normed);
+        self.cpu.split(&w.normed, &mut w.split);
+        let to = sized(&mut w.logits, 2 * rows * vocab);
+        self.cpu.linear(&w.split, &[part], &mut [Output { to: &mut *to, stride: vocab, add: false }]);
+        let (high, low) = to.split_at_mut(rows * vocab);
+        high.iter_mut().zip(low).for_each(|(high, low)| *high += *low);
+        w.logits.truncate(rows * vocab);
+        &mut w.logits
     }
 }
 
