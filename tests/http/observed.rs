@@ -49,7 +49,10 @@ async fn health_names_what_runs() {
     assert_eq!(health["model"]["sha256"].as_str().unwrap().len(), 64);
     assert_eq!(health["adapters"], json!(["noise"]));
     let cpu = shishin::kernels::Variant::best();
-    assert_eq!((&health["engine"]["kernels"], &health["engine"]["threads"]), (&json!(cpu.as_str()), &json!(2)));
+    assert_eq!(
+        (&health["engine"]["kernels"], &health["engine"]["threads"]),
+        (&json!(cpu.as_str()), &json!(2))
+    );
     for count in ["waiting", "waiting_tokens"] {
         assert!(health["engine"][count].is_u64(), "{count}");
     }
