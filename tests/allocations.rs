@@ -2,7 +2,12 @@
 //! of its own, because the counter counts for every thread of it.
 
 #![allow(unsafe_code, reason = "an allocator is made of unsafe functions")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test reports by panicking"
+)]
 
 mod common;
 

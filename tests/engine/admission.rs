@@ -26,8 +26,9 @@ fn submit(handle: &EngineHandle, request: GenerateRequest) -> Asked {
 }
 
 /// An engine that is kept busy by one request, so that others wait.
-fn busy(settings: EngineSettings) -> (Engine, EngineHandle, Asked) {
-    let (engine, handle) = start(&smollm(), EngineSettings { concurrent: 1, context: 8192, ..settings });
+fn busy(settings: &EngineSettings) -> (Engine, EngineHandle, Asked) {
+    let (engine, handle) =
+        start(&smollm(), EngineSettings { concurrent: 1, context: 8192, ..settings.clone() });
     let mut running = submit(&handle, endless(20));
     running.step();
     assert_eq!((handle.waiting(), handle.waiting_tokens()), (0, 0));
@@ -36,7 +37,7 @@ fn busy(settings: EngineSettings) -> (Engine, EngineHandle, Asked) {
 
 #[test]
 fn a_queue_is_full_of_requests_and_who_leaves_makes_room() {
-    let (_engine, handle, running) = busy(EngineSettings { queue: 2, ..EngineSettings::default() });
+    let (_engine, handle, running) = busy(&EngineSettings { queue: 2, ..EngineSettings::default() });
     let first = submit(&handle, endless(30));
     let second = submit(&handle, greedy(&prompt(40), 2));
     for _ in 0..3 {
@@ -61,7 +62,7 @@ fn a_queue_is_full_of_requests_and_who_leaves_makes_room() {
 #[test]
 fn a_queue_is_full_of_tokens_but_takes_any_request_when_nobody_waits() {
     let settings = EngineSettings { queue: 10, queue_tokens: 100, ..EngineSettings::default() };
-    let (_engine, handle, _running) = busy(settings);
+    let (_engine, handle, _running) = busy(&settings);
     let full = |length| match handle.submit(endless(length)) {
         Err(SubmitError::QueueFull { waiting, tokens, retry_after }) => {
             assert!(retry_after >= Duration::from_secs(1));
@@ -175,7 +176,7 @@ fn an_engine_that_closes_finishes_and_one_that_aborts_says_so() {
     }
     engine.join();
 
-    let (engine, handle, running) = busy(EngineSettings::default());
+    let (engine, handle, running) = busy(&EngineSettings::default());
     let waits = submit(&handle, greedy(&prompt(10), 4));
     handle.abort();
     for asked in [running, waits] {
