@@ -205,7 +205,7 @@ pub fn run(settings: &Settings, args: &BenchArgs, out: &mut dyn Write) -> anyhow
         draft: None,
     };
     let adapters: Vec<PackedAdapter> = (0..args.adapters.iter().copied().max().unwrap_or(0))
-        .map(|seed| PackedAdapter::synthetic(&model.config, RANK, u64::from(seed)))
+        .map(|seed| PackedAdapter::synthetic(&model.decoder, RANK, u64::from(seed)))
         .collect::<Result<_, _>>()?;
     let mut bench = Bench { model: &model, args, limits, adapters: &adapters, workspace: Workspace::default() };
     if wants(Figure::Prefill) {

@@ -115,7 +115,7 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
         let adapter = Adapter::load(path, &model.config, &Device::Cpu)
             .with_context(|| format!("adapter `{name}` (set in [adapters] or by --load-adapter)"))?;
         tracing::info!(adapter = name, sha256 = adapter.fingerprint(), "adapter loaded");
-        let packed = PackedAdapter::pack(&adapter, &model.config)
+        let packed = PackedAdapter::pack(&adapter, &model.decoder)
             .with_context(|| format!("adapter `{name}` cannot be packed"))?;
         adapters.insert(name.clone(), Arc::new(packed));
     }

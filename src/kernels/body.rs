@@ -10,7 +10,7 @@ use super::group::Group;
 use super::simd::Simd;
 
 /// How far ahead weights are asked for, in bytes: about what memory delivers within its latency.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 4096;
 
 /// Adds to `acc` (of shape (tokens, 16)) the products of a panel's groups with `T` tokens of a tile, from
 /// token `t0` on.
@@ -60,7 +60,7 @@ pub(super) unsafe fn dot_tile<S: Simd, Q: Form, const T: usize, const AHEAD_OF_M
                                 Offset::Of(n) => S::splat_i(*tile.offset[n].get_unchecked(at)),
                                 _ => S::splat_i(0),
                             };
-                            for (j, code) in codes.iter().enumerate() {
+                            for (j, code) in codes.iter().take(Q::VECTORS).enumerate() {
                                 sum = if Q::WIDE {
                                     S::dot::<true>(sum, *code, q.add(4 * j))
                                 } else {
@@ -84,36 +84,43 @@ pub(super) unsafe fn dot_tile<S: Simd, Q: Form, const T: usize, const AHEAD_OF_M
     }
 }
 
-/// [`dot_tile`] for `tokens` ≤ 8 tokens of a tile, `S::TILE` at a time.
+/// [`dot_tile`] for tokens `t0..t0 + tokens` of a tile, and perhaps some more that there is `room` for.
 ///
 /// # Safety
-/// As [`dot_tile`]; `acc` holds 16 numbers for each of eight tokens.
+/// As [`dot_tile`]; `tokens` ≤ `room` ≤ 8 − `t0`; `acc` holds 16 numbers for each token that there is room for.
 #[inline(always)]
 pub(super) unsafe fn dot<S: Simd, Q: Form>(
     w: *const u8,
     groups: usize,
     x: *const Group,
+    t0: usize,
     tokens: usize,
+    room: usize,
     acc: *mut f32,
 ) {
-    // SAFETY: the contract above. Sizes above `S::TILE` are never chosen, so that they cost no code.
+    let (mut t, mut acc, mut left) = (t0, acc, tokens);
+    // SAFETY: the contract above; every step ends within the tile. Sizes above `S::TILE` are never chosen, so that
+    // they cost no code.
     unsafe {
-        match tokens {
-            0 => {}
-            1 => dot_tile::<S, Q, 1, true>(w, groups, x, 0, acc),
-            _ if S::TILE == 1 => {
-                for t in 0..tokens {
-                    dot_tile::<S, Q, 1, true>(w, groups, x, t, acc.add(t * PANEL));
-                }
-            }
-            _ if S::TILE == 2 => {
-                for t in (0..tokens).step_by(2) {
-                    dot_tile::<S, Q, 2, true>(w, groups, x, t, acc.add(t * PANEL));
-                }
-            }
-            2 => dot_tile::<S, Q, 2, true>(w, groups, x, 0, acc),
-            3 | 4 => dot_tile::<S, Q, 4, true>(w, groups, x, 0, acc),
-            _ => dot_tile::<S, Q, 8, true>(w, groups, x, 0, acc),
+        while left > 0 {
+            // Rounded up where there is room: reading weights once counts more than an idle row.
+            let fits = |size: usize| size <= S::TILE && t + size <= t0 + room && left > size / 2;
+            let step = if fits(8) {
+                dot_tile::<S, Q, 8, true>(w, groups, x, t, acc);
+                8
+            } else if fits(4) {
+                dot_tile::<S, Q, 4, true>(w, groups, x, t, acc);
+                4
+            } else if fits(2) {
+                dot_tile::<S, Q, 2, true>(w, groups, x, t, acc);
+                2
+            } else {
+                dot_tile::<S, Q, 1, true>(w, groups, x, t, acc);
+                1
+            };
+            t += step;
+            acc = acc.add(step * PANEL);
+            left = left.saturating_sub(step);
         }
     }
 }

@@ -31,6 +31,8 @@ pub(super) trait Form {
     const OFFSET: Offset;
     /// Codes may be above 127.
     const WIDE: bool = false;
+    /// Vectors of codes of a group that are not all zero.
+    const VECTORS: usize = 8;
     /// Groups of 32 columns in a block.
     const BLOCK_GROUPS: usize;
     /// Bytes of a block of 16 rows.
@@ -152,6 +154,29 @@ impl Form for Q8_0 {
     }
 }
 
+/// [`Q8_0`] of 16 columns, for the second half of a low-rank delta: most have a rank of 16 or less.
+pub(super) struct Q8Half;
+
+impl Form for Q8Half {
+    const OFFSET: Offset = Offset::Of(2);
+    const WIDE: bool = true;
+    const VECTORS: usize = 4;
+    const BLOCK_GROUPS: usize = 1;
+    const BLOCK_BYTES: usize = 256 + HALF_SCALES;
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(block: *const u8, _: usize) -> [S::B; 8] {
+        // SAFETY: the trait's contract.
+        unsafe { std::array::from_fn(|j| S::load_b(block.add(64 * (j % 4)))) }
+    }
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(block: *const u8, _: usize) -> (S::F, S::F) {
+        // SAFETY: the trait's contract.
+        let d = unsafe { S::load_f16(block.add(256).cast()) };
+        (d, d)
+    }
+}
+
 /// Bytes of the twelve 6-bit-packed scales and minima of 16 rows, byte i of all rows side by side.
 pub(super) const K_SCALES: usize = 12 * PANEL;
 
@@ -267,6 +292,7 @@ pub(super) const UNPACKED: usize = 512 + 2 * 4 * PANEL;
 impl<Q: Form> Form for Unpacked<Q> {
     const OFFSET: Offset = Q::OFFSET;
     const WIDE: bool = Q::WIDE;
+    const VECTORS: usize = Q::VECTORS;
     const BLOCK_GROUPS: usize = 1;
     const BLOCK_BYTES: usize = UNPACKED;
 

@@ -25,6 +25,9 @@ mod pool;
 mod simd;
 mod variants;
 
+#[cfg(test)]
+mod tests;
+
 pub use cache::{CacheShape, KvCache};
 pub use memory::Pages;
 pub use ops::{Activations, Attention, Cpu, Delta, Gate, Heads, Output, Part, Span};

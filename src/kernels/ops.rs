@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::attend::{self, Attend};
 use super::cache::KvCache;
@@ -13,6 +14,10 @@ use super::variants::{Kernels, Variant};
 
 /// Panels of a task: enough work to be worth handing out, and activations are read once for all of them.
 const TASK_PANELS: usize = 4;
+/// Where weights are all that is read, longer runs of them keep the memory streaming.
+const LONGEST_TASK: usize = 32;
+/// Tasks for each thread that are enough to even out their speeds.
+const TASKS_PER_THREAD: usize = 6;
 /// Groups that are unpacked at a time when many tokens are multiplied: 32 groups are 20 kB, within a first
 /// cache. A multiple of every form's block.
 const UNPACK_GROUPS: usize = 32;
@@ -24,6 +29,8 @@ const ALONE: usize = TILE_ROWS;
 thread_local! {
     /// Accumulators and unpacked weights of a thread, kept from task to task.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// What the thread that asks for products computes first for their deltas.
+    static LOWS: RefCell<LowBuffers> = RefCell::default();
 }
 
 #[derive(Default)]
@@ -103,13 +110,66 @@ impl Activations {
 pub struct Delta<'a> {
     /// Whose rows.
     pub rows: Range<usize>,
-    /// A, of shape (rank, inputs), not quantised.
+    /// A, of shape (rank, inputs).
     pub down: &'a Matrix,
-    /// B, of shape (outputs, rank), not quantised.
+    /// B, of shape (outputs, rank, perhaps filled up with zeros); quantised if A is.
     pub up: &'a Matrix,
     /// α / r.
     pub scale: f32,
 }
+
+impl Delta<'_> {
+    /// Groups of 32 that hold down · x of a row.
+    fn low_groups(&self) -> usize {
+        self.down.rows().max(self.up.columns()).div_ceil(GROUP)
+    }
+}
+
+/// Buffers for down · x · scale of the deltas of each part, row by row.
+#[derive(Default)]
+struct LowBuffers {
+    floats: Vec<f32>,
+    groups: Vec<Group>,
+}
+
+/// Where a part's share of [`LowBuffers`] lies.
+#[derive(Clone, Copy, Default)]
+struct LowPlace {
+    /// Groups of all parts before.
+    start: usize,
+    /// Groups of a row.
+    row_groups: usize,
+}
+
+/// What the first tasks of a product compute for the deltas, and the later ones read.
+struct Lows {
+    floats: Shared<f32>,
+    groups: Shared<Group>,
+    places: [LowPlace; MAX_PARTS],
+    /// First tasks that have not ended.
+    pending: AtomicUsize,
+}
+
+impl Lows {
+    /// Waits for the first tasks. Tasks are taken in order, so whoever waits here waits for work under way.
+    fn wait(&self) {
+        while self.pending.load(Ordering::Acquire) > 0 {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// Counts a first task as ended, also when it panics: others wait for it.
+struct Ended<'a>(&'a AtomicUsize);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Parts of one [`Cpu::linear`] at the most.
+const MAX_PARTS: usize = 3;
 
 /// One linear map: a weight, perhaps a bias, and deltas.
 #[derive(Debug, Clone)]
@@ -302,41 +362,33 @@ impl Cpu {
     /// # Panics
     /// When sizes do not agree, or quantised weights meet inputs that are not.
     pub fn linear(&self, x: &Activations, parts: &[Part<'_>], outputs: &mut [Output<'_>]) {
-        assert_eq!(parts.len(), outputs.len(), "an output for each part");
+        assert!(parts.len() == outputs.len() && parts.len() <= MAX_PARTS, "an output for each part");
         for (part, output) in parts.iter().zip(&mut *outputs) {
             check_part(x, part);
             let rows = part.weight.rows();
             assert!(output.stride >= rows && output.to.len() >= (x.rows.max(1) - 1) * output.stride + rows, "room");
         }
-        let lows = self.lows(x, parts);
-        let shared: Vec<Shared<f32>> = outputs.iter_mut().map(|o| Shared(o.to.as_mut_ptr())).collect();
-        let layout: Vec<(usize, bool)> = outputs.iter().map(|o| (o.stride, o.add)).collect();
-        let tasks: usize = parts.iter().map(|p| p.weight.panels().div_ceil(TASK_PANELS)).sum();
-        self.share(x.rows == 0, tasks, &|task| {
+        let mut targets = [(Shared(std::ptr::null_mut::<f32>()), 0, false); MAX_PARTS];
+        for (target, output) in targets.iter_mut().zip(&mut *outputs) {
+            *target = (Shared(output.to.as_mut_ptr()), output.stride, output.add);
+        }
+        let long = parts.iter().map(|p| p.weight.panels()).sum::<usize>() / (TASKS_PER_THREAD * self.threads());
+        let size = if x.rows > TILE_ROWS { TASK_PANELS } else { long.clamp(TASK_PANELS, LONGEST_TASK) };
+        let tasks: usize = parts.iter().map(|p| p.weight.panels().div_ceil(size)).sum();
+        self.share_with_lows(x, parts, tasks, &|task, lows| {
             let mut first = task;
             for (index, part) in parts.iter().enumerate() {
-                let own = part.weight.panels().div_ceil(TASK_PANELS);
+                let own = part.weight.panels().div_ceil(size);
                 if first >= own {
                     first -= own;
                     continue;
                 }
-                let panels = first * TASK_PANELS..part.weight.panels().min((first + 1) * TASK_PANELS);
-                let (stride, add) = layout[index];
-                self.with_panels(x, &[(part, panels.clone(), &lows[index])], |sums, tokens| {
-                    for (n, panel) in panels.clone().enumerate() {
-                        let width = PANEL.min(part.weight.rows() - panel * PANEL);
-                        for (t, sum) in sums[n * tokens * PANEL..].chunks_exact(PANEL).take(x.rows).enumerate() {
-                            let to = shared[index].at(t * stride + panel * PANEL);
-                            // SAFETY: these columns of this row lie within the output, which has room for all
-                            // rows, and no other task writes them.
-                            let to = unsafe { std::slice::from_raw_parts_mut(to, width) };
-                            if add {
-                                to.iter_mut().zip(sum).for_each(|(y, v)| *y += v);
-                            } else {
-                                to.copy_from_slice(&sum[..width]);
-                            }
-                        }
-                    }
+                let panels = first * size..part.weight.panels().min((first + 1) * size);
+                let work = [(part, panels.clone(), lows.places[index])];
+                self.with_panels(x, &work, lows, |sums, tokens| {
+                    // SAFETY: the output has room for all rows, as checked above, and no other task writes these
+                    // panels' columns.
+                    unsafe { write_panels(sums, tokens, x.rows, part.weight.rows(), panels, targets[index]) };
                 });
                 return;
             }
@@ -361,81 +413,131 @@ impl Cpu {
         assert_eq!(columns, up.weight.rows(), "gate and up of one size");
         assert!(!quantise || columns.is_multiple_of(GROUP), "whole groups");
         out.reshape(rows, columns, quantise);
-        let lows = self.lows(x, &[gate.clone(), up.clone()]);
         let kernels = self.kernels();
         let (floats, groups) = (Shared(out.floats.as_mut_ptr()), Shared(out.groups.as_mut_ptr()));
         let row_groups = out.row_groups();
-        // A task makes one group of outputs.
+        // One group of outputs after the other; a task makes several where weights are all that is read.
         let width = GROUP / PANEL;
         let panels = gate.weight.panels();
-        self.share(rows == 0, panels.div_ceil(width), &|task| {
-            let own = task * width..panels.min((task + 1) * width);
-            let pair = [(gate, own.clone(), &lows[0]), (up, own.clone(), &lows[1])];
-            self.with_panels(x, &pair, |sums, tokens| {
-                let vectors = own.len() * tokens;
-                let (gates, ups) = sums.split_at_mut(vectors * PANEL);
-                let run = if activation == Gate::Silu { kernels.silu } else { kernels.gelu };
-                // SAFETY: both hold `vectors` vectors, and the variant is available.
-                unsafe {
-                    run(gates.as_mut_ptr(), ups.as_ptr(), vectors);
-                }
-                for t in 0..rows {
-                    for (n, panel) in own.clone().enumerate() {
-                        let wide = PANEL.min(columns - panel * PANEL);
-                        let at = (n * tokens + t) * PANEL;
-                        // SAFETY: these columns of this row lie within the buffer and are this task's alone.
-                        let to = unsafe {
-                            std::slice::from_raw_parts_mut(floats.at(t * columns + panel * PANEL), wide)
-                        };
-                        to.copy_from_slice(&gates[at..at + wide]);
-                    }
-                    if quantise {
-                        let group = groups.at(t / TILE_ROWS * row_groups + task);
+        let parts = [gate.clone(), up.clone()];
+        let all = panels.div_ceil(width);
+        let long = (all / (TASKS_PER_THREAD * self.threads())).clamp(1, LONGEST_TASK / width);
+        let size = if rows > TILE_ROWS { 1 } else { long };
+        self.share_with_lows(x, &parts, all.div_ceil(size), &|task, lows| {
+            for group in task * size..all.min((task + 1) * size) {
+                let own = group * width..panels.min((group + 1) * width);
+                let pair = [(gate, own.clone(), lows.places[0]), (up, own.clone(), lows.places[1])];
+                self.with_panels(x, &pair, lows, |sums, tokens| {
+                    let (gates, ups) = sums.split_at_mut(own.len() * tokens * PANEL);
+                    let run = if activation == Gate::Silu { kernels.silu } else { kernels.gelu };
+                    // SAFETY: both hold as many vectors, and the variant is available.
+                    unsafe { run(gates.as_mut_ptr(), ups.as_ptr(), own.len() * tokens) };
+                    // SAFETY: the buffer has room for all rows, and no other task writes these columns.
+                    unsafe { write_panels(gates, tokens, rows, columns, own, (floats, columns, false)) };
+                    for t in 0..if quantise { rows } else { 0 } {
                         // SAFETY: the group was just written as floats; its record is this task's alone.
                         unsafe {
-                            let x = floats.at(t * columns + task * GROUP).cast_const();
-                            (kernels.quantise)(x, 1, group, t % TILE_ROWS);
+                            let x = floats.at(t * columns + group * GROUP).cast_const();
+                            let record = groups.at(t / TILE_ROWS * row_groups + group);
+                            (kernels.quantise)(x, 1, record, t % TILE_ROWS);
                         }
                     }
+                });
+            }
+        });
+    }
+
+    /// Runs `count` tasks, after and beside those that compute down · x · scale of every delta of every part.
+    fn share_with_lows(
+        &self,
+        x: &Activations,
+        parts: &[Part<'_>],
+        count: usize,
+        task: &(dyn Fn(usize, &Lows) + Sync),
+    ) {
+        let mut places = [LowPlace::default(); MAX_PARTS];
+        let tiles = x.rows.div_ceil(TILE_ROWS);
+        let mut groups = 0;
+        for (place, part) in places.iter_mut().zip(parts) {
+            let row_groups = part.deltas.iter().map(Delta::low_groups).max().unwrap_or(0);
+            *place = LowPlace { start: groups, row_groups };
+            groups += row_groups * tiles;
+        }
+        let first = if groups > 0 { parts.len() * tiles } else { 0 };
+        LOWS.with_borrow_mut(|buffers| {
+            at_least(&mut buffers.floats, groups * TILE_ROWS * GROUP);
+            if buffers.groups.len() < groups {
+                buffers.groups.resize(groups, Group::ZERO);
+            }
+            let lows = Lows {
+                floats: Shared(buffers.floats.as_mut_ptr()),
+                groups: Shared(buffers.groups.as_mut_ptr()),
+                places,
+                pending: AtomicUsize::new(first),
+            };
+            self.share(x.rows == 0, first + count, &|at| {
+                if at >= first {
+                    return task(at - first, &lows);
+                }
+                let _ended = Ended(&lows.pending);
+                let (part, tile) = (at % parts.len(), at / parts.len());
+                for delta in parts[part].deltas {
+                    // SAFETY: both buffers have room for all tiles of all parts, and this tile of this part is this
+                    // task's alone until it has ended.
+                    unsafe { self.low_tile(x, delta, tile, &lows, part) };
                 }
             });
         });
     }
 
-    /// down · x · scale of every delta of every part, of shape (rows, rank rounded up to panels).
-    fn lows(&self, x: &Activations, parts: &[Part<'_>]) -> Vec<Vec<Vec<f32>>> {
-        let mut lows: Vec<Vec<Vec<f32>>> = parts
-            .iter()
-            .map(|part| {
-                let len = |d: &Delta<'_>| d.rows.len() * d.down.panels() * PANEL;
-                part.deltas.iter().map(|d| vec![0.0; len(d)]).collect()
-            })
-            .collect();
-        // One task for a panel of a delta and a tile of its rows.
-        let mut tasks = Vec::new();
-        for (part, lows) in parts.iter().zip(&mut lows) {
-            for (delta, low) in part.deltas.iter().zip(lows) {
-                let shared = Shared(low.as_mut_ptr());
-                for start in delta.rows.clone().step_by(4 * TILE_ROWS) {
-                    let rows = start..delta.rows.end.min(start + 4 * TILE_ROWS);
-                    tasks.extend((0..delta.down.panels()).map(|panel| (delta, shared, rows.clone(), panel)));
+    /// down · x · scale of a delta for the rows of one tile, as floats and quantised.
+    ///
+    /// # Safety
+    /// The buffers must have room for the tile at its place, and nobody else may use it meanwhile.
+    unsafe fn low_tile(&self, x: &Activations, delta: &Delta<'_>, tile: usize, lows: &Lows, part: usize) {
+        let rows = delta.rows.start.max(tile * TILE_ROWS)..delta.rows.end.min((tile + 1) * TILE_ROWS);
+        if rows.is_empty() {
+            return;
+        }
+        let (kernels, place) = (self.kernels(), lows.places[part]);
+        let (t0, stride) = (rows.start % TILE_ROWS, place.row_groups * GROUP);
+        // This part's floats: row by row, `stride` apart.
+        let low = lows.floats.at(place.start * TILE_ROWS * GROUP + rows.start * stride);
+        let padded = delta.low_groups() * GROUP;
+        for panel in 0..padded / PANEL {
+            let mut sums = [0f32; TILE_ROWS * PANEL];
+            match delta.down.kind() {
+                _ if panel >= delta.down.panels() => {}
+                WeightType::Dense(_) => {
+                    let x = &x.floats[rows.start * x.columns..];
+                    dense_panel(kernels, delta.down, panel, x, delta.down.columns(), rows.len(), &mut sums);
+                }
+                WeightType::Quantised(kind) => {
+                    let groups = x.row_groups();
+                    let panel = delta.down.panel(panel).as_ptr();
+                    // SAFETY: `check_part` has seen that panel and tile hold as many groups; the sums have room for a whole
+                    // tile; the variant is available.
+                    unsafe {
+                        let x = x.groups.as_ptr().add(tile * groups);
+                        (kernels.dot)(kind, panel, groups, x, t0, rows.len(), TILE_ROWS - t0, sums.as_mut_ptr());
+                    }
+                }
+            }
+            for (t, sum) in sums.chunks_exact(PANEL).take(rows.len()).enumerate() {
+                // SAFETY: the caller's contract.
+                let to = unsafe { std::slice::from_raw_parts_mut(low.wrapping_add(t * stride + panel * PANEL), PANEL) };
+                to.iter_mut().zip(sum).for_each(|(y, v)| *y = v * delta.scale);
+            }
+        }
+        if matches!(delta.up.kind(), WeightType::Quantised(_)) {
+            for t in 0..rows.len() {
+                // SAFETY: the caller's contract; the floats of these groups have just been written.
+                unsafe {
+                    let group = lows.groups.at(place.start + tile * place.row_groups);
+                    (kernels.quantise)(low.wrapping_add(t * stride).cast_const(), padded / GROUP, group, t0 + t);
                 }
             }
         }
-        let kernels = self.kernels();
-        self.share(tasks.len() < 2, tasks.len(), &|task| {
-            let (delta, low, rows, panel) = &tasks[task];
-            let mut sums = [0f32; 4 * TILE_ROWS * PANEL];
-            dense_panel(kernels, delta.down, *panel, &x.floats[rows.start * x.columns..], x.columns, rows.len(), &mut sums);
-            let stride = delta.down.panels() * PANEL;
-            for (t, sum) in sums.chunks_exact(PANEL).take(rows.len()).enumerate() {
-                let at = (rows.start - delta.rows.start + t) * stride + panel * PANEL;
-                // SAFETY: within this delta's buffer, and this task's alone.
-                let to = unsafe { std::slice::from_raw_parts_mut(low.at(at), PANEL) };
-                to.iter_mut().zip(sum).for_each(|(y, v)| *y = v * delta.scale);
-            }
-        });
-        lows
     }
 
     /// Computes panels for all rows and hands the sums, of shape (panels, tokens, 16), to `finish`; tokens are
@@ -443,7 +545,8 @@ impl Cpu {
     fn with_panels(
         &self,
         x: &Activations,
-        work: &[(&Part<'_>, Range<usize>, &Vec<Vec<f32>>)],
+        work: &[(&Part<'_>, Range<usize>, LowPlace)],
+        lows: &Lows,
         finish: impl FnOnce(&mut [f32], usize),
     ) {
         let tokens = x.rows.next_multiple_of(TILE_ROWS);
@@ -453,9 +556,15 @@ impl Cpu {
             let sums = at_least(floats, count * tokens * PANEL);
             sums.fill(0.0);
             let mut rest = &mut *sums;
-            for (part, panels, lows) in work {
+            for (part, panels, place) in work {
                 let (own, after) = rest.split_at_mut(panels.len() * tokens * PANEL);
                 rest = after;
+                for delta in part.deltas {
+                    // It lies elsewhere than the weight, and would be waited for after it.
+                    let up = delta.up.panels_bytes(panels.clone());
+                    // SAFETY: only asks; the variant is available.
+                    unsafe { (self.kernels().prefetch)(up.as_ptr(), up.len()) };
+                }
                 self.products(x, part.weight, panels.clone(), own, bytes);
                 for (n, panel) in panels.clone().enumerate() {
                     let sums = &mut own[n * tokens * PANEL..(n + 1) * tokens * PANEL];
@@ -465,15 +574,42 @@ impl Cpu {
                             sum.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
                         }
                     }
-                    for (delta, low) in part.deltas.iter().zip(*lows) {
-                        let stride = delta.down.panels() * PANEL;
-                        let sums = &mut sums[delta.rows.start * PANEL..];
-                        dense_panel(self.kernels(), delta.up, panel, low, stride, delta.rows.len(), sums);
+                    for delta in part.deltas {
+                        self.add_delta(delta, panel, lows, *place, sums);
                     }
                 }
             }
             finish(sums, tokens);
         });
+    }
+
+    /// Adds up · low of one panel to the sums of the delta's rows.
+    fn add_delta(&self, delta: &Delta<'_>, panel: usize, lows: &Lows, place: LowPlace, sums: &mut [f32]) {
+        lows.wait();
+        let kernels = self.kernels();
+        let kind = match delta.up.kind() {
+            WeightType::Dense(_) => {
+                let stride = place.row_groups * GROUP;
+                let from = lows.floats.at(place.start * TILE_ROWS * GROUP + delta.rows.start * stride);
+                // SAFETY: the rows of this delta, which the first tasks have written and nobody writes any more.
+                let low = unsafe { std::slice::from_raw_parts(from.cast_const(), delta.rows.len() * stride) };
+                let sums = &mut sums[delta.rows.start * PANEL..];
+                return dense_panel(kernels, delta.up, panel, low, stride, delta.rows.len(), sums);
+            }
+            WeightType::Quantised(kind) => kind,
+        };
+        let (w, groups) = (delta.up.panel(panel).as_ptr(), delta.up.columns().div_ceil(GROUP));
+        for tile in delta.rows.start / TILE_ROWS..delta.rows.end.div_ceil(TILE_ROWS) {
+            let rows = delta.rows.start.max(tile * TILE_ROWS)..delta.rows.end.min((tile + 1) * TILE_ROWS);
+            let sums = &mut sums[rows.start * PANEL..rows.end * PANEL];
+            // SAFETY: the panel holds `groups` groups, and so does the tile at its place; no more rows are computed than the
+            // sums are of; the variant is available.
+            unsafe {
+                let x = lows.groups.at(place.start + tile * place.row_groups).cast_const();
+                let (t0, count) = (rows.start % TILE_ROWS, rows.len());
+                (kernels.dot)(kind, w, groups, x, t0, count, count, sums.as_mut_ptr());
+            }
+        }
     }
 
     /// The products of some panels with all rows, added to `sums` of shape (panels, tokens, 16).
@@ -499,7 +635,7 @@ impl Cpu {
                 // SAFETY: the panel holds `groups` groups, as checked by `check_part`, the tile as many; the sums have
                 // room for eight tokens; the variant is available.
                 unsafe {
-                    (kernels.dot)(kind, w.panel(panel).as_ptr(), groups, x_groups, x.rows, sums.as_mut_ptr());
+                    (kernels.dot)(kind, w.panel(panel).as_ptr(), groups, x_groups, 0, x.rows, TILE_ROWS, sums.as_mut_ptr());
                 }
             }
             return;
@@ -731,9 +867,36 @@ fn check_part(x: &Activations, part: &Part<'_>) {
     assert!(part.bias.is_none_or(|b| b.len() == rows), "a bias for each output");
     for delta in part.deltas {
         assert!(delta.rows.end <= x.rows && delta.down.columns() == columns, "a delta of these inputs");
-        assert!(delta.up.rows() == rows && delta.up.columns() == delta.down.rows(), "a delta of these outputs");
-        let dense = |m: &Matrix| matches!(m.kind(), WeightType::Dense(_));
-        assert!(dense(delta.down) && dense(delta.up), "deltas are not quantised");
+        assert!(delta.up.rows() == rows && delta.up.columns() >= delta.down.rows(), "a delta of these outputs");
+        let quantised = |m: &Matrix| matches!(m.kind(), WeightType::Quantised(_));
+        assert!(quantised(delta.down) == quantised(delta.up), "both halves of a kind");
+        assert!(x.quantised || !quantised(delta.down), "quantised deltas take quantised inputs");
+    }
+}
+
+/// Writes the sums of some panels, of shape (panels, tokens, 16), to their columns of an output.
+///
+/// # Safety
+/// The output must have room for `rows` rows, and nobody else may use these columns meanwhile.
+unsafe fn write_panels(
+    sums: &[f32],
+    tokens: usize,
+    rows: usize,
+    columns: usize,
+    panels: Range<usize>,
+    (to, stride, add): (Shared<f32>, usize, bool),
+) {
+    for (n, panel) in panels.enumerate() {
+        let width = PANEL.min(columns - panel * PANEL);
+        for (t, sum) in sums[n * tokens * PANEL..].chunks_exact(PANEL).take(rows).enumerate() {
+            // SAFETY: the caller's contract.
+            let to = unsafe { std::slice::from_raw_parts_mut(to.at(t * stride + panel * PANEL), width) };
+            if add {
+                to.iter_mut().zip(sum).for_each(|(y, v)| *y += v);
+            } else {
+                to.copy_from_slice(&sum[..width]);
+            }
+        }
     }
 }
 

@@ -20,10 +20,12 @@ pub enum QuantType {
     Q4K,
     Q5K,
     Q6K,
+    /// Q8_0 of 16 columns instead of 32; no file has it.
+    Q8Half,
 }
 
 impl QuantType {
-    /// All of them.
+    /// All that files have.
     pub const ALL: [Self; 8] =
         [Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q5_1, Self::Q8_0, Self::Q4K, Self::Q5K, Self::Q6K];
 
@@ -38,6 +40,7 @@ impl QuantType {
             Self::Q4K => (256, 144),
             Self::Q5K => (256, 176),
             Self::Q6K => (256, 210),
+            Self::Q8Half => (16, 18),
         }
     }
 }
@@ -152,6 +155,37 @@ impl Matrix {
         Self::pack(WeightType::Dense(kind), (rows, columns), |r| &bytes[r * stride..(r + 1) * stride], pages)
     }
 
+    /// Quantises numbers given row by row to 8 bits, as [`QuantType::Q8_0`] or, where 16 columns are enough,
+    /// [`QuantType::Q8Half`]; columns are filled up with zeros to whole blocks. Returns the factor, a power of two,
+    /// by which the numbers were divided so that scales keep their precision.
+    pub fn pack_q8((rows, columns): (usize, usize), numbers: &[f32], pages: &mut Pages) -> Option<(Self, f32)> {
+        if numbers.len() != rows.checked_mul(columns)? {
+            return None;
+        }
+        let kind = if columns <= 16 { QuantType::Q8Half } else { QuantType::Q8_0 };
+        let (block, _) = kind.block();
+        let width = columns.next_multiple_of(block);
+        let largest = numbers.iter().fold(0f32, |top, v| top.max(v.abs()));
+        if !largest.is_finite() {
+            return None;
+        }
+        let factor = if largest > 0.0 { largest.log2().ceil().clamp(-100.0, 100.0).exp2() } else { 1.0 };
+        let mut bytes = Vec::with_capacity(rows * WeightType::Quantised(kind).row_bytes(width)?);
+        for row in numbers.chunks_exact(columns) {
+            for start in (0..width).step_by(block) {
+                let value = |c: usize| row.get(start + c).map_or(0.0, |v| v / factor);
+                let top = (0..block).fold(0f32, |top, c| top.max(value(c).abs()));
+                let d = half::f16::from_f32(top / 127.0);
+                let inverse = if d.to_f32() > 0.0 { 1.0 / d.to_f32() } else { 0.0 };
+                bytes.extend(d.to_le_bytes());
+                bytes.extend((0..block).map(|c| ((value(c) * inverse).round().clamp(-127.0, 127.0) as i8) as u8));
+            }
+        }
+        let stride = bytes.len() / rows.max(1);
+        let row = |r: usize| &bytes[r * stride..(r + 1) * stride];
+        Some((Self::pack(WeightType::Quantised(kind), (rows, width), row, pages)?, factor))
+    }
+
     /// Its type.
     pub fn kind(&self) -> WeightType {
         self.kind
@@ -181,6 +215,12 @@ impl Matrix {
     pub(super) fn panel(&self, panel: usize) -> &[u8] {
         let len = self.data.len() / self.panels();
         &self.data[panel * len..(panel + 1) * len]
+    }
+
+    /// The bytes of some panels.
+    pub(super) fn panels_bytes(&self, panels: std::ops::Range<usize>) -> &[u8] {
+        let len = self.data.len() / self.panels();
+        &self.data[panels.start * len..panels.end * len]
     }
 
     /// Writes one row as 32-bit floats, exactly as the kernels understand it.
@@ -285,11 +325,12 @@ fn pack_block(kind: QuantType, block: &[u8], lane: usize, out: &mut [u8]) {
                 put_half(out, NIBBLES + FIFTH + s * HALF_SCALES, half(2 * s));
             }
         }
-        QuantType::Q8_0 => {
-            for c in 0..GROUP {
-                out[c / 4 * 64 + lane * 4 + c % 4] = block[2 + c] ^ 0x80;
+        QuantType::Q8_0 | QuantType::Q8Half => {
+            let codes = &block[2..];
+            for (c, code) in codes.iter().enumerate() {
+                out[c / 4 * 64 + lane * 4 + c % 4] = code ^ 0x80;
             }
-            put_half(out, 512, half(0));
+            put_half(out, codes.len() * PANEL, half(0));
         }
         QuantType::Q4K | QuantType::Q5K => {
             let five = kind == QuantType::Q5K;
@@ -364,8 +405,8 @@ fn unpack_row(kind: QuantType, block: &[u8], lane: usize, out: &mut [f32]) {
             let (d, m) = (half(NIBBLES + FIFTH), half(NIBBLES + FIFTH + HALF_SCALES));
             out.iter_mut().enumerate().for_each(|(c, v)| *v = d * f32::from(five(0, c)) + m);
         }
-        QuantType::Q8_0 => {
-            let d = half(512);
+        QuantType::Q8_0 | QuantType::Q8Half => {
+            let d = half(out.len() * PANEL);
             for (c, v) in out.iter_mut().enumerate() {
                 *v = d * f32::from((block[c / 4 * 64 + lane * 4 + c % 4] ^ 0x80) as i8);
             }

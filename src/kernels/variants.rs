@@ -2,7 +2,7 @@
 
 use super::attend::{Attend, attend};
 use super::body::{self, Bf16, F16, F32};
-use super::forms::{Form, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use super::forms::{Form, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8Half};
 use super::group::{GROUP, Group, quantise_group};
 use super::math;
 use super::pack::{DenseType, QuantType};
@@ -95,7 +95,7 @@ impl Variant {
 /// [has](Variant::is_available) the variant.
 pub(super) struct Kernels {
     /// [`body::dot`].
-    pub(super) dot: unsafe fn(QuantType, *const u8, usize, *const Group, usize, *mut f32),
+    pub(super) dot: unsafe fn(QuantType, *const u8, usize, *const Group, usize, usize, usize, *mut f32),
     /// [`body::unpack`].
     pub(super) unpack: unsafe fn(QuantType, *const u8, usize, *mut u8),
     /// [`body::dot_unpacked`].
@@ -116,6 +116,8 @@ pub(super) struct Kernels {
     pub(super) attend: unsafe fn(&Attend<'_>, *mut f32),
     /// Stores a vector of 16 as half-precision numbers.
     pub(super) store_f16: unsafe fn(*mut u16, *const f32),
+    /// Asks for bytes that will be needed soon.
+    pub(super) prefetch: unsafe fn(*const u8, usize),
     /// Reads bytes, whole lines, and gives something that depends on all of them.
     pub(super) read: unsafe fn(*const u8, usize) -> u32,
     /// Index of the largest of the numbers, the first such; `usize::MAX` where one is not a number or +∞.
@@ -130,6 +132,7 @@ macro_rules! by_type {
             QuantType::Q5_0 => $kernel::<Q5_0>($($argument),*),
             QuantType::Q5_1 => $kernel::<Q5_1>($($argument),*),
             QuantType::Q8_0 => $kernel::<Q8_0>($($argument),*),
+            QuantType::Q8Half => $kernel::<Q8Half>($($argument),*),
             QuantType::Q4K => $kernel::<Q4K>($($argument),*),
             QuantType::Q5K => $kernel::<Q5K>($($argument),*),
             QuantType::Q6K => $kernel::<Q6K>($($argument),*),
@@ -146,11 +149,15 @@ macro_rules! variant {
             type S = $simd;
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn dot_one<Q: Form>(w: *const u8, groups: usize, x: *const Group, tokens: usize, acc: *mut f32) {
-                unsafe { body::dot::<S, Q>(w, groups, x, tokens, acc) }
+            unsafe fn dot_one<Q: Form>(
+                w: *const u8, groups: usize, x: *const Group, t0: usize, tokens: usize, room: usize, acc: *mut f32,
+            ) {
+                unsafe { body::dot::<S, Q>(w, groups, x, t0, tokens, room, acc) }
             }
-            unsafe fn dot(kind: QuantType, w: *const u8, groups: usize, x: *const Group, tokens: usize, acc: *mut f32) {
-                unsafe { by_type!(kind, dot_one(w, groups, x, tokens, acc)) }
+            unsafe fn dot(
+                kind: QuantType, w: *const u8, groups: usize, x: *const Group, t0: usize, tokens: usize, room: usize, acc: *mut f32,
+            ) {
+                unsafe { by_type!(kind, dot_one(w, groups, x, t0, tokens, room, acc)) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn unpack_one<Q: Form>(w: *const u8, groups: usize, out: *mut u8) {
@@ -215,6 +222,12 @@ macro_rules! variant {
                 unsafe { S::store_f16(to, S::load(from)) }
             }
             $(#[target_feature(enable = $features)])?
+            unsafe fn prefetch(p: *const u8, bytes: usize) {
+                for line in (0..bytes).step_by(64) {
+                    unsafe { S::prefetch(p.wrapping_add(line)) }
+                }
+            }
+            $(#[target_feature(enable = $features)])?
             unsafe fn read(p: *const u8, bytes: usize) -> u32 {
                 unsafe { math::read::<S>(p, bytes) }
             }
@@ -225,7 +238,7 @@ macro_rules! variant {
 
             pub(super) static KERNELS: Kernels = Kernels {
                 dot, unpack, dot_unpacked, dot_dense, quantise, rms_norm, rotate, silu, gelu,
-                attend: attend_one, store_f16, read, argmax,
+                attend: attend_one, store_f16, prefetch, read, argmax,
             };
         }
     };

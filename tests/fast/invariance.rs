@@ -56,7 +56,7 @@ fn company_does_not_change_a_bit() {
     let adapters: Vec<PackedAdapter> = (0..2)
         .map(|n| {
             let adapter = random_adapter(folder.path(), &model.config, 4 + 16 * n, n as u64);
-            PackedAdapter::pack(&adapter, &model.config).unwrap()
+            PackedAdapter::pack(&adapter, &model.decoder).unwrap()
         })
         .collect();
     let text = guideline_tokens(model, "en", 400);

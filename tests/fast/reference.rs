@@ -58,7 +58,7 @@ fn adapters_add_what_they_add_to_the_reference() {
         let reference = model.load();
         let adapter = random_adapter(folder.path(), &reference.config, 5, 1);
         let fast = load(folder.path(), WeightForm::Stored, cpu());
-        let packed = PackedAdapter::pack(&adapter, &fast.config).unwrap();
+        let packed = PackedAdapter::pack(&adapter, &fast.decoder).unwrap();
         assert_eq!(packed.fingerprint(), adapter.fingerprint());
         let tokens = tiny::prompt(50);
         let with = common::all_logits(&reference, &tokens, Some(&adapter));

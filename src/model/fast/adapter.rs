@@ -2,15 +2,17 @@
 
 use std::ops::Range;
 
-use super::super::config::ModelConfig;
 use super::super::lora::{Adapter, AdapterFormat, LoraPair};
 use super::super::tensors::Projection;
-use super::floats;
+use super::{FastDecoder, floats};
 use crate::kernels::{Delta, DenseType, Matrix, Pages};
 use crate::model::weights::WeightError;
 
-/// A LoRA adapter ready to be added to a pass. Its matrices are half precision where that loses nothing
-/// that counts, else 32-bit floats.
+/// A LoRA adapter ready to be added to a pass.
+///
+/// On a quantised base its matrices are 8-bit codes with a scale for every 32 (or 16) columns, because its inputs
+/// are so too, and the bytes that a token reads are what an adapter costs. On any other base they are half
+/// precision where that loses nothing that counts, else 32-bit floats.
 #[derive(Debug)]
 pub struct PackedAdapter {
     fingerprint: String,
@@ -27,16 +29,17 @@ struct Pair {
 }
 
 impl PackedAdapter {
-    /// Packs an adapter that was bound to a model of this configuration.
+    /// Packs an adapter that was bound to a model of the decoder's configuration.
     ///
     /// # Errors
     /// When a matrix cannot be read.
-    pub fn pack(adapter: &Adapter, config: &ModelConfig) -> Result<Self, WeightError> {
+    pub fn pack(adapter: &Adapter, decoder: &FastDecoder) -> Result<Self, WeightError> {
+        let (config, quantised) = (decoder.config(), decoder.takes_quantised_inputs());
         let mut pages = Pages::default();
         let mut pairs: Vec<[Option<Pair>; Projection::ALL.len()]> = Vec::new();
         pairs.resize_with(config.layers, Default::default);
         for (layer, projection, pair) in adapter.pairs() {
-            pairs[layer][projection as usize] = Some(Pair::pack(pair, &mut pages)?);
+            pairs[layer][projection as usize] = Some(Pair::pack(pair, quantised, &mut pages)?);
         }
         Ok(Self { fingerprint: adapter.fingerprint().to_owned(), format: adapter.format(), pairs })
     }
@@ -45,21 +48,21 @@ impl PackedAdapter {
     ///
     /// # Errors
     /// When the model has no size.
-    pub fn synthetic(config: &ModelConfig, rank: usize, seed: u64) -> Result<Self, WeightError> {
+    pub fn synthetic(decoder: &FastDecoder, rank: usize, seed: u64) -> Result<Self, WeightError> {
         use rand::{Rng as _, SeedableRng as _};
+        let (config, quantised) = (decoder.config(), decoder.takes_quantised_inputs());
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let mut pages = Pages::default();
-        let mut matrix = |rows: usize, columns: usize| {
-            let numbers: Vec<f32> = (0..rows * columns).map(|_| random.random_range(-0.01..0.01)).collect();
-            Matrix::pack_dense((rows, columns), &numbers, type_for(&numbers), &mut pages).ok_or_else(no_matrix)
-        };
+        let mut numbers =
+            |count: usize| (0..count).map(|_| random.random_range(-0.01..0.01)).collect::<Vec<f32>>();
         let mut pairs = Vec::with_capacity(config.layers);
         for _ in 0..config.layers {
             let mut layer: [Option<Pair>; Projection::ALL.len()] = Default::default();
             for p in Projection::ALL {
                 let (outputs, inputs) = p.shape(config);
-                let (down, up) = (matrix(rank, inputs)?, matrix(outputs, rank)?);
-                layer[p as usize] = Some(Pair { down, up, scale: 2.0 });
+                let (a, b) = (numbers(rank * inputs), numbers(outputs * rank));
+                let (a, b) = (((rank, inputs), a.as_slice()), ((outputs, rank), b.as_slice()));
+                layer[p as usize] = Some(Pair::of(a, b, 2.0, quantised, &mut pages)?);
             }
             pairs.push(layer);
         }
@@ -89,16 +92,38 @@ impl PackedAdapter {
     }
 }
 
+/// A matrix's shape, and its numbers row by row.
+type Numbers<'a> = ((usize, usize), &'a [f32]);
+
 impl Pair {
-    fn pack(pair: &LoraPair, pages: &mut Pages) -> Result<Self, WeightError> {
-        let mut pack = |tensor: &candle_core::Tensor| -> Result<Matrix, WeightError> {
-            let (shape, numbers) = (tensor.dims2()?, floats(tensor)?);
-            Matrix::pack_dense(shape, &numbers, type_for(&numbers), pages)
-                .ok_or_else(no_matrix)
+    fn pack(pair: &LoraPair, quantised: bool, pages: &mut Pages) -> Result<Self, WeightError> {
+        let (a, b) = (floats(&pair.a)?, floats(&pair.b)?);
+        Self::of((pair.a.dims2()?, &a), (pair.b.dims2()?, &b), pair.scale as f32, quantised, pages)
+    }
+
+    fn of(
+        a: Numbers<'_>,
+        b: Numbers<'_>,
+        scale: f32,
+        quantised: bool,
+        pages: &mut Pages,
+    ) -> Result<Self, WeightError> {
+        // The projection's own inputs may be unquantised in a base that is otherwise not; A of such a width
+        // cannot be cut into groups either.
+        if quantised && a.0.1.is_multiple_of(QUANTISED_COLUMNS) {
+            let mut pack = |(shape, numbers)| Matrix::pack_q8(shape, numbers, pages).ok_or_else(no_matrix);
+            let ((down, by), (up, and_by)) = (pack(a)?, pack(b)?);
+            return Ok(Self { down, up, scale: scale * by * and_by });
+        }
+        let mut pack = |(shape, numbers): Numbers<'_>| {
+            Matrix::pack_dense(shape, numbers, type_for(numbers), pages).ok_or_else(no_matrix)
         };
-        Ok(Self { down: pack(&pair.a)?, up: pack(&pair.b)?, scale: pair.scale as f32 })
+        Ok(Self { down: pack(a)?, up: pack(b)?, scale })
     }
 }
+
+/// Inputs come in groups of this many.
+const QUANTISED_COLUMNS: usize = 32;
 
 fn no_matrix() -> WeightError {
     WeightError::Candle(candle_core::Error::Msg("an empty adapter matrix".into()))

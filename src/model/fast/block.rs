@@ -16,8 +16,6 @@ pub(super) struct Block {
     /// By [`Projection`].
     weights: Vec<Matrix>,
     biases: Vec<Option<Vec<f32>>>,
-    /// The last product of the block takes quantised inputs.
-    pub(super) quantises_gated: bool,
 }
 
 pub(super) fn is_quantised(weight: &Matrix) -> bool {
@@ -50,7 +48,6 @@ impl Block {
             true => (Some(norm(Norm::PostAttention)?), Some(norm(Norm::PostFfn)?)),
             false => (None, None),
         };
-        let quantises_gated = is_quantised(&weights[Projection::Down as usize]);
         Ok(Self {
             attention_norm: norm(Norm::Attention)?,
             qk_norm,
@@ -59,7 +56,6 @@ impl Block {
             post_ffn_norm,
             weights,
             biases,
-            quantises_gated,
         })
     }
 

@@ -146,6 +146,11 @@ impl FastDecoder {
         &self.cpu
     }
 
+    /// Whether some weight is quantised, and so the inputs of every product.
+    pub fn takes_quantised_inputs(&self) -> bool {
+        self.quantised
+    }
+
     /// Bytes of all packed weight matrices.
     pub fn weight_bytes(&self) -> usize {
         let head = if self.head.is_same_memory(&self.embedding) { 0 } else { self.head.bytes() };
@@ -286,7 +291,7 @@ impl FastDecoder {
             Activation::GeluTanh => Gate::Gelu,
         };
         let parts = [&block.part(Projection::Gate, &dg), &block.part(Projection::Up, &du)];
-        cpu.gated(&w.normed, parts, activation, block.quantises_gated, &mut w.gated);
+        cpu.gated(&w.normed, parts, activation, self.quantised && config.ffn.is_multiple_of(32), &mut w.gated);
         let d = deltas(Projection::Down);
         let part = block.part(Projection::Down, &d);
         self.add_residual(&w.gated, part, &block.post_ffn_norm, &mut w.projected, &mut w.residual);
