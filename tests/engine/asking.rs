@@ -50,7 +50,7 @@ pub(crate) fn adapter(model: &Fast, rank: usize, seed: u64) -> Adapter {
 }
 
 pub(crate) fn packed(model: &Fast, rank: usize, seed: u64) -> Arc<PackedAdapter> {
-    Arc::new(PackedAdapter::pack(&adapter(model, rank, seed), &model.config).unwrap())
+    Arc::new(PackedAdapter::pack(&adapter(model, rank, seed), &model.decoder).unwrap())
 }
 
 /// The small real model, loaded once.

@@ -70,7 +70,7 @@ fn nothing_is_shared_between_adapters_or_salts() {
     let model = tiny_model(Architecture::Llama, 1);
     let (_engine, handle) = start(&model, settings(&model));
     let one = adapter(&model, 4, 1);
-    let pack = |adapter: &Adapter| Some(Arc::new(PackedAdapter::pack(adapter, &model.config).unwrap()));
+    let pack = |adapter: &Adapter| Some(Arc::new(PackedAdapter::pack(adapter, &model.decoder).unwrap()));
     let callers: Vec<(Option<Arc<PackedAdapter>>, Option<&str>)> = vec![
         (None, None),
         (None, Some("ward 1")),
@@ -134,7 +134,7 @@ fn an_adapter_that_is_broken_fails_its_own_requests_alone() {
     let (_engine, handle) = start(&model, settings(&model));
     let good = found(&handle, greedy(&prompt(60, 0, 0), 20));
     let broken = adapter(&model, 4, 1).scaled(f64::NAN);
-    let broken = Arc::new(PackedAdapter::pack(&broken, &model.config).unwrap());
+    let broken = Arc::new(PackedAdapter::pack(&broken, &model.decoder).unwrap());
     let request = || GenerateRequest { adapter: Some(Arc::clone(&broken)), ..greedy(&prompt(60, 0, 0), 20) };
     let together: Vec<(Asked, bool)> = (0..6)
         .map(|n| {

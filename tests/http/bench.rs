@@ -132,7 +132,7 @@ static ADAPTER: LazyLock<Arc<PackedAdapter>> = LazyLock::new(|| {
         .map(|(name, (shape, bytes))| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
     serialize_to_file(views, None, &dir.path().join("adapter_model.safetensors")).unwrap();
     let adapter = Adapter::load(dir.path(), &MODEL.config, &candle_core::Device::Cpu).unwrap();
-    Arc::new(PackedAdapter::pack(&adapter, &MODEL.config).unwrap())
+    Arc::new(PackedAdapter::pack(&adapter, &MODEL.decoder).unwrap())
 });
 
 /// The sizes of an engine for one request at a time and one that waits, with the model's whole context so that
