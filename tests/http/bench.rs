@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -17,8 +17,10 @@ use shishin::answer::{AnswerSettings, Answerer, AnswererParts, Limits, Mode};
 use shishin::engine::{Engine, EngineSettings, Sampling};
 use shishin::http::{AppState, HttpSettings, router, serve};
 use shishin::ingest::{BuildOptions, build};
+use shishin::kernels::{Cpu, Variant};
 use shishin::model::BaseModel;
 use shishin::model::catalog::Catalog;
+use shishin::model::fast::{FastDecoder, PackedAdapter};
 use shishin::model::fetch::{FetchOptions, default_cache_dir, ensure};
 use shishin::model::lora::Adapter;
 use shishin::model::tensors::Projection;
@@ -37,7 +39,7 @@ pub(crate) const MARKER: &str = "zebrafish";
 // --- the model, the index, the adapter ------------------------------------------------------------
 
 #[allow(clippy::disallowed_methods, reason = "a test finds the user's cache as the program does")]
-fn load_model() -> Arc<BaseModel> {
+fn load_model() -> Arc<BaseModel<FastDecoder>> {
     let var = |name| std::env::var_os(name);
     let cache = var("SHISHIN_MODEL_CACHE")
         .map(Into::into)
@@ -45,10 +47,11 @@ fn load_model() -> Arc<BaseModel> {
     let catalog = Catalog::builtin().unwrap();
     let entry = catalog.get("smollm2-135m").unwrap();
     let path = ensure(entry, &FetchOptions::new(cache.unwrap()), &mut ()).unwrap();
-    Arc::new(BaseModel::load(&path, WeightForm::Stored, None).unwrap())
+    let cpu = Cpu::new(Variant::best(), 2).unwrap();
+    Arc::new(BaseModel::load_fast(&path, WeightForm::Stored, None, cpu).unwrap())
 }
 
-static MODEL: LazyLock<Arc<BaseModel>> = LazyLock::new(load_model);
+static MODEL: LazyLock<Arc<BaseModel<FastDecoder>>> = LazyLock::new(load_model);
 
 fn guideline(folder: &Path, file: &str, head: &str, body: &str) {
     let text = format!(
@@ -98,7 +101,7 @@ static INDEX: LazyLock<Arc<GuidelineIndex>> = LazyLock::new(|| {
     Arc::new(GuidelineIndex::open(&options.index).unwrap())
 });
 
-static ADAPTER: LazyLock<Arc<Adapter>> = LazyLock::new(|| {
+static ADAPTER: LazyLock<Arc<PackedAdapter>> = LazyLock::new(|| {
     const RANK: usize = 4;
     let dir = tempfile::tempdir().unwrap();
     let config = json!({
@@ -128,15 +131,20 @@ static ADAPTER: LazyLock<Arc<Adapter>> = LazyLock::new(|| {
         .iter()
         .map(|(name, (shape, bytes))| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
     serialize_to_file(views, None, &dir.path().join("adapter_model.safetensors")).unwrap();
-    Arc::new(Adapter::load(dir.path(), &MODEL.config, &candle_core::Device::Cpu).unwrap())
+    let adapter = Adapter::load(dir.path(), &MODEL.config, &candle_core::Device::Cpu).unwrap();
+    Arc::new(PackedAdapter::pack(&adapter, &MODEL.decoder).unwrap())
 });
 
-/// The sizes of an engine for one request at a time and one that waits.
-pub(crate) const SMALL: EngineSettings =
-    EngineSettings { queue: 1, concurrent: 1, prefill_chunk: 32, context: 2048 };
+/// The sizes of an engine for one request at a time and one that waits, with the model's whole context so that
+/// a test can ask for an answer that outlasts it.
+pub(crate) fn small() -> EngineSettings {
+    EngineSettings { queue: 1, concurrent: 1, prefill_chunk: 32, context: 8192, ..EngineSettings::default() }
+}
 
 /// An answerer with an engine of its own over the shared model.
 pub(crate) fn answerer(engine: EngineSettings) -> Arc<Answerer> {
+    // What the context cannot hold is not offered.
+    let max_tokens = engine.context;
     let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, seed: 0 };
     Arc::new(Answerer::new(AnswererParts {
         settings: AnswerSettings {
@@ -146,7 +154,7 @@ pub(crate) fn answerer(engine: EngineSettings) -> Arc<Answerer> {
             min_coverage: DEFAULT_MIN_COVERAGE,
             max_tokens: 8,
             sampling,
-            limits: Limits { messages: 8, message_chars: 8000, max_tokens: 1024, passages: 4 },
+            limits: Limits { messages: 8, message_chars: 8000, max_tokens, passages: 4 },
         },
         model_name: "smollm2-135m".into(),
         model: Arc::clone(&MODEL),
@@ -166,7 +174,13 @@ pub(crate) fn ready_state(engine: EngineSettings, settings: HttpSettings) -> App
 
 /// The state that tests without wishes of their own share.
 pub(crate) static SHARED: LazyLock<AppState> = LazyLock::new(|| {
-    let engine = EngineSettings { queue: 64, concurrent: 2, prefill_chunk: 64, context: 1024 };
+    let engine = EngineSettings {
+        queue: 64,
+        concurrent: 2,
+        prefill_chunk: 64,
+        context: 1024,
+        ..EngineSettings::default()
+    };
     ready_state(engine, HttpSettings { body_limit: 64 * 1024, ..HttpSettings::default() })
 });
 
@@ -377,7 +391,8 @@ impl Client {
             match self.socket.read(&mut buffer) {
                 Ok(0) => return false,
                 Ok(n) => self.received.extend_from_slice(&buffer[..n]),
-                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return false,
+                Err(e) if e.kind() == ErrorKind::ConnectionReset => return false,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => panic!("{e} while waiting for {text:?}; so far: {}", self.text()),
             }
         }

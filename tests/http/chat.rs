@@ -1,8 +1,10 @@
 //! Good questions: events and JSON, the four modes, provenance, editions, abstaining.
 
 use serde_json::{Value, json};
+use shishin::engine::EngineSettings;
+use shishin::http::HttpSettings;
 
-use crate::bench::{HTN, ask, events, question};
+use crate::bench::{HTN, ask, events, post, question, ready_state, send, small};
 
 fn names(events: &[(String, Value)]) -> Vec<&str> {
     let mut names: Vec<&str> = events.iter().map(|(name, _)| name.as_str()).collect();
@@ -39,7 +41,9 @@ async fn rag_streams_passages_text_and_provenance_and_json_says_the_same() {
     assert_eq!(whole["passages"], events[0].1["passages"]);
     // The same provenance and question: the same answer, whichever way it was asked for.
     assert_eq!(whole["provenance"], done["provenance"]);
-    assert_eq!(whole["usage"], done["usage"]);
+    for count in ["prompt_tokens", "completion_tokens", "dropped_turns"] {
+        assert_eq!(whole["usage"][count], done["usage"][count], "{count}");
+    }
     assert_eq!(whole["usage"]["completion_tokens"], 8);
     assert_eq!(whole["finish_reason"], "length");
     let citations: Vec<&Value> =
@@ -139,11 +143,46 @@ async fn the_end_of_a_long_message_is_what_is_asked() {
     assert_eq!(off["finish_reason"], "abstained", "the beginning is out of sight");
 }
 
+/// The way the engine works through a request is not part of its provenance, because it decides nothing.
 #[tokio::test]
-async fn provenance_says_what_decides_the_order_of_sums() {
-    let whole = ask(&question("Hello", json!({ "mode": "base", "max_tokens": 1 }))).await.json();
-    assert_eq!(whole["provenance"]["weights"], "stored");
-    assert!(whole["provenance"]["prefill_chunk"].as_u64().unwrap() > 0);
+async fn neither_chunks_nor_company_nor_drafts_change_an_answer() {
+    let settings = EngineSettings { prefill_chunk: 5, prefix_cache: false, draft_tokens: 0, ..small() };
+    let plain = ready_state(settings, HttpSettings::default());
+    let body = question(HTN, json!({ "mode": "rag", "max_tokens": 40 }));
+    let plain = send(&plain, post(body.to_string())).await.json();
+    let (one, two) = tokio::join!(ask(&body), ask(&body));
+    for shared in [one.json(), two.json()] {
+        assert_eq!(shared["answer"], plain["answer"]);
+        assert_eq!(shared["provenance"], plain["provenance"]);
+    }
+    assert_eq!(plain["provenance"]["weights"], "stored");
+    assert_eq!(plain["usage"]["cached_tokens"], 0);
+    assert_eq!(plain["usage"]["drafted_tokens"], 0);
+}
+
+#[tokio::test]
+async fn a_second_question_over_the_same_passages_finds_them_in_the_cache() {
+    // A salt of its own, so that what other tests ask is not found.
+    let about = async |text: &str, salt: &str| {
+        let more = json!({ "mode": "rag", "max_tokens": 2, "cache_salt": salt });
+        ask(&question(text, more)).await.json()
+    };
+    let count = |reply: &Value, name: &str| reply["usage"][name].as_u64().unwrap();
+    let first = about(HTN, "ward-1").await;
+    assert_eq!(count(&first, "cached_tokens"), 0);
+    let second = about("Which blood pressure target is right for adults with hypertension?", "ward-1").await;
+    assert_eq!(second["passages"][0]["text"], first["passages"][0]["text"]);
+    let cached = count(&second, "cached_tokens");
+    // Instructions and passages, all but the question itself.
+    assert!(cached > count(&second, "prompt_tokens") / 2 && cached < count(&second, "prompt_tokens"));
+
+    let elsewhere = about(HTN, "ward-2").await;
+    assert_eq!(count(&elsewhere, "cached_tokens"), 0, "another salt shares nothing");
+    assert_eq!(elsewhere["answer"], first["answer"]);
+    // Every token but the last, whose logits begin the answer.
+    let again = about(HTN, "ward-1").await;
+    assert_eq!(count(&again, "cached_tokens"), count(&again, "prompt_tokens") - 1);
+    assert_eq!(again["answer"], first["answer"]);
 }
 
 #[tokio::test]

@@ -5,23 +5,41 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shishin::http::HttpSettings;
 
-use crate::bench::{Client, Live, SMALL, question, ready_state, wait_for, wait_for_log};
+use crate::bench::{Client, Live, log_line, question, ready_state, small, wait_for, wait_for_log};
 
 /// Longer than any of these tests reads.
-const LONG: u64 = 1024;
+const LONG: u64 = 6000;
+/// Drawn so hot that the end of the turn is one token among all others, and no draft is right.
+const HOT: f64 = 2.0;
 const NO_HURRY: Duration = Duration::from_secs(200);
 
 fn live(settings: HttpSettings, drain: Duration) -> Live {
-    Live::start(ready_state(SMALL, settings), drain)
+    Live::start(ready_state(small(), settings), drain)
 }
 
 /// A question that takes long to answer.
 fn endless(text: &str, stream: bool) -> Value {
-    question(text, json!({ "mode": "base", "max_tokens": LONG, "stream": stream }))
+    let more = json!({ "mode": "base", "max_tokens": LONG, "temperature": HOT, "top_p": 1.0, "seed": 1 });
+    let mut body = question(text, more);
+    body["stream"] = json!(stream);
+    body
 }
 
-fn short(stream: bool) -> Value {
-    question("Hello", json!({ "mode": "base", "max_tokens": 2, "stream": stream }))
+/// A prompt of some 1,500 tokens, which is read in many passes.
+fn long_prompt(first: &str) -> String {
+    format!("{first} {}", "pain ".repeat(1500))
+}
+
+/// A question whose answer is two tokens.
+fn brief(text: &str) -> Value {
+    question(text, json!({ "mode": "base", "max_tokens": 2, "stream": true }))
+}
+
+/// A count of the usage at the end of an answer.
+fn count(client: &Client, name: &str) -> usize {
+    let text = client.text();
+    let digits = text.split(&format!("\"{name}\":")).nth(1).unwrap();
+    digits.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
 /// Waits until the engine has let go of a request, and holds the log line to it.
@@ -33,14 +51,18 @@ fn assert_cancelled(id: &str) {
 #[test]
 fn a_client_that_leaves_frees_the_engine() {
     let server = live(HttpSettings::default(), NO_HURRY);
-    // While the prompt is read: some 900 tokens, and not one event yet.
-    let long_prompt = "pain ".repeat(900);
+    // While the prompt is read, and not one event has come yet.
     for stream in [true, false] {
         let id = if stream { "leave-prefill-sse" } else { "leave-prefill-json" };
-        let client = server.post(id, &endless(&long_prompt, stream));
+        let client = server.post(id, &endless(&long_prompt(id), stream));
         wait_for_log(id, &["a request starts"]);
         drop(client);
         assert_cancelled(id);
+        // What is asked next finds what was read of the same prompt, and that was not all of it.
+        let mut again = server.post(&format!("{id}-again"), &brief(&long_prompt(id)));
+        assert!(again.read_until("event: done"), "{}", again.text());
+        let (cached, prompt) = (count(&again, "cached_tokens"), count(&again, "prompt_tokens"));
+        assert!(prompt > 1400 && cached < prompt - 1, "{cached} of {prompt}");
     }
     // While the answer is written.
     let mut client = server.post("leave-decode", &endless("Tell me a long story", true));
@@ -48,7 +70,7 @@ fn a_client_that_leaves_frees_the_engine() {
     drop(client);
     assert_cancelled("leave-decode");
     // One sequence at a time: an answer shows that the engine is free.
-    let mut client = server.post("leave-after", &short(true));
+    let mut client = server.post("leave-after", &brief("Hello"));
     assert!(client.read_until("event: done"), "{}", client.text());
 }
 
@@ -68,7 +90,7 @@ fn a_full_queue_says_when_to_come_back_and_those_who_left_hold_no_place() {
     let waiting = server.post("full-waiting", &endless("And another one", true));
     engine_waits(1);
 
-    let mut refused = server.post("full-refused", &short(true));
+    let mut refused = server.post("full-refused", &brief("Hello"));
     assert!(refused.read_until("\"queue_full\""), "{}", refused.text());
     let text = refused.text().to_lowercase();
     assert!(text.starts_with("http/1.1 429"), "{text}");
@@ -92,18 +114,21 @@ fn at_shutdown_a_running_answer_is_finished_and_no_other_begun() {
     let mut idle = server.connect();
     idle.write(b"GET /health HTTP/1.1\r\nhost: test\r\n\r\n");
     assert!(idle.read_until("\"status\":\"ok\""));
-    let story = question("Tell me a story", json!({ "mode": "base", "max_tokens": 24, "stream": true }));
+    let mut story = endless("Tell me a story", true);
+    story["max_tokens"] = json!(400);
     let mut running = server.post("drain-running", &story);
     assert!(running.read_until("event: token"));
     server.stop();
     // The end of the idle connection shows that the server has heard.
     idle.read_to_end();
+    assert!(log_line("drain-running", &["request finished"]).is_none(), "there is something to wait for");
     match Client::new(server.address) {
         // Refused, as it should be; or taken from the backlog of a socket that is about to close.
         Err(_) => {}
         Ok(mut late) => assert!(!late.read_until("HTTP/1.1 200")),
     }
     assert!(running.read_until("event: done"), "{}", running.text());
+    assert_eq!(count(&running, "completion_tokens"), 400);
     server.join();
 }
 
@@ -169,6 +194,6 @@ fn slow_clients_are_let_go() {
 fn silence_is_filled_with_comments() {
     let settings = HttpSettings { keep_alive: Duration::from_millis(20), ..HttpSettings::default() };
     let server = live(settings, NO_HURRY);
-    let mut client = server.post("comments", &endless(&"pain ".repeat(900), true));
+    let mut client = server.post("comments", &endless(&long_prompt("comments"), true));
     assert!(client.read_until(": keep-alive"), "{}", client.text());
 }

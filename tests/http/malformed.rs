@@ -98,6 +98,9 @@ fn bodies() -> Vec<(Vec<u8>, u16, &'static str, &'static str)> {
         ),
         (with("\"passages\": 0"), 422, "invalid_value", "passages"),
         (with("\"passages\": 1000000"), 422, "invalid_value", "passages"),
+        (with("\"cache_salt\": \"\""), 422, "invalid_value", "1 to 128 characters"),
+        (with(&format!("\"cache_salt\": \"{}\"", "s".repeat(129))), 422, "invalid_value", "cache_salt"),
+        (with("\"cache_salt\": 7"), 422, "invalid_value", "cache_salt"),
         (with("\"as_of\": \"tomorrow\""), 422, "invalid_value", "YYYY-MM-DD"),
         (with("\"as_of\": \"2026-02-30\""), 422, "invalid_value", "2026-02-30"),
         (with("\"as_of\": 20260101"), 422, "invalid_value", "as_of"),
@@ -129,7 +132,8 @@ async fn wrong_bodies_are_refused_by_name_and_the_server_lives_on() {
         assert!(message.chars().count() < 500, "{message}");
         assert!(reply.headers.contains_key("x-request-id"));
     }
-    assert_eq!(ask(&question(HTN, json!({ "mode": "base", "max_tokens": 1 }))).await.status, 200);
+    let longest = json!({ "mode": "base", "max_tokens": 1, "cache_salt": "院".repeat(128) });
+    assert_eq!(ask(&question(HTN, longest)).await.status, 200);
 }
 
 #[tokio::test]

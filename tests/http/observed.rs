@@ -48,7 +48,15 @@ async fn health_names_what_runs() {
     assert_eq!(health["model"]["context"], 1024);
     assert_eq!(health["model"]["sha256"].as_str().unwrap().len(), 64);
     assert_eq!(health["adapters"], json!(["noise"]));
-    assert!(health["engine"]["waiting"].is_u64());
+    let cpu = shishin::kernels::Variant::best();
+    assert_eq!(
+        (&health["engine"]["kernels"], &health["engine"]["threads"]),
+        (&json!(cpu.as_str()), &json!(2))
+    );
+    for count in ["waiting", "waiting_tokens"] {
+        assert!(health["engine"][count].is_u64(), "{count}");
+    }
+    assert_eq!((&health["engine"]["queue"], &health["engine"]["queue_tokens"]), (&json!(64), &json!(32_768)));
     let ready = get(&SHARED, "/ready").await;
     assert_eq!((ready.status.as_u16(), &ready.json()["generation"]), (200, &health["generation"]));
     assert!(health["generation"].is_string());
@@ -71,7 +79,7 @@ async fn every_response_carries_an_id() {
 #[tokio::test]
 async fn too_many_at_once_are_told_to_come_back() {
     let state = crate::bench::ready_state(
-        crate::bench::SMALL,
+        crate::bench::small(),
         HttpSettings { preparing: 0, ..HttpSettings::default() },
     );
     let refused = send(&state, post(question(HTN, json!({ "mode": "base" })).to_string())).await;
