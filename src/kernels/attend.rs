@@ -128,7 +128,10 @@ unsafe fn scores<S: Simd>(
     unsafe {
         let mut sums = [[S::splat(0.0); SPAN_PAGES]; QUERIES];
         for d in 0..dim {
-            let keys: [S::F; SPAN_PAGES] = std::array::from_fn(|p| S::load_f16(pages[p].add(d * PAGE)));
+            let mut keys = [S::splat(0.0); SPAN_PAGES];
+            for (keys, page) in keys.iter_mut().zip(pages) {
+                *keys = S::load_f16(page.add(d * PAGE));
+            }
             for i in 0..QUERIES {
                 let x = S::splat(*q[i].add(d));
                 for p in 0..SPAN_PAGES {
@@ -162,27 +165,35 @@ unsafe fn soften<S: Simd>(
             let start = p * PAGE;
             (from.clamp(start, start + PAGE) - start, to.clamp(start, start + PAGE) - start)
         };
-        let p = scores.as_mut_ptr();
-        let masked: [S::F; SPAN_PAGES] = std::array::from_fn(|page| {
-            let (from, to) = within(page);
-            S::keep(S::load(p.add(page * PAGE)), from, to, f32::NEG_INFINITY)
-        });
-        let top = S::reduce_max(S::max(S::max(masked[0], masked[1]), S::max(masked[2], masked[3])));
-        let old = *largest;
-        let new = if top > old { top } else { old };
-        if new == f32::NEG_INFINITY {
+        if from >= to {
             scores.fill(0.0);
             return 1.0;
         }
+        let p = scores.as_mut_ptr();
+        let mut masked = [S::splat(0.0); SPAN_PAGES];
+        // A score that is not finite makes the sum, and so the result, no number: exponentials would hide it.
+        let mut finite = S::splat(0.0);
+        for (page, masked) in masked.iter_mut().enumerate() {
+            let (from, to) = within(page);
+            let score = S::load(p.add(page * PAGE));
+            *masked = S::keep(score, from, to, f32::NEG_INFINITY);
+            finite = S::add(finite, S::keep(S::sub(score, score), from, to, 0.0));
+        }
+        let top = S::reduce_max(S::max(S::max(masked[0], masked[1]), S::max(masked[2], masked[3])));
+        let old = *largest;
+        let new = if top > old { top } else { old };
         let mut lanes = [0f32; LANES];
         S::store(lanes.as_mut_ptr(), exp::<S>(S::splat(old - new)));
         let correction = if old == f32::NEG_INFINITY { 0.0 } else { lanes[0] };
         let shift = S::splat(new);
-        let weights: [S::F; SPAN_PAGES] = std::array::from_fn(|page| {
+        // A loop: a closure would be compiled without the instruction set where it is not inlined.
+        let mut weights = [S::splat(0.0); SPAN_PAGES];
+        for (page, weight) in weights.iter_mut().enumerate() {
             let (from, to) = within(page);
-            S::keep(exp::<S>(S::sub(masked[page], shift)), from, to, 0.0)
-        });
+            *weight = S::keep(exp::<S>(S::sub(masked[page], shift)), from, to, 0.0);
+        }
         let sum = S::add(S::add(weights[0], weights[1]), S::add(weights[2], weights[3]));
+        let sum = S::add(sum, finite);
         S::store(sums, S::fma(S::load(sums), S::splat(correction), sum));
         for (page, weight) in weights.into_iter().enumerate() {
             S::store(p.add(page * PAGE), weight);
@@ -238,9 +249,17 @@ unsafe fn mix_columns<S: Simd, const V: usize>(
         let mut sums = [[S::splat(0.0); V]; QUERIES];
         for position in from..to {
             let row = pages.get_unchecked(position / PAGE).add(position % PAGE * padded + d);
-            let values: [S::F; V] = std::array::from_fn(|v| S::load_f16(row.add(v * LANES)));
+            let mut values = [S::splat(0.0); V];
+            for (v, value) in values.iter_mut().enumerate() {
+                *value = S::load_f16(row.add(v * LANES));
+            }
             for i in 0..QUERIES {
-                let weight = S::splat(*weights[i].get_unchecked(position));
+                let weight = *weights[i].get_unchecked(position);
+                // Not seen by this query of the four; its value may be infinite.
+                if weight == 0.0 {
+                    continue;
+                }
+                let weight = S::splat(weight);
                 for v in 0..V {
                     sums[i][v] = S::fma(values[v], weight, sums[i][v]);
                 }

@@ -28,7 +28,10 @@ pub(super) unsafe fn dot_tile<S: Simd, Q: Form, const T: usize, const AHEAD_OF_M
 ) {
     // SAFETY: the contract above.
     unsafe {
-        let mut sums: [S::F; T] = std::array::from_fn(|t| S::load(acc.add(t * PANEL)));
+        let mut sums = [S::splat(0.0); T];
+        for (t, sum) in sums.iter_mut().enumerate() {
+            *sum = S::load(acc.add(t * PANEL));
+        }
         let (mut w, mut x) = (w, x);
         for _ in 0..groups / Q::BLOCK_GROUPS {
             if AHEAD_OF_MEMORY {
@@ -238,7 +241,10 @@ unsafe fn dense_tile<S: Simd, E: Dense, const T: usize>(
 ) {
     // SAFETY: the contract above.
     unsafe {
-        let mut sums: [S::F; T] = std::array::from_fn(|t| S::load(acc.add(t * PANEL)));
+        let mut sums = [S::splat(0.0); T];
+        for (t, sum) in sums.iter_mut().enumerate() {
+            *sum = S::load(acc.add(t * PANEL));
+        }
         for c in 0..columns {
             let column = E::load::<S>(w.add(c * PANEL * E::BYTES));
             for (t, sum) in sums.iter_mut().enumerate() {

@@ -63,6 +63,24 @@ unsafe fn nibbles<S: Simd>(p: *const u8) -> [S::B; 8] {
     }
 }
 
+/// 8-bit codes.
+#[inline(always)]
+unsafe fn bytes<S: Simd>(p: *const u8) -> [S::B; 8] {
+    // SAFETY: within the contract of `Form`; such a group has 512 bytes.
+    unsafe {
+        [
+            S::load_b(p),
+            S::load_b(p.add(64)),
+            S::load_b(p.add(128)),
+            S::load_b(p.add(192)),
+            S::load_b(p.add(256)),
+            S::load_b(p.add(320)),
+            S::load_b(p.add(384)),
+            S::load_b(p.add(448)),
+        ]
+    }
+}
+
 /// The fifth bits: bit j of a byte belongs to vector j.
 #[inline(always)]
 unsafe fn with_fifth_bits<S: Simd>(low: [S::B; 8], p: *const u8) -> [S::B; 8] {
@@ -144,7 +162,7 @@ impl Form for Q8_0 {
     #[inline(always)]
     unsafe fn codes<S: Simd>(block: *const u8, _: usize) -> [S::B; 8] {
         // SAFETY: the trait's contract.
-        unsafe { std::array::from_fn(|j| S::load_b(block.add(64 * j))) }
+        unsafe { bytes::<S>(block) }
     }
     #[inline(always)]
     unsafe fn scales<S: Simd>(block: *const u8, _: usize) -> (S::F, S::F) {
@@ -167,7 +185,10 @@ impl Form for Q8Half {
     #[inline(always)]
     unsafe fn codes<S: Simd>(block: *const u8, _: usize) -> [S::B; 8] {
         // SAFETY: the trait's contract.
-        unsafe { std::array::from_fn(|j| S::load_b(block.add(64 * (j % 4)))) }
+        unsafe {
+            let v = [S::load_b(block), S::load_b(block.add(64)), S::load_b(block.add(128)), S::load_b(block.add(192))];
+            [v[0], v[1], v[2], v[3], v[0], v[1], v[2], v[3]]
+        }
     }
     #[inline(always)]
     unsafe fn scales<S: Simd>(block: *const u8, _: usize) -> (S::F, S::F) {
@@ -186,13 +207,14 @@ pub(super) const K_SCALES: usize = 12 * PANEL;
 unsafe fn k_scales<S: Simd>(p: *const u8, group: usize) -> (S::F, S::F) {
     // SAFETY: within the contract of `Form`; such a block has 12 · 16 bytes of scales, then d and dmin.
     unsafe {
-        let byte = |i: usize| S::load_u8(p.add(i * PANEL));
         let (scale, minimum) = if group < 4 {
-            (S::and_i(byte(group), 63), S::and_i(byte(group + 4), 63))
+            let (scale, minimum) = (S::load_u8(p.add(group * PANEL)), S::load_u8(p.add((group + 4) * PANEL)));
+            (S::and_i(scale, 63), S::and_i(minimum, 63))
         } else {
-            let both = byte(group + 4);
-            let top = |i| S::shl_i::<4>(S::shr_i::<6>(byte(i)));
-            (S::or_i(S::and_i(both, 15), top(group - 4)), S::or_i(S::shr_i::<4>(both), top(group)))
+            let both = S::load_u8(p.add((group + 4) * PANEL));
+            let scale = S::shl_i::<4>(S::shr_i::<6>(S::load_u8(p.add((group - 4) * PANEL))));
+            let minimum = S::shl_i::<4>(S::shr_i::<6>(S::load_u8(p.add(group * PANEL))));
+            (S::or_i(S::and_i(both, 15), scale), S::or_i(S::shr_i::<4>(both), minimum))
         };
         let d = S::load_f16(p.add(K_SCALES).cast());
         let dmin = S::load_f16(p.add(K_SCALES + HALF_SCALES).cast());
@@ -276,8 +298,8 @@ impl Form for Q6K {
         unsafe {
             let p = block.add(8 * Q6K_GROUP);
             let d = S::load_f16(p.add(16 * PANEL).cast());
-            let scale = |half: usize| S::mul(d, S::to_f(S::load_i8(p.add((2 * group + half) * PANEL))));
-            (scale(0), scale(1))
+            let p = p.add(2 * group * PANEL);
+            (S::mul(d, S::to_f(S::load_i8(p))), S::mul(d, S::to_f(S::load_i8(p.add(PANEL)))))
         }
     }
 }
@@ -299,7 +321,7 @@ impl<Q: Form> Form for Unpacked<Q> {
     #[inline(always)]
     unsafe fn codes<S: Simd>(block: *const u8, _: usize) -> [S::B; 8] {
         // SAFETY: the trait's contract.
-        unsafe { std::array::from_fn(|j| S::load_b(block.add(64 * j))) }
+        unsafe { bytes::<S>(block) }
     }
     #[inline(always)]
     unsafe fn scales<S: Simd>(block: *const u8, _: usize) -> (S::F, S::F) {

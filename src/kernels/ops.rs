@@ -894,12 +894,15 @@ fn check_part(x: &Activations, part: &Part<'_>) {
     if matches!(part.weight.kind(), WeightType::Quantised(_)) {
         assert!(x.quantised, "quantised weights take quantised inputs");
     }
+    let half = WeightType::Quantised(QuantType::Q8Half);
+    assert!(part.weight.kind() != half, "half groups are for deltas");
     assert!(part.bias.is_none_or(|b| b.len() == rows), "a bias for each output");
     for delta in part.deltas {
         assert!(delta.rows.end <= x.rows && delta.down.columns() == columns, "a delta of these inputs");
         assert!(delta.up.rows() == rows && delta.up.columns() >= delta.down.rows(), "a delta of these outputs");
         let quantised = |m: &Matrix| matches!(m.kind(), WeightType::Quantised(_));
         assert!(quantised(delta.down) == quantised(delta.up), "both halves of a kind");
+        assert!(delta.down.kind() != half && (delta.up.kind() != half || delta.up.columns() <= 16), "a rank up to 16");
         assert!(x.quantised || !quantised(delta.down), "quantised deltas take quantised inputs");
     }
 }

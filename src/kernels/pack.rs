@@ -165,10 +165,10 @@ impl Matrix {
         let kind = if columns <= 16 { QuantType::Q8Half } else { QuantType::Q8_0 };
         let (block, _) = kind.block();
         let width = columns.next_multiple_of(block);
-        let largest = numbers.iter().fold(0f32, |top, v| top.max(v.abs()));
-        if !largest.is_finite() {
+        if numbers.iter().any(|v| !v.is_finite()) {
             return None;
         }
+        let largest = numbers.iter().fold(0f32, |top, v| top.max(v.abs()));
         let factor = if largest > 0.0 { largest.log2().ceil().clamp(-100.0, 100.0).exp2() } else { 1.0 };
         let mut bytes = Vec::with_capacity(rows * WeightType::Quantised(kind).row_bytes(width)?);
         for row in numbers.chunks_exact(columns) {

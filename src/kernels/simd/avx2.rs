@@ -46,6 +46,63 @@ unsafe fn dot_wide(w: __m256i, a: __m256i) -> __m256i {
     }
 }
 
+/// Eight lanes of [`Simd::load_bf16`].
+#[inline(always)]
+unsafe fn widen_bf16(v: __m128i) -> __m256 {
+    // SAFETY: within the caller's contract.
+    unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(v))) }
+}
+
+/// Eight lanes of [`Simd::keep`], numbered `lanes`.
+#[inline(always)]
+unsafe fn keep_8(v: __m256, lanes: __m256i, (from, to): (i32, i32), other: __m256) -> __m256 {
+    // SAFETY: within the caller's contract.
+    unsafe {
+        let after = _mm256_cmpgt_epi32(lanes, _mm256_set1_epi32(from - 1));
+        let before = _mm256_cmpgt_epi32(_mm256_set1_epi32(to), lanes);
+        _mm256_blendv_ps(other, v, _mm256_castsi256_ps(_mm256_and_si256(after, before)))
+    }
+}
+
+#[inline(always)]
+unsafe fn shift_down_4(v: __m256i) -> __m256i {
+    // SAFETY: within the caller's contract.
+    unsafe { _mm256_srli_epi16::<4>(v) }
+}
+
+/// 32 bytes of [`Simd::with_high_bits`].
+#[inline(always)]
+unsafe fn with_high_bits_8<const SHIFT: u32, const MASK: u8>(low: __m256i, high: __m256i) -> __m256i {
+    // SAFETY: within the caller's contract.
+    unsafe {
+        // One shift to where the bits belong; what crosses a byte's border is masked away.
+        let moved = if SHIFT < 4 {
+            _mm256_sll_epi16(high, _mm_cvtsi32_si128(4 - SHIFT as i32))
+        } else {
+            _mm256_srl_epi16(high, _mm_cvtsi32_si128(SHIFT as i32 - 4))
+        };
+        _mm256_or_si256(low, _mm256_and_si256(moved, _mm256_set1_epi8((MASK << 4) as i8)))
+    }
+}
+
+/// Eight lanes of [`Simd::dot`].
+#[inline(always)]
+unsafe fn dot_8<const VNNI: bool, const WIDE: bool>(acc: __m256i, w: __m256i, a: __m256i) -> __m256i {
+    // SAFETY: within the caller's contract.
+    unsafe {
+        if VNNI {
+            _mm256_dpbusd_avx_epi32(acc, w, a)
+        } else if WIDE {
+            _mm256_add_epi32(acc, dot_wide(w, a))
+        } else {
+            // Pairs of products fit 16 bits: at most 2 · 127 · 127.
+            let pairs = _mm256_maddubs_epi16(w, a);
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+}
+
+/// A function of each half. Not a closure: where one is not inlined it is compiled without the instructions.
 macro_rules! both {
     ($a:expr, $f:ident) => { unsafe { [$f($a[0]), $f($a[1])] } };
     ($a:expr, $b:expr, $f:ident) => { unsafe { [$f($a[0], $b[0]), $f($a[1], $b[1])] } };
@@ -95,10 +152,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     unsafe fn load_bf16(p: *const u16) -> F {
         unsafe {
             let p = p.cast::<__m128i>();
-            [0, 1].map(|half| {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(half)));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            })
+            [widen_bf16(_mm_loadu_si128(p)), widen_bf16(_mm_loadu_si128(p.add(1)))]
         }
     }
     #[inline(always)]
@@ -137,15 +191,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     unsafe fn keep(v: F, from: usize, to: usize, other: f32) -> F {
         unsafe {
-            let (from, to) = (_mm256_set1_epi32(from as i32 - 1), _mm256_set1_epi32(to.min(16) as i32));
-            let lanes = [_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)];
-            std::array::from_fn(|half| {
-                let within = _mm256_and_si256(
-                    _mm256_cmpgt_epi32(lanes[half], from),
-                    _mm256_cmpgt_epi32(to, lanes[half]),
-                );
-                _mm256_blendv_ps(_mm256_set1_ps(other), v[half], _mm256_castsi256_ps(within))
-            })
+            let (low, high) = (_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(8));
+            let range = (from as i32, to.min(16) as i32);
+            let other = _mm256_set1_ps(other);
+            [keep_8(v[0], low, range, other), keep_8(v[1], _mm256_add_epi32(low, high), range, other)]
         }
     }
     #[inline(always)]
@@ -199,11 +248,17 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     unsafe fn shl_i<const N: u32>(a: I) -> I {
-        unsafe { a.map(|v| _mm256_sll_epi32(v, _mm_cvtsi32_si128(N as i32))) }
+        unsafe {
+            let by = _mm_cvtsi32_si128(N as i32);
+            [_mm256_sll_epi32(a[0], by), _mm256_sll_epi32(a[1], by)]
+        }
     }
     #[inline(always)]
     unsafe fn shr_i<const N: u32>(a: I) -> I {
-        unsafe { a.map(|v| _mm256_srl_epi32(v, _mm_cvtsi32_si128(N as i32))) }
+        unsafe {
+            let by = _mm_cvtsi32_si128(N as i32);
+            [_mm256_srl_epi32(a[0], by), _mm256_srl_epi32(a[1], by)]
+        }
     }
     #[inline(always)]
     unsafe fn to_f(a: I) -> F {
@@ -249,38 +304,24 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     unsafe fn high_nibbles(b: I) -> I {
-        unsafe { b.map(|v| _mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(15))) }
+        let moved = both!(b, shift_down_4);
+        let mask = unsafe { [_mm256_set1_epi8(15); 2] };
+        both!(moved, mask, _mm256_and_si256)
     }
     #[inline(always)]
     unsafe fn with_high_bits<const SHIFT: u32, const MASK: u8>(low: I, high: I) -> I {
         unsafe {
-            std::array::from_fn(|half| {
-                // One shift to where the bits belong; what crosses a byte's border is masked away.
-                let moved = if SHIFT < 4 {
-                    _mm256_sll_epi16(high[half], _mm_cvtsi32_si128(4 - SHIFT as i32))
-                } else {
-                    _mm256_srl_epi16(high[half], _mm_cvtsi32_si128(SHIFT as i32 - 4))
-                };
-                let bits = _mm256_and_si256(moved, _mm256_set1_epi8((MASK << 4) as i8));
-                _mm256_or_si256(low[half], bits)
-            })
+            [
+                with_high_bits_8::<SHIFT, MASK>(low[0], high[0]),
+                with_high_bits_8::<SHIFT, MASK>(low[1], high[1]),
+            ]
         }
     }
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(acc: I, w: I, a: *const i8) -> I {
         unsafe {
             let a = _mm256_set1_epi32(a.cast::<i32>().read_unaligned());
-            std::array::from_fn(|half| {
-                if VNNI {
-                    _mm256_dpbusd_avx_epi32(acc[half], w[half], a)
-                } else if WIDE {
-                    _mm256_add_epi32(acc[half], dot_wide(w[half], a))
-                } else {
-                    // Pairs of products fit 16 bits: at most 2 · 127 · 127.
-                    let pairs = _mm256_maddubs_epi16(w[half], a);
-                    _mm256_add_epi32(acc[half], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-                }
-            })
+            [dot_8::<VNNI, WIDE>(acc[0], w[0], a), dot_8::<VNNI, WIDE>(acc[1], w[1], a)]
         }
     }
     #[inline(always)]

@@ -17,6 +17,9 @@ pub(super) const LANES: usize = 16;
 
 /// An instruction set.
 ///
+/// Bodies must reach these functions through loops and functions that are always inlined, not through closures:
+/// where a closure is not inlined, it is compiled without the instructions, and every operation in it is a call.
+///
 /// # Safety
 /// Every function must only be called where the processor has the instructions of the set; pointers must
 /// be valid for the 16 lanes (64 bytes of `B`) read or written. None of them needs alignment.

@@ -342,6 +342,39 @@ fn heads_are_normed_rotated_and_scaled_in_place() {
     }
 }
 
+/// A key or value that is too large for half precision, or no number, reaches whoever sees it and nobody before.
+#[test]
+fn what_is_not_finite_reaches_later_rows_and_no_earlier_one() {
+    let mut random = Random(47);
+    let dim = 16;
+    for (heads, at) in [((1, 1), 5), ((3, 1), 66), ((4, 1), 30)] {
+        let mut layer = Layer::new(heads, dim, usize::MAX, &[100], &mut random);
+        layer.norms = None;
+        let width = heads.0 * dim;
+        let sound = run(&plain(), &layer, usize::MAX, &mut random);
+        for broken in [1e6, -1e6, f32::INFINITY, f32::NAN] {
+            for key in [true, false] {
+                let s = &mut layer.sequences[0];
+                let place = if key { &mut s.k[at * dim] } else { &mut s.v[at * dim] };
+                let before = std::mem::replace(place, broken);
+                for cpu in cpus(2) {
+                    let found = &run(&cpu, &layer, usize::MAX, &mut random)[0];
+                    let what = format!(
+                        "{broken} in {} {at}, {}",
+                        if key { "key" } else { "value" },
+                        cpu.variant().as_str()
+                    );
+                    assert_same(&found[..at * width], &sound[0][..at * width], &what);
+                    let later = found[at * width..].chunks_exact(dim);
+                    assert!(later.into_iter().all(|head| !head[0].is_finite()), "{what}");
+                }
+                let s = &mut layer.sequences[0];
+                *(if key { &mut s.k[at * dim] } else { &mut s.v[at * dim] }) = before;
+            }
+        }
+    }
+}
+
 /// Scores so far apart that all weight is on one position, and so large that their exponentials would not
 /// fit: the running maximum must be taken off first, and what was summed before it corrected.
 #[test]

@@ -277,7 +277,7 @@ fn what_does_not_fit_is_not_packed() {
     assert!(Matrix::pack_f32((2, 3), &[0.0; 5], &mut pages).is_none());
     assert!(Matrix::pack_f32((usize::MAX, 3), &[0.0; 5], &mut pages).is_none());
     assert!(Matrix::pack_q8((2, 3), &[0.0; 5], &mut pages).is_none());
-    for broken in [f32::INFINITY, f32::NEG_INFINITY] {
+    for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         assert!(Matrix::pack_q8((1, 3), &[1.0, broken, 0.0], &mut pages).is_none(), "{broken}");
     }
 }
