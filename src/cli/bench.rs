@@ -20,8 +20,8 @@ use crate::kernels::{Cpu, KvCache};
 use crate::model::BaseModel;
 use crate::model::fast::{FastDecoder, PackedAdapter, Piece, Workspace};
 use crate::model::fetch::Cancel;
-use crate::model::weights::WeightForm;
 use crate::model::template::{Role, Turn, encode_segments};
+use crate::model::weights::WeightForm;
 
 /// Prompt of the sequences that are timed while they decode.
 const SHORT_PROMPT: usize = 16;
@@ -175,8 +175,7 @@ pub fn run(settings: &Settings, args: &BenchArgs, out: &mut dyn Write) -> anyhow
     let load = || -> anyhow::Result<(f64, BaseModel<FastDecoder>)> {
         let cpu = setup::cpu(settings.cpu)?;
         let begun = Instant::now();
-        let model =
-            BaseModel::load_fast(&located.path, settings.model.form, located.sha256.as_deref(), cpu)?;
+        let model = BaseModel::load_fast(&located.path, settings.model.form, located.sha256.as_deref(), cpu)?;
         Ok((begun.elapsed().as_secs_f64(), model))
     };
     let mut seconds = Vec::new();
@@ -220,7 +219,8 @@ pub fn run(settings: &Settings, args: &BenchArgs, out: &mut dyn Write) -> anyhow
     let adapters: Vec<PackedAdapter> = (0..args.adapters.iter().copied().max().unwrap_or(0))
         .map(|seed| PackedAdapter::synthetic(&model.decoder, RANK, u64::from(seed)))
         .collect::<Result<_, _>>()?;
-    let mut bench = Bench { model: &model, args, limits, adapters: &adapters, workspace: Workspace::default() };
+    let mut bench =
+        Bench { model: &model, args, limits, adapters: &adapters, workspace: Workspace::default() };
     if wants(Figure::Prefill) {
         for count in args.adapters.iter().filter(|n| **n < 2) {
             report.results.push(bench.prefill(*count as usize)?);
@@ -323,7 +323,8 @@ impl Bench<'_> {
     fn decode(&mut self, name: &'static str, sequences: usize, adapters: usize) -> anyhow::Result<Timed> {
         let steps = self.args.generate as usize;
         let (mut cache, tables) = self.cache(SHORT_PROMPT + steps + 1, sequences);
-        let adapter = |s: usize| if adapters == 0 { None } else { self.adapters.get(s * adapters / sequences) };
+        let adapter =
+            |s: usize| if adapters == 0 { None } else { self.adapters.get(s * adapters / sequences) };
         let decoder = &self.model.decoder;
         let mut rates = Vec::new();
         for round in 0..=self.args.repeat as usize {
@@ -393,20 +394,10 @@ fn chat_tokens(model: &BaseModel<FastDecoder>, salt: &str, question: &str) -> an
 }
 
 /// Runs one request through an engine.
-fn complete(
-    engine: &Engine,
-    prompt: Vec<u32>,
-    max_tokens: usize,
-) -> anyhow::Result<(Completion, String)> {
+fn complete(engine: &Engine, prompt: Vec<u32>, max_tokens: usize) -> anyhow::Result<(Completion, String)> {
     let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, seed: 0 };
-    let request = GenerateRequest {
-        prompt,
-        adapter: None,
-        cache_salt: None,
-        sampling,
-        max_tokens,
-        stop: Vec::new(),
-    };
+    let request =
+        GenerateRequest { prompt, adapter: None, cache_salt: None, sampling, max_tokens, stop: Vec::new() };
     let mut events = engine.handle().submit(request)?;
     let mut text = String::new();
     while let Some(event) = events.blocking_recv() {
@@ -420,7 +411,7 @@ fn complete(
 }
 
 fn engine(model: &Arc<BaseModel<FastDecoder>>, draft_tokens: usize) -> anyhow::Result<Engine> {
-    Ok(Engine::start(Arc::clone(model), EngineSettings { draft_tokens, ..EngineSettings::default() })?)
+    Ok(Engine::start(model, &EngineSettings { draft_tokens, ..EngineSettings::default() })?)
 }
 
 fn prefix_times(model: &Arc<BaseModel<FastDecoder>>, args: &BenchArgs) -> anyhow::Result<PrefixTimes> {
@@ -453,7 +444,8 @@ fn prefix_times(model: &Arc<BaseModel<FastDecoder>>, args: &BenchArgs) -> anyhow
 
 fn draft_times(model: &Arc<BaseModel<FastDecoder>>, args: &BenchArgs) -> anyhow::Result<DraftTimes> {
     let (off, on) = (engine(model, 0)?, engine(model, EngineSettings::default().draft_tokens)?);
-    let prompt = chat_tokens(model, "Copy what is asked for, word by word.", "Copy the passages word by word.")?;
+    let prompt =
+        chat_tokens(model, "Copy what is asked for, word by word.", "Copy the passages word by word.")?;
     let (mut slow, mut quick, mut last) = (Vec::new(), Vec::new(), None);
     let rate = |done: &Completion| (done.completion_tokens.max(2) - 1) as f64 / done.decode_ms * 1e3;
     for round in 0..=args.repeat {
@@ -491,7 +483,8 @@ fn print(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
         limits.multiply_adds_per_s / 1e9
     )?;
     if let Some(loading) = &report.loading {
-        let resident = loading.resident_bytes.map_or("unknown".into(), |b| format!("{:.1} MB", b as f64 / 1e6));
+        let resident =
+            loading.resident_bytes.map_or("unknown".into(), |b| format!("{:.1} MB", b as f64 / 1e6));
         writeln!(
             out,
             "load {:.3} s; file {:.1} MB, packed weights {:.1} MB, resident {resident}",

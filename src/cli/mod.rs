@@ -129,7 +129,9 @@ impl Cli {
     /// Whatever stops the subcommand, ready to be shown to a person.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let mut sources = Sources { file: self.config, ..Sources::of_process() };
-        if let Command::Serve { model, .. } | Command::Ask { model, .. } | Command::Bench { model, .. } = &self.command {
+        if let Command::Serve { model, .. } | Command::Ask { model, .. } | Command::Bench { model, .. } =
+            &self.command
+        {
             model.add_to(&mut sources);
         }
         if let Command::Serve { adapters, .. } | Command::Ask { adapters, .. } = &self.command {

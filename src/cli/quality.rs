@@ -115,8 +115,13 @@ impl Sums {
         let piece =
             Piece { tokens: window, position: 0, pages: &pages, adapter: None, logits: WINDOW / 2 + 1 };
         let ours = served.decoder.forward(&[piece], &mut cache, &mut workspace, &|| false)?;
-        let theirs =
-            reference.decoder.forward(window, &mut reference.decoder.new_cache(), None, Logits::All, &|| false)?;
+        let theirs = reference.decoder.forward(
+            window,
+            &mut reference.decoder.new_cache(),
+            None,
+            Logits::All,
+            &|| false,
+        )?;
         let vocab = served.config.vocab;
         for (n, ours) in ours.chunks_exact(vocab).enumerate().take(WINDOW / 2) {
             let at = WINDOW / 2 - 1 + n;

@@ -108,7 +108,14 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
     let model = BaseModel::load_fast(&located.path, settings.model.form, located.sha256.as_deref(), cpu)?;
     model.check_chat().with_context(|| format!("the model {} cannot hold a conversation", located.name))?;
     let took = begun.elapsed().as_millis() as u64;
-    tracing::info!(model = located.name, sha256 = model.fingerprint, kernels, threads, ms = took, "model loaded");
+    tracing::info!(
+        model = located.name,
+        sha256 = model.fingerprint,
+        kernels,
+        threads,
+        ms = took,
+        "model loaded"
+    );
     let mut adapters = BTreeMap::new();
     for (name, path) in &settings.adapters {
         note("loading adapters");
@@ -120,7 +127,7 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
         adapters.insert(name.clone(), Arc::new(packed));
     }
     let model = Arc::new(model);
-    let engine = Engine::start(Arc::clone(&model), settings.engine.clone())?;
+    let engine = Engine::start(&model, &settings.engine)?;
     let answerer = Answerer::new(AnswererParts {
         settings: settings.answer.clone(),
         model_name: located.name,

@@ -277,7 +277,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the operating system gives no thread, or the cache has no room for one request.
-    pub fn start(model: Arc<BaseModel<FastDecoder>>, settings: EngineSettings) -> Result<Self, StartError> {
+    pub fn start(model: &Arc<BaseModel<FastDecoder>>, settings: &EngineSettings) -> Result<Self, StartError> {
         let shape = model.decoder.cache_shape();
         let context = settings.context.min(model.config.context);
         let pages = settings.cache_bytes / shape.page_bytes();
@@ -293,8 +293,9 @@ impl Engine {
         // Bounded all the same: `submit` counts who waits.
         let (jobs, queue) = mpsc::channel();
         let shared = Arc::new(Shared::default());
-        let settings = Arc::new(EngineSettings { context, ..settings });
-        let worker = worker::Worker::new(model, queue, Arc::clone(&shared), Arc::clone(&settings), cache);
+        let settings = Arc::new(EngineSettings { context, ..settings.clone() });
+        let worker =
+            worker::Worker::new(Arc::clone(model), queue, Arc::clone(&shared), Arc::clone(&settings), cache);
         let worker = std::thread::Builder::new().name("engine".into()).spawn(move || worker.run())?;
         Ok(Self { handle: EngineHandle { jobs, shared, settings }, worker })
     }
@@ -349,7 +350,8 @@ impl EngineHandle {
     /// Takes a place in the queue, in requests and in tokens.
     fn enter_queue(&self, prompt: usize) -> Result<(), SubmitError> {
         let (requests, tokens) = (&self.shared.waiting, &self.shared.waiting_tokens);
-        let full = |waiting, tokens| SubmitError::QueueFull { waiting, tokens, retry_after: self.retry_after() };
+        let full =
+            |waiting, tokens| SubmitError::QueueFull { waiting, tokens, retry_after: self.retry_after() };
         let most = self.settings.queue.max(1);
         let place = |waiting| (waiting < most).then_some(waiting + 1);
         if let Err(waiting) = requests.fetch_update(Ordering::SeqCst, Ordering::SeqCst, place) {

@@ -154,7 +154,8 @@ mod tests {
         let logits = [4.0, 3.0, 2.0, 1.0];
         let only = |top_k, top_p| {
             let mut sampler = Sampler::new(Sampling { top_k, top_p, ..sampling(5.0) });
-            let mut seen: Vec<u32> = (0..500).filter_map(|_| sampler.next(&mut logits.clone(), &CPU)).collect();
+            let mut seen: Vec<u32> =
+                (0..500).filter_map(|_| sampler.next(&mut logits.clone(), &CPU)).collect();
             seen.sort_unstable();
             seen.dedup();
             seen

@@ -112,7 +112,7 @@ impl Worker {
             self.drop_cancelled();
             let turns = self.plan();
             if !turns.is_empty() {
-                self.pass(turns);
+                self.pass(&turns);
             } else if !open {
                 return self.end();
             }
@@ -146,7 +146,7 @@ impl Worker {
         });
         for at in (0..self.running.len()).rev() {
             if self.running[at].job.events.is_closed() {
-                self.settle(at, Fate::Cancelled);
+                self.settle(at, &Fate::Cancelled);
             }
         }
     }
@@ -166,7 +166,8 @@ impl Worker {
 
         let chunk = self.settings.prefill_chunk.max(1);
         let mut room = if decoding == 0 { ALONE_CHUNKS * chunk } else { chunk };
-        let mut reading: Vec<usize> = (0..self.running.len()).filter(|at| self.running[*at].reads()).collect();
+        let mut reading: Vec<usize> =
+            (0..self.running.len()).filter(|at| self.running[*at].reads()).collect();
         reading.sort_by_key(|at| self.running[*at].job.turn);
         let mut reading = reading.into_iter();
         while room > 0 {
@@ -240,7 +241,7 @@ impl Worker {
     }
 
     /// Runs one pass and deals with what it gave.
-    fn pass(&mut self, turns: Vec<Turn>) {
+    fn pass(&mut self, turns: &[Turn]) {
         let begun = Instant::now();
         let Self { model, cache, workspace, running, shared, .. } = &mut *self;
         let pieces: Vec<Piece<'_>> = turns
@@ -262,8 +263,8 @@ impl Worker {
         let outcome = catch_unwind(AssertUnwindSafe(forward));
         let mut fates: Vec<(usize, Fate)> = match outcome {
             Ok(Ok(())) => {
-                self.observe(&turns, begun.elapsed());
-                self.draw(&turns)
+                self.observe(turns, begun.elapsed());
+                self.draw(turns)
             }
             // Whoever left is found at the next look; nothing was counted as computed.
             Ok(Err(DecodeError::Cancelled)) => return,
@@ -276,7 +277,7 @@ impl Worker {
         // From the last, so that the places of the others stay.
         fates.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         for (at, fate) in fates {
-            self.settle(at, fate);
+            self.settle(at, &fate);
         }
     }
 
@@ -337,7 +338,7 @@ impl Worker {
     }
 
     /// Takes a sequence that has ended from the running ones, gives its blocks back and says so to its client.
-    fn settle(&mut self, at: usize, fate: Fate) {
+    fn settle(&mut self, at: usize, fate: &Fate) {
         if matches!(fate, Fate::Goes) {
             return;
         }
@@ -345,7 +346,7 @@ impl Worker {
         let span = sequence.job.span.clone();
         let _within = span.enter();
         let events = sequence.job.events.clone();
-        match &fate {
+        match fate {
             Fate::Goes => {}
             Fate::Cancelled => tracing::debug!("a request was cancelled by its client"),
             Fate::Ends(reason) => {
@@ -413,7 +414,12 @@ impl Sequence {
     }
 
     /// Draws the next token.
-    fn draw(&mut self, model: &BaseModel<FastDecoder>, settings: &EngineSettings, logits: &mut [f32]) -> Fate {
+    fn draw(
+        &mut self,
+        model: &BaseModel<FastDecoder>,
+        settings: &EngineSettings,
+        logits: &mut [f32],
+    ) -> Fate {
         // Rows past the tokenizer's vocabulary are padding of the embedding matrix.
         let known = model.tokenizer.vocabulary_size().min(logits.len());
         let Some(token) = self.sampler.next(&mut logits[..known], model.decoder.cpu()) else {

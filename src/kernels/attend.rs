@@ -87,13 +87,15 @@ pub(super) unsafe fn attend<S: Simd>(a: &Attend<'_>, scratch: *mut f32) {
                 if from >= to {
                     continue;
                 }
-                let q: [*const f32; QUERIES] = std::array::from_fn(|i| a.q.add(query_at(chunk + i.min(len - 1))));
+                let q: [*const f32; QUERIES] =
+                    std::array::from_fn(|i| a.q.add(query_at(chunk + i.min(len - 1))));
                 let mut weights = [[0f32; SPAN]; QUERIES];
                 scores::<S>(&pages, &q, a.dim, &mut weights);
                 let mut corrections = [1f32; QUERIES];
                 for i in 0..len {
                     let (from, to) = seen_by(chunk + i);
-                    let (from, to) = (from.clamp(span, span + SPAN) - span, to.clamp(span, span + SPAN) - span);
+                    let (from, to) =
+                        (from.clamp(span, span + SPAN) - span, to.clamp(span, span + SPAN) - span);
                     let state = (largest.add(chunk + i), sums.add((chunk + i) * LANES));
                     corrections[i] = soften::<S>(&mut weights[i], from, to, state);
                 }
@@ -260,16 +262,16 @@ unsafe fn mix_columns<S: Simd, const V: usize>(
                     continue;
                 }
                 let weight = S::splat(weight);
-                for v in 0..V {
-                    sums[i][v] = S::fma(values[v], weight, sums[i][v]);
+                for (sum, value) in sums[i].iter_mut().zip(values) {
+                    *sum = S::fma(value, weight, *sum);
                 }
             }
         }
         for i in 0..QUERIES {
             let correction = S::splat(corrections[i]);
-            for v in 0..V {
+            for (v, sum) in sums[i].iter().enumerate() {
                 let at = out.add(i * padded + d + v * LANES);
-                S::store(at, S::fma(S::load(at), correction, sums[i][v]));
+                S::store(at, S::fma(S::load(at), correction, *sum));
             }
         }
     }

@@ -6,7 +6,7 @@
 //! are, bit for bit.
 
 use super::forms::{Form, Offset, PANEL, UNPACKED};
-use super::group::Group;
+use super::group::{Group, TileRows};
 use super::simd::Simd;
 
 /// How far ahead weights are asked for, in bytes: about what memory delivers within its latency.
@@ -43,7 +43,7 @@ pub(super) unsafe fn dot_tile<S: Simd, Q: Form, const T: usize, const AHEAD_OF_M
                 let codes = Q::codes::<S>(w, group);
                 let (d, m) = Q::scales::<S>(w, group);
                 let tile = &*x;
-                for t in 0..T {
+                for (t, slot) in sums.iter_mut().enumerate() {
                     let at = t0 + t;
                     let q = tile.q.get_unchecked(at).as_ptr();
                     let scale = S::splat(*tile.scale.get_unchecked(at));
@@ -55,8 +55,8 @@ pub(super) unsafe fn dot_tile<S: Simd, Q: Form, const T: usize, const AHEAD_OF_M
                                 first = S::dot::<false>(first, codes[j], q.add(4 * j));
                                 second = S::dot::<false>(second, codes[j + 4], q.add(4 * j + 16));
                             }
-                            sums[t] = S::fma(S::to_f(first), S::mul(d, scale), sums[t]);
-                            sums[t] = S::fma(S::to_f(second), S::mul(m, scale), sums[t]);
+                            *slot = S::fma(S::to_f(first), S::mul(d, scale), *slot);
+                            *slot = S::fma(S::to_f(second), S::mul(m, scale), *slot);
                         }
                         offset => {
                             let mut sum = match offset {
@@ -70,9 +70,9 @@ pub(super) unsafe fn dot_tile<S: Simd, Q: Form, const T: usize, const AHEAD_OF_M
                                     S::dot::<false>(sum, *code, q.add(4 * j))
                                 };
                             }
-                            sums[t] = S::fma(S::to_f(sum), S::mul(d, scale), sums[t]);
+                            *slot = S::fma(S::to_f(sum), S::mul(d, scale), *slot);
                             if Q::OFFSET == Offset::Minimum {
-                                sums[t] = S::fma(m, S::splat(*tile.sum.get_unchecked(at)), sums[t]);
+                                *slot = S::fma(m, S::splat(*tile.sum.get_unchecked(at)), *slot);
                             }
                         }
                     }
@@ -87,27 +87,26 @@ pub(super) unsafe fn dot_tile<S: Simd, Q: Form, const T: usize, const AHEAD_OF_M
     }
 }
 
-/// [`dot_tile`] for tokens `t0..t0 + tokens` of a tile, and perhaps some more that there is `room` for.
+/// [`dot_tile`] for some tokens of a tile.
 ///
 /// # Safety
-/// As [`dot_tile`]; `tokens` ≤ `room` ≤ 8 − `t0`; `acc` holds 16 numbers for each token that there is room for.
+/// As [`dot_tile`]; `count` ≤ `room` ≤ 8 − `start`; `acc` holds 16 numbers for each token that there is room for.
 #[inline(always)]
 pub(super) unsafe fn dot<S: Simd, Q: Form>(
     w: *const u8,
     groups: usize,
     x: *const Group,
-    t0: usize,
-    tokens: usize,
-    room: usize,
+    rows: TileRows,
     acc: *mut f32,
 ) {
-    let (mut t, mut acc, mut left) = (t0, acc, tokens);
+    let (mut t, mut acc, mut left) = (rows.start, acc, rows.count);
+    let end = rows.start + rows.room;
     // SAFETY: the contract above; every step ends within the tile. Sizes above `S::TILE` are never chosen, so that
     // they cost no code.
     unsafe {
         while left > 0 {
             // Rounded up where there is room: reading weights once counts more than an idle row.
-            let fits = |size: usize| size <= S::TILE && t + size <= t0 + room && left > size / 2;
+            let fits = |size: usize| size <= S::TILE && t + size <= end && left > size / 2;
             let step = if fits(8) {
                 dot_tile::<S, Q, 8, true>(w, groups, x, t, acc);
                 8
@@ -177,12 +176,24 @@ pub(super) unsafe fn dot_unpacked<S: Simd, Q: Form>(
                 8 => dot_tile::<S, super::forms::Unpacked<Q>, 8, false>(w, groups, x, 0, acc),
                 2 => {
                     for t in [0, 2, 4, 6] {
-                        dot_tile::<S, super::forms::Unpacked<Q>, 2, false>(w, groups, x, t, acc.add(t * PANEL));
+                        dot_tile::<S, super::forms::Unpacked<Q>, 2, false>(
+                            w,
+                            groups,
+                            x,
+                            t,
+                            acc.add(t * PANEL),
+                        );
                     }
                 }
                 _ => {
                     for t in 0..8 {
-                        dot_tile::<S, super::forms::Unpacked<Q>, 1, false>(w, groups, x, t, acc.add(t * PANEL));
+                        dot_tile::<S, super::forms::Unpacked<Q>, 1, false>(
+                            w,
+                            groups,
+                            x,
+                            t,
+                            acc.add(t * PANEL),
+                        );
                     }
                 }
             }

@@ -186,7 +186,12 @@ impl Form for Q8Half {
     unsafe fn codes<S: Simd>(block: *const u8, _: usize) -> [S::B; 8] {
         // SAFETY: the trait's contract.
         unsafe {
-            let v = [S::load_b(block), S::load_b(block.add(64)), S::load_b(block.add(128)), S::load_b(block.add(192))];
+            let v = [
+                S::load_b(block),
+                S::load_b(block.add(64)),
+                S::load_b(block.add(128)),
+                S::load_b(block.add(192)),
+            ];
             [v[0], v[1], v[2], v[3], v[0], v[1], v[2], v[3]]
         }
     }

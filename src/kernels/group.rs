@@ -26,6 +26,17 @@ pub(crate) struct Group {
     padding: [i32; TILE_ROWS],
 }
 
+/// Which rows of a tile are multiplied.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TileRows {
+    /// The first.
+    pub(super) start: usize,
+    /// How many.
+    pub(super) count: usize,
+    /// How many there is room for: some more than `count` may be computed.
+    pub(super) room: usize,
+}
+
 impl Group {
     /// All zero.
     pub(crate) const ZERO: Self = Self {

@@ -104,7 +104,13 @@ pub(super) unsafe fn rms_norm<S: Simd>(x: *const f32, w: *const f32, n: usize, e
 /// # Safety
 /// `x` must hold 2 · `half` numbers, `cos` and `sin` `half`.
 #[inline(always)]
-pub(super) unsafe fn rotate<S: Simd>(x: *mut f32, cos: *const f32, sin: *const f32, half: usize, factor: f32) {
+pub(super) unsafe fn rotate<S: Simd>(
+    x: *mut f32,
+    cos: *const f32,
+    sin: *const f32,
+    half: usize,
+    factor: f32,
+) {
     // SAFETY: the contract above.
     unsafe {
         let whole = half / LANES * LANES;

@@ -5,31 +5,38 @@
 //! [`Cpu`] that check sizes and share work among threads. In reading order: [`simd`] (16 lanes, once for each
 //! instruction set), `group` and `forms` (how activations and weights lie in memory), `body`, `math` and
 //! `attend` (the kernels), `variants` (compiled for each instruction set), `pack`, `cache` and `memory` (what
-//! they work on), `pool` (threads), `ops` (the operations).
+//! they work on), `pool` (threads), `ops`, `product` and `heads` (the operations), `measure` (what they could do).
 //!
 //! Two properties hold throughout and are tested: every instruction set gives the same bits, and a token's
 //! result does not depend on the tokens that it is computed together with.
 
 #![allow(unsafe_code, reason = "vector instructions, and memory that threads share")]
 
+mod activations;
 mod attend;
 mod body;
 mod cache;
 mod forms;
 mod group;
+mod heads;
 mod math;
+mod measure;
 mod memory;
 mod ops;
 mod pack;
 mod pool;
+mod product;
 mod simd;
 mod variants;
 
 #[cfg(test)]
 mod tests;
 
+pub use activations::Activations;
 pub use cache::{CacheShape, KvCache};
+pub use heads::{Attention, Heads, Span};
 pub use memory::Pages;
-pub use ops::{Activations, Attention, Cpu, Delta, Gate, Heads, Output, Part, Span};
+pub use ops::Cpu;
 pub use pack::{DenseType, Matrix, QuantType, WeightType};
+pub use product::{Delta, Gate, Output, Part};
 pub use variants::Variant;

@@ -158,7 +158,11 @@ impl Matrix {
     /// Quantises numbers given row by row to 8 bits, as [`QuantType::Q8_0`] or, where 16 columns are enough,
     /// [`QuantType::Q8Half`]; columns are filled up with zeros to whole blocks. Returns the factor, a power of two,
     /// by which the numbers were divided so that scales keep their precision.
-    pub fn pack_q8((rows, columns): (usize, usize), numbers: &[f32], pages: &mut Pages) -> Option<(Self, f32)> {
+    pub fn pack_q8(
+        (rows, columns): (usize, usize),
+        numbers: &[f32],
+        pages: &mut Pages,
+    ) -> Option<(Self, f32)> {
         if numbers.len() != rows.checked_mul(columns)? {
             return None;
         }
@@ -178,7 +182,9 @@ impl Matrix {
                 let d = half::f16::from_f32(top / 127.0);
                 let inverse = if d.to_f32() > 0.0 { 1.0 / d.to_f32() } else { 0.0 };
                 bytes.extend(d.to_le_bytes());
-                bytes.extend((0..block).map(|c| ((value(c) * inverse).round().clamp(-127.0, 127.0) as i8) as u8));
+                bytes.extend(
+                    (0..block).map(|c| ((value(c) * inverse).round().clamp(-127.0, 127.0) as i8) as u8),
+                );
             }
         }
         let stride = bytes.len() / rows.max(1);
@@ -380,14 +386,14 @@ fn pack_block(kind: QuantType, block: &[u8], lane: usize, out: &mut [u8]) {
 
 /// One row of a packed block as floats: what the kernels compute with, in plain arithmetic.
 fn unpack_row(kind: QuantType, block: &[u8], lane: usize, out: &mut [f32]) {
-    let half = |at: usize| half::f16::from_le_bytes([block[at + 2 * lane], block[at + 2 * lane + 1]]).to_f32();
+    let half =
+        |at: usize| half::f16::from_le_bytes([block[at + 2 * lane], block[at + 2 * lane + 1]]).to_f32();
     let four = |at: usize, c: usize| {
         let (byte, high) = nibble_at(lane, c);
         if high { block[at + byte] >> 4 } else { block[at + byte] & 15 }
     };
-    let five = |at: usize, c: usize| {
-        four(at, c) | ((block[at + NIBBLES + lane * 4 + c % 4] >> (c / 4)) & 1) << 4
-    };
+    let five =
+        |at: usize, c: usize| four(at, c) | ((block[at + NIBBLES + lane * 4 + c % 4] >> (c / 4)) & 1) << 4;
     match kind {
         QuantType::Q4_0 => {
             let d = half(NIBBLES);

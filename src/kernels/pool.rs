@@ -104,7 +104,7 @@ impl Pool {
         unsafe { *shared.work.get() = Some(Work { task: erased, count }) };
         shared.next.store(0, Ordering::Relaxed);
         let epoch = (shared.state.load(Ordering::Relaxed) / EPOCH).wrapping_add(1) & (u64::MAX / EPOCH);
-        shared.state.store(epoch * EPOCH | OPEN, Ordering::SeqCst);
+        shared.state.store((epoch * EPOCH) | OPEN, Ordering::SeqCst);
         {
             let _closing = Closing(shared);
             for (parked, worker) in shared.parked.iter().zip(&self.workers) {

@@ -26,13 +26,13 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use sha2::{Digest, Sha256};
 
+use crate::kernels::Cpu;
 use config::{Architecture, ConfigError, ModelConfig};
 use decoder::Decoder;
 use fast::FastDecoder;
 use gguf::{Gguf, GgufError};
 use template::{ChatTemplate, TemplateError};
 use tokenizer::{Tokenizer, TokenizerError};
-use crate::kernels::Cpu;
 use weights::{WeightError, WeightForm, WeightReader, WeightSource};
 
 /// A base model, loaded and ready to answer: by default on the reference decoder, for serving on the
@@ -102,7 +102,8 @@ impl BaseModel {
     /// # Errors
     /// When a file is missing, unsound, of an unsupported kind, or not the expected one.
     pub fn load(path: &Path, form: WeightForm, expected_sha256: Option<&str>) -> Result<Self, ModelError> {
-        let build = |config: &ModelConfig, reader: WeightReader<'_>| Decoder::load(config, reader, &Device::Cpu);
+        let build =
+            |config: &ModelConfig, reader: WeightReader<'_>| Decoder::load(config, reader, &Device::Cpu);
         load_with(path, form, expected_sha256, build)
     }
 }
@@ -173,7 +174,8 @@ fn load_folder<D>(
     let tokenizer = Tokenizer::from_hf(folder)?;
     let template = chat_template(folder_template(folder)?.as_deref(), &config, &tokenizer)?;
     let tensors = weights::parse_safetensors(&files)?;
-    let decoder = build(&config, WeightReader::new(WeightSource::Safetensors(tensors), &config, form, device))?;
+    let decoder =
+        build(&config, WeightReader::new(WeightSource::Safetensors(tensors), &config, form, device))?;
     Ok(BaseModel { config, tokenizer, template, decoder, form, fingerprint })
 }
 

@@ -149,7 +149,8 @@ impl<'a> WeightReader<'a> {
         pages: &mut Pages,
     ) -> Result<Matrix, WeightError> {
         let name = self.name(tensor);
-        let misshapen = || WeightError::Shape { name: name.clone(), found: vec![], expected: vec![shape.0, shape.1] };
+        let misshapen =
+            || WeightError::Shape { name: name.clone(), found: vec![], expected: vec![shape.0, shape.1] };
         match &self.source {
             WeightSource::Gguf(gguf) if self.form == WeightForm::Stored => {
                 let (info, bytes) = gguf.stored(&name)?;
@@ -159,7 +160,8 @@ impl<'a> WeightReader<'a> {
                     name: name.clone(),
                     found: super::gguf::type_name(info.dtype),
                 })?;
-                let row_bytes = kind.row_bytes(shape.1).filter(|b| b * shape.0 == bytes.len()).ok_or_else(misshapen)?;
+                let row_bytes =
+                    kind.row_bytes(shape.1).filter(|b| b * shape.0 == bytes.len()).ok_or_else(misshapen)?;
                 let row = |r: usize| &bytes[r * row_bytes..(r + 1) * row_bytes];
                 let packed = match self.interleaved_heads(tensor) {
                     // See `Gguf::quantised_unpermuted`: rows are whole blocks, so this is exact.

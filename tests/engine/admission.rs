@@ -100,7 +100,7 @@ fn what_can_never_fit_is_refused_at_once() {
         EngineSettings { cache_bytes: pages - 1, ..settings.clone() },
         EngineSettings { context: 161, ..settings },
     ] {
-        let error = Engine::start(model.clone(), settings).unwrap_err();
+        let error = Engine::start(&model, &settings).unwrap_err();
         assert!(matches!(error, StartError::Cache { .. }));
         let message = error.to_string();
         assert!(message.contains("raise it") && message.contains("engine.cache_mb"), "{message}");

@@ -84,8 +84,9 @@ pub(crate) fn cache_bytes(model: &Fast, pages: usize) -> usize {
     pages * model.decoder.cache_shape().page_bytes()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "each test writes its settings where it starts")]
 pub(crate) fn start(model: &Arc<Fast>, settings: EngineSettings) -> (Engine, EngineHandle) {
-    let engine = Engine::start(Arc::clone(model), settings).unwrap();
+    let engine = Engine::start(model, &settings).unwrap();
     let handle = engine.handle();
     (engine, handle)
 }

@@ -19,8 +19,8 @@ use std::sync::LazyLock;
 
 use shishin::kernels::{Cpu, KvCache, Variant};
 use shishin::model::BaseModel;
-use shishin::model::fast::{FastDecoder, PackedAdapter, Piece, Workspace};
 use shishin::model::config::ModelConfig;
+use shishin::model::fast::{FastDecoder, PackedAdapter, Piece, Workspace};
 use shishin::model::lora::Adapter;
 use shishin::model::tensors::Projection;
 use shishin::model::weights::WeightForm;

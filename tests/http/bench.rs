@@ -161,7 +161,7 @@ pub(crate) fn answerer(engine: EngineSettings) -> Arc<Answerer> {
         adapters: BTreeMap::from([("noise".to_owned(), Arc::clone(&ADAPTER))]),
         wording: Wording::built_in().unwrap(),
         index: Arc::clone(&INDEX),
-        engine: Engine::start(Arc::clone(&MODEL), engine).unwrap().handle(),
+        engine: Engine::start(&MODEL, &engine).unwrap().handle(),
     }))
 }
 

@@ -104,8 +104,12 @@ unsafe fn dot_8<const VNNI: bool, const WIDE: bool>(acc: __m256i, w: __m256i, a:
 
 /// A function of each half. Not a closure: where one is not inlined it is compiled without the instructions.
 macro_rules! both {
-    ($a:expr, $f:ident) => { unsafe { [$f($a[0]), $f($a[1])] } };
-    ($a:expr, $b:expr, $f:ident) => { unsafe { [$f($a[0], $b[0]), $f($a[1], $b[1])] } };
+    ($a:expr, $f:ident) => {
+        unsafe { [$f($a[0]), $f($a[1])] }
+    };
+    ($a:expr, $b:expr, $f:ident) => {
+        unsafe { [$f($a[0], $b[0]), $f($a[1], $b[1])] }
+    };
 }
 
 // SAFETY (of all blocks below): the caller has checked that the processor has these instructions, and the

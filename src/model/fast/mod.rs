@@ -10,6 +10,8 @@ mod block;
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::config::{Activation, ModelConfig, Rope};
 use super::decoder::DecodeError;
 use super::tensors::{Projection, TensorName};
@@ -103,6 +105,9 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..]
 }
 
+/// As many as a pass usually has sequences, without an allocation.
+type Few<T> = SmallVec<[T; 16]>;
+
 /// What is the same for every layer of a pass.
 struct Pass<'a> {
     spans: &'a [Span<'a>],
@@ -192,8 +197,8 @@ impl FastDecoder {
         cancelled: &dyn Fn() -> bool,
     ) -> Result<&'w [f32], DecodeError> {
         self.check(pieces)?;
-        let mut spans = Vec::with_capacity(pieces.len());
-        let mut adapters: Vec<(Range<usize>, &PackedAdapter)> = Vec::new();
+        let mut spans: Few<Span<'_>> = Few::new();
+        let mut adapters: Few<(Range<usize>, &PackedAdapter)> = Few::new();
         let mut rows = 0;
         for piece in pieces {
             let own = rows..rows + piece.tokens.len();
@@ -201,7 +206,9 @@ impl FastDecoder {
             spans.push(Span { rows: own.clone(), position: piece.position, pages: piece.pages });
             if let Some(adapter) = piece.adapter {
                 match adapters.last_mut() {
-                    Some((run, last)) if run.end == own.start && std::ptr::eq(*last, adapter) => run.end = own.end,
+                    Some((run, last)) if run.end == own.start && std::ptr::eq(*last, adapter) => {
+                        run.end = own.end;
+                    }
                     _ => adapters.push((own, adapter)),
                 }
             }
@@ -249,7 +256,7 @@ impl FastDecoder {
         let (config, cpu, block) = (&self.config, &self.cpu, &self.blocks[layer]);
         let eps = config.norm_eps as f32;
         let rows = w.residual.len() / config.hidden;
-        let deltas = |p: Projection| -> Vec<Delta<'_>> {
+        let deltas = |p: Projection| -> Few<Delta<'_>> {
             pass.adapters.iter().filter_map(|(rows, adapter)| adapter.delta(layer, p, rows.clone())).collect()
         };
 
@@ -292,7 +299,13 @@ impl FastDecoder {
             Activation::GeluTanh => Gate::Gelu,
         };
         let parts = [&block.part(Projection::Gate, &dg), &block.part(Projection::Up, &du)];
-        cpu.gated(&w.normed, parts, activation, self.quantised && config.ffn.is_multiple_of(32), &mut w.gated);
+        cpu.gated(
+            &w.normed,
+            parts,
+            activation,
+            self.quantised && config.ffn.is_multiple_of(32),
+            &mut w.gated,
+        );
         let d = deltas(Projection::Down);
         let part = block.part(Projection::Down, &d);
         self.add_residual(&w.gated, part, &block.post_ffn_norm, &mut w.projected, &mut w.residual);
