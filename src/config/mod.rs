@@ -541,6 +541,8 @@ mod tests {
             ("[sever]\nx = 1\n", &[], &["shishin.toml", "`sever`", "server`?"]),
             ("[engine]\nqueue = \"many\"\n", &[], &["shishin.toml", "engine.queue"]),
             ("[engine]\nqueue = 0\n", &[], &["shishin.toml", "engine.queue", "from 1 to 10000"]),
+            ("[engine]\nkernels = \"sse\"\n", &[], &["engine.kernels", "`sse`", "auto", "portable"]),
+            ("[engine]\ndraft_tokens = 8\n", &[], &["engine.draft_tokens", "from 0 to 7"]),
             ("[engine\n", &[], &["shishin.toml", "line 1"]),
             ("[answer]\ndefault_mode = \"hybrid\"\n", &[], &["answer.default_mode", "default_adapter"]),
             ("[answer]\ndefault_mode = \"both\"\n", &[], &["answer.default_mode", "both"]),

@@ -142,6 +142,7 @@ pub(crate) fn small() -> EngineSettings {
 }
 
 /// An answerer with an engine of its own over the shared model.
+#[allow(clippy::needless_pass_by_value, reason = "each test writes its settings where it starts")]
 pub(crate) fn answerer(engine: EngineSettings) -> Arc<Answerer> {
     // What the context cannot hold is not offered.
     let max_tokens = engine.context;
