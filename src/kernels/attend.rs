@@ -84,6 +84,7 @@ pub(super) unsafe fn attend<S: Simd>(a: &Attend<'_>, scratch: *mut f32) {
                 // The chunk as a whole sees positions `from..to` of this span.
                 let from = seen_by(chunk).0.max(span);
                 let to = seen_by(chunk + len - 1).1.min(span + SPAN);
+                let chunk_range = (from, to);
                 if from >= to {
                     continue;
                 }
@@ -92,16 +93,19 @@ pub(super) unsafe fn attend<S: Simd>(a: &Attend<'_>, scratch: *mut f32) {
                 let mut weights = [[0f32; SPAN]; QUERIES];
                 scores::<S>(&pages, &q, a.dim, &mut weights);
                 let mut corrections = [1f32; QUERIES];
+                let mut all_see_all = true;
                 for i in 0..len {
                     let (from, to) = seen_by(chunk + i);
                     let (from, to) =
                         (from.clamp(span, span + SPAN) - span, to.clamp(span, span + SPAN) - span);
+                    all_see_all &= (from + span, to + span) == chunk_range;
                     let state = (largest.add(chunk + i), sums.add((chunk + i) * LANES));
                     corrections[i] = soften::<S>(&mut weights[i], from, to, state);
                 }
                 let values: [*const u16; SPAN_PAGES] = pages.map(|page| page.add(a.values_at));
                 let out = outputs.add(chunk * a.padded);
-                mix::<S>(&values, &weights, &corrections, a.padded, (from - span, to - span), out);
+                let range = (from - span, to - span, all_see_all);
+                mix::<S>(&values, &weights, &corrections, a.padded, range, out);
             }
         }
         for query in 0..count {
@@ -215,18 +219,18 @@ unsafe fn mix<S: Simd>(
     weights: &[[f32; SPAN]; QUERIES],
     corrections: &[f32; QUERIES],
     padded: usize,
-    (from, to): (usize, usize),
+    (from, to, all_see_all): (usize, usize, bool),
     out: *mut f32,
 ) {
     // SAFETY: the contract above.
     unsafe {
         let mut d = 0;
         while d + 4 * LANES <= padded {
-            mix_columns::<S, 4>(pages, weights, corrections, padded, (from, to), out, d);
+            mix_columns::<S, 4>(pages, weights, corrections, padded, (from, to, all_see_all), out, d);
             d += 4 * LANES;
         }
         while d < padded {
-            mix_columns::<S, 1>(pages, weights, corrections, padded, (from, to), out, d);
+            mix_columns::<S, 1>(pages, weights, corrections, padded, (from, to, all_see_all), out, d);
             d += LANES;
         }
     }
@@ -242,7 +246,7 @@ unsafe fn mix_columns<S: Simd, const V: usize>(
     weights: &[[f32; SPAN]; QUERIES],
     corrections: &[f32; QUERIES],
     padded: usize,
-    (from, to): (usize, usize),
+    (from, to, all_see_all): (usize, usize, bool),
     out: *mut f32,
     d: usize,
 ) {
@@ -258,7 +262,7 @@ unsafe fn mix_columns<S: Simd, const V: usize>(
             for i in 0..QUERIES {
                 let weight = *weights[i].get_unchecked(position);
                 // Not seen by this query of the four; its value may be infinite.
-                if weight == 0.0 {
+                if !all_see_all && weight == 0.0 {
                     continue;
                 }
                 let weight = S::splat(weight);

@@ -61,13 +61,13 @@ pub(super) unsafe fn quantise_group<S: Simd>(x: *const f32, group: &mut Group, t
     // SAFETY: the contract above.
     unsafe {
         let (a, b) = (S::load(x), S::load(x.add(LANES)));
-        let largest = S::reduce_max(S::max(S::abs(a), S::abs(b)));
-        // NaN does not survive every maximum, so it is looked for by itself: x − x is 0 for finite numbers.
-        let finite = S::reduce_add(S::add(S::sub(a, a), S::sub(b, b)));
-        let scale = largest / 127.0 + finite;
-        let inverse = if largest > 0.0 && scale.is_finite() { 127.0 / largest } else { 0.0 };
+        let largest = f32::from_bits(S::largest_magnitude(a, b));
+        let finite = largest.is_finite();
+        let scale = if finite { largest / 127.0 } else { f32::NAN };
+        // A group of numbers too small for that has codes of 0.
+        let inverse = if finite && largest > 0.0 { 127.0 / largest } else { 0.0 };
         let inverse = S::splat(if inverse.is_finite() { inverse } else { 0.0 });
-        let (a, b) = if scale.is_finite() { (a, b) } else { (S::splat(0.0), S::splat(0.0)) };
+        let (a, b) = if finite { (a, b) } else { (S::splat(0.0), S::splat(0.0)) };
         let (qa, qb) = (S::to_i(S::mul(a, inverse)), S::to_i(S::mul(b, inverse)));
         let q = group.q[t].as_mut_ptr();
         S::store_i8(q, qa);

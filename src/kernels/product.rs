@@ -492,13 +492,20 @@ unsafe fn write_panels(
 ) {
     for (n, panel) in panels.enumerate() {
         let width = PANEL.min(columns - panel * PANEL);
-        for (t, sum) in sums[n * tokens * PANEL..].chunks_exact(PANEL).take(rows).enumerate() {
-            // SAFETY: the caller's contract.
-            let to = unsafe { std::slice::from_raw_parts_mut(to.at(t * stride + panel * PANEL), width) };
-            if add {
-                to.iter_mut().zip(sum).for_each(|(y, v)| *y += v);
-            } else {
-                to.copy_from_slice(&sum[..width]);
+        let (sums, _) = sums[n * tokens * PANEL..].as_chunks::<PANEL>();
+        for (t, sum) in sums.iter().take(rows).enumerate() {
+            let to = to.at(t * stride + panel * PANEL);
+            // SAFETY: the caller's contract. Whole panels have a known size, and most are whole: no call for 64 bytes.
+            unsafe {
+                if width == PANEL && !add {
+                    to.cast::<[f32; PANEL]>().write_unaligned(*sum);
+                } else if width == PANEL {
+                    let to = &mut *to.cast::<[f32; PANEL]>();
+                    to.iter_mut().zip(sum).for_each(|(y, v)| *y += v);
+                } else {
+                    let to = std::slice::from_raw_parts_mut(to, width);
+                    to.iter_mut().zip(sum).for_each(|(y, v)| *y = if add { *y + v } else { *v });
+                }
             }
         }
     }

@@ -33,6 +33,17 @@ pub(super) unsafe fn reduce_max_8(v: __m256) -> f32 {
     }
 }
 
+/// The largest of eight lanes.
+#[inline(always)]
+pub(super) unsafe fn reduce_max_i_8(v: __m256i) -> i32 {
+    // SAFETY: within the caller's contract.
+    unsafe {
+        let v = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+        let v = _mm_max_epi32(v, _mm_unpackhi_epi64(v, v));
+        _mm_cvtsi128_si32(_mm_max_epi32(v, _mm_shuffle_epi32::<1>(v)))
+    }
+}
+
 /// Four products of unsigned and signed bytes, summed per lane, exact for all values.
 #[inline(always)]
 unsafe fn dot_wide(w: __m256i, a: __m256i) -> __m256i {
@@ -208,6 +219,17 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     unsafe fn reduce_max(v: F) -> f32 {
         unsafe { reduce_max_8(_mm256_max_ps(v[0], v[1])) }
+    }
+
+    #[inline(always)]
+    unsafe fn largest_magnitude(a: F, b: F) -> u32 {
+        unsafe {
+            let (a, b) = (Self::abs(a), Self::abs(b));
+            // Without their signs, floats are in the order of their bits.
+            let a = _mm256_max_epi32(_mm256_castps_si256(a[0]), _mm256_castps_si256(a[1]));
+            let b = _mm256_max_epi32(_mm256_castps_si256(b[0]), _mm256_castps_si256(b[1]));
+            reduce_max_i_8(_mm256_max_epi32(a, b)) as u32
+        }
     }
 
     #[inline(always)]

@@ -104,6 +104,17 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn largest_magnitude(a: __m512, b: __m512) -> u32 {
+        unsafe {
+            // Without their signs, floats are in the order of their bits.
+            let (a, b) = (_mm512_castps_si512(_mm512_abs_ps(a)), _mm512_castps_si512(_mm512_abs_ps(b)));
+            let v = _mm512_max_epi32(a, b);
+            let (low, high) = (_mm512_castsi512_si256(v), _mm512_extracti32x8_epi32::<1>(v));
+            super::avx2::reduce_max_i_8(_mm256_max_epi32(low, high)) as u32
+        }
+    }
+
+    #[inline(always)]
     unsafe fn splat_i(v: i32) -> __m512i {
         unsafe { _mm512_set1_epi32(v) }
     }

@@ -62,6 +62,9 @@ pub(super) trait Simd: Copy {
     /// The largest lane, in the same tree.
     unsafe fn reduce_max(v: Self::F) -> f32;
 
+    /// The largest magnitude among the lanes of both, as bits: of no number if one is none, else infinite if one is.
+    unsafe fn largest_magnitude(a: Self::F, b: Self::F) -> u32;
+
     unsafe fn splat_i(v: i32) -> Self::I;
     /// 16 unsigned bytes, widened.
     unsafe fn load_u8(p: *const u8) -> Self::I;

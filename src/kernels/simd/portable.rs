@@ -110,6 +110,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn largest_magnitude(a: F, b: F) -> u32 {
+        let bits = a.iter().chain(&b).map(|x| x.abs().to_bits());
+        bits.max().unwrap_or(0)
+    }
+
+    #[inline(always)]
     unsafe fn splat_i(v: i32) -> I {
         [v; LANES]
     }
