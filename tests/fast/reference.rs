@@ -70,6 +70,27 @@ fn adapters_add_what_they_add_to_the_reference() {
     }
 }
 
+/// On a quantised base an adapter is 8-bit too; that must not add to the error that 8-bit inputs make anyway.
+#[test]
+fn an_adapter_on_a_quantised_base_costs_no_accuracy() {
+    let path = common::model(common::SMOLLM);
+    let reference = shishin::model::BaseModel::load(&path, WeightForm::F32, None).unwrap();
+    let fast = super::smollm();
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = random_adapter(folder.path(), &fast.config, 16, 3);
+    let packed = PackedAdapter::pack(&adapter, &fast.decoder).unwrap();
+    let tokens = super::guideline_tokens(fast, "en", 100);
+    let [plain, adapted] = [None, Some((&adapter, &packed))].map(|adapter| {
+        let theirs = common::all_logits(&reference, &tokens, adapter.map(|a| a.0));
+        let ours = tensor(all_logits(fast, &tokens, adapter.map(|a| a.1)), tokens.len());
+        (relative_error(&ours, &theirs), theirs)
+    });
+    let effect = relative_error(&adapted.1, &plain.1);
+    println!("error {:.4} without, {:.4} with an adapter that changes logits by {effect:.3}", plain.0, adapted.0);
+    assert!(effect > 0.1, "an adapter that does something: {effect}");
+    assert!(adapted.0 < 1.5 * plain.0, "{} with it, {} without", adapted.0, plain.0);
+}
+
 #[test]
 fn what_cannot_be_run_is_refused() {
     use shishin::model::decoder::DecodeError;
