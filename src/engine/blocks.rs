@@ -6,18 +6,8 @@
 //! them whole or copy the beginning of one; what no lease uses is evicted when blocks are needed, the least
 //! recently used first. The engine's thread owns the ledger, so nothing here locks or waits.
 
+pub use super::prefix::{BLOCK_TOKENS, BlockId, Identity};
 use super::prefix::{Found, Place, Trie};
-
-/// Positions in a block, for all layers.
-pub const BLOCK_TOKENS: usize = 16;
-
-/// A block, from 0 to the capacity.
-pub type BlockId = u32;
-
-/// Whose keys and values: a digest of all that they depend on besides the tokens (base, adapter), and of
-/// whatever else must keep two callers apart. Never a name: the same name can come to mean other weights.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Identity(pub [u8; 32]);
 
 /// The books: each block is free, leased, cached, or both leased and in the prefix cache.
 #[derive(Debug)]

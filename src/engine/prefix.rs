@@ -7,7 +7,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::blocks::{BLOCK_TOKENS, BlockId, Identity};
+/// Positions in a block, for all layers.
+pub const BLOCK_TOKENS: usize = 16;
+
+/// A block, from 0 to the capacity.
+pub type BlockId = u32;
+
+/// Whose keys and values: a digest of all that they depend on besides the tokens (base, adapter), and of
+/// whatever else must keep two callers apart. Never a name: the same name can come to mean other weights.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Identity(pub [u8; 32]);
 
 /// Where a node hangs.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,7 @@
 //! The inputs of matrix products.
 
 use super::group::{GROUP, Group, TILE_ROWS};
-use super::ops::at_least;
+use super::memory::at_least;
 
 /// Inputs of matrix products, of shape (rows, columns): as floats, and quantised in tiles of eight rows.
 #[derive(Debug, Default)]

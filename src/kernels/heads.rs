@@ -6,7 +6,8 @@ use super::activations::Activations;
 use super::attend::{self, Attend};
 use super::cache::KvCache;
 use super::forms::PANEL;
-use super::ops::{Cpu, SCRATCH, Shared, at_least};
+use super::memory::at_least;
+use super::ops::{Cpu, SCRATCH, Shared};
 
 /// Rows of a sequence that attend together.
 const ATTEND_ROWS: usize = 16;

@@ -91,3 +91,11 @@ impl Deref for Region {
         unsafe { std::slice::from_raw_parts(self.chunk.map.as_ptr().add(self.start), self.len) }
     }
 }
+
+/// The first `len` items, made if they are not there yet.
+pub(super) fn at_least<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+    &mut buffer[..len]
+}

@@ -22,14 +22,6 @@ pub(super) struct Scratch {
     pub(super) bytes: Vec<u8>,
 }
 
-/// The first `len` items, made if they are not there yet.
-pub(super) fn at_least<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
-    if buffer.len() < len {
-        buffer.resize(len, T::default());
-    }
-    &mut buffer[..len]
-}
-
 /// A pointer that threads write through, each its own part.
 #[derive(Clone, Copy)]
 pub(super) struct Shared<T>(pub(super) *mut T);

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::activations::Activations;
 use super::forms::{PANEL, UNPACKED};
 use super::group::{GROUP, Group, TILE_ROWS, TileRows};
-use super::ops::{Cpu, SCRATCH, Scratch, Shared, at_least};
+use super::memory::at_least;
+use super::ops::{Cpu, SCRATCH, Scratch, Shared};
 use super::pack::{Matrix, QuantType, WeightType};
 use super::variants::Kernels;
 

@@ -86,7 +86,10 @@ fn an_adapter_on_a_quantised_base_costs_no_accuracy() {
         (relative_error(&ours, &theirs), theirs)
     });
     let effect = relative_error(&adapted.1, &plain.1);
-    println!("error {:.4} without, {:.4} with an adapter that changes logits by {effect:.3}", plain.0, adapted.0);
+    println!(
+        "error {:.4} without, {:.4} with an adapter that changes logits by {effect:.3}",
+        plain.0, adapted.0
+    );
     assert!(effect > 0.1, "an adapter that does something: {effect}");
     assert!(adapted.0 < 1.5 * plain.0, "{} with it, {} without", adapted.0, plain.0);
 }
