@@ -184,6 +184,9 @@ pub enum SubmitError {
         /// When there should be room, by the pace of late.
         retry_after: Duration,
     },
+    /// A prompt without a token.
+    #[error("the prompt is empty")]
+    Empty,
     /// The request is larger than the engine's context.
     #[error("prompt and answer need {asked} tokens and the engine has {context} for a request")]
     TooLong {
@@ -325,7 +328,10 @@ impl EngineHandle {
         }
         let (prompt, context) = (request.prompt.len(), self.settings.context);
         let asked = prompt.saturating_add(request.max_tokens);
-        if prompt == 0 || asked > context {
+        if prompt == 0 {
+            return Err(SubmitError::Empty);
+        }
+        if asked > context {
             return Err(SubmitError::TooLong { asked, context });
         }
         // Room for every event that the request can cause, so that a slow reader never blocks the

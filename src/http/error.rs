@@ -148,7 +148,7 @@ impl From<AnswerError> for ApiError {
                 Self::queue_full(message, retry_after)
             }
             AnswerError::Submit(SubmitError::ShuttingDown) => Self::shutting_down(),
-            AnswerError::Submit(SubmitError::TooLong { .. }) => {
+            AnswerError::Submit(SubmitError::TooLong { .. } | SubmitError::Empty) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "too_long", message)
             }
             AnswerError::Prompt(cause) => Self::internal(&cause),

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::activations::Activations;
 use super::attend::{self, Attend};
 use super::cache::KvCache;
@@ -52,7 +54,7 @@ impl Cpu {
     /// (rows, heads · head_dim) and (rows, kv_heads · head_dim).
     ///
     /// # Panics
-    /// When sizes do not agree, or a span's position has no page.
+    /// When sizes do not agree, a span's position has no page, or two spans would write the same page.
     pub fn prepare_heads(
         &self,
         layer: usize,
@@ -66,6 +68,7 @@ impl Cpu {
         let half = dim / 2;
         let rows = spans.last().map_or(0, |s| s.rows.end);
         check_spans(spans, rows, cache);
+        check_written(spans);
         assert!(
             rows > 0 && q.len().is_multiple_of(rows) && (q.len() / rows).is_multiple_of(dim),
             "whole heads"
@@ -200,6 +203,17 @@ impl Cpu {
             });
         });
     }
+}
+
+/// Pages that rows are stored in belong to one span each: threads write them without asking each other.
+fn check_written(spans: &[Span<'_>]) {
+    let mut pages: SmallVec<[u32; 64]> = SmallVec::new();
+    for span in spans {
+        let last = (span.position + span.rows.len() - 1) / KvCache::PAGE;
+        pages.extend_from_slice(&span.pages[span.position / KvCache::PAGE..=last]);
+    }
+    pages.sort_unstable();
+    assert!(pages.windows(2).all(|pair| pair[0] != pair[1]), "a page is written by one sequence");
 }
 
 fn check_spans(spans: &[Span<'_>], rows: usize, cache: &KvCache) {

@@ -172,6 +172,7 @@ fn attention() {
         refuses("spans in order", || prepare(1, sizes, 16, &two(second.clone())));
         refuses("spans in order", || attend(1, 4, 1, 5 * 64, &two(second.clone())));
     }
+    refuses("a page is written by one sequence", || prepare(1, sizes, 16, &two(2..5)));
 }
 
 #[test]
