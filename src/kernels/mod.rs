@@ -2,7 +2,7 @@
 //! rotary embedding; and the threads to run it on.
 //!
 //! Everything unsafe of the crate (but the memory map of weight files) is here, behind safe operations on
-//! [`Cpu`] that check sizes and share work among threads. In reading order: [`simd`] (16 lanes, once for each
+//! [`Cpu`] that check sizes and share work among threads. In reading order: `simd` (16 lanes, once for each
 //! instruction set), `group` and `forms` (how activations and weights lie in memory), `body`, `math` and
 //! `attend` (the kernels), `variants` (compiled for each instruction set), `pack`, `cache` and `memory` (what
 //! they work on), `pool` (threads), `ops`, `product` and `heads` (the operations), `measure` (what they could do).
