@@ -46,36 +46,31 @@ pub(super) fn compare(
     texts: &[PathBuf],
     windows: usize,
 ) -> anyhow::Result<Vec<Quality>> {
-    texts
-        .iter()
-        .map(|path| {
-            let tokens = served.tokenizer.encode_content(&read(path)?)?;
-            let windows: Vec<&[u32]> = tokens.chunks_exact(WINDOW).take(windows).collect();
-            anyhow::ensure!(
-                !windows.is_empty(),
-                "{} has {} tokens; at least {WINDOW} are needed",
-                path.display(),
-                tokens.len()
-            );
-            let mut sums = Sums::default();
-            for window in windows {
-                let mut window = window.to_vec();
-                if let Some(bos) = served.tokenizer.bos().filter(|_| served.tokenizer.add_bos()) {
-                    window[0] = bos;
-                }
-                sums.add(served, reference, &window)?;
+    let mut all = Sums::default();
+    let mut figures = Vec::new();
+    for path in texts {
+        let tokens = served.tokenizer.encode_content(&read(path)?)?;
+        anyhow::ensure!(
+            tokens.len() >= WINDOW,
+            "{} has {} tokens; at least {WINDOW} are needed",
+            path.display(),
+            tokens.len()
+        );
+        let mut sums = Sums::default();
+        for window in tokens.chunks_exact(WINDOW).take(windows) {
+            let mut window = window.to_vec();
+            if let Some(bos) = served.tokenizer.bos().filter(|_| served.tokenizer.add_bos()) {
+                window[0] = bos;
             }
-            let n = sums.count as f64;
-            Ok(Quality {
-                text: path.display().to_string(),
-                tokens: sums.count,
-                mean_kl: sums.kl / n,
-                perplexity: (sums.served / n).exp(),
-                reference_perplexity: (sums.reference / n).exp(),
-                same_choice: sums.same as f64 / n,
-            })
-        })
-        .collect()
+            sums.add(served, reference, &window)?;
+        }
+        figures.push(sums.figures(path.display().to_string()));
+        all.join(&sums);
+    }
+    if figures.len() > 1 {
+        figures.push(all.figures("together".into()));
+    }
+    Ok(figures)
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -103,6 +98,26 @@ struct Sums {
 }
 
 impl Sums {
+    fn join(&mut self, other: &Self) {
+        self.count += other.count;
+        self.kl += other.kl;
+        self.served += other.served;
+        self.reference += other.reference;
+        self.same += other.same;
+    }
+
+    fn figures(&self, text: String) -> Quality {
+        let n = self.count as f64;
+        Quality {
+            text,
+            tokens: self.count,
+            mean_kl: self.kl / n,
+            perplexity: (self.served / n).exp(),
+            reference_perplexity: (self.reference / n).exp(),
+            same_choice: self.same as f64 / n,
+        }
+    }
+
     fn add(
         &mut self,
         served: &BaseModel<FastDecoder>,
