@@ -83,8 +83,8 @@ pub struct Fingerprint {
     pub sha256: String,
 }
 
-/// What produced an answer. The same provenance and input give the same answer again: neither the processor
-/// nor what else is being answered changes a sum.
+/// What produced an answer. The same provenance and input give the same answer again: neither instruction set,
+/// threads nor what else is being answered changes a sum. Only another system's sine and cosine could.
 #[derive(Debug, Clone, Serialize)]
 pub struct Provenance {
     /// What was drawn on.

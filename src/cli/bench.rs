@@ -1,6 +1,6 @@
 //! `shishin bench`: how fast this machine runs a model, and how near that is to what it could.
 //!
-//! Prefill, decoding and batches are timed on the decoder; cached prefixes and drafts on the whole engine.
+//! Prefill, decoding and batches are timed on the decoder; cached prefixes and drafts on the whole engine (`bench_engine`).
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,15 +12,14 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::bench_engine::{self, DraftTimes, PrefixTimes, Spread};
 use super::quality::{self, Quality};
 use super::setup;
 use crate::config::Settings;
-use crate::engine::{Completion, Engine, EngineEvent, EngineSettings, GenerateRequest, Sampling};
 use crate::kernels::{Cpu, KvCache};
 use crate::model::BaseModel;
 use crate::model::fast::{FastDecoder, PackedAdapter, Piece, Workspace};
 use crate::model::fetch::Cancel;
-use crate::model::template::{Role, Turn, encode_segments};
 use crate::model::weights::WeightForm;
 
 /// Prompt of the sequences that are timed while they decode.
@@ -73,22 +72,6 @@ enum Figure {
     Quality,
 }
 
-/// Smallest, middle and largest of several timings.
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Spread {
-    min: f64,
-    median: f64,
-    max: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-        Self { min: at(0), median: at(values.len() / 2), max: at(values.len().saturating_sub(1)) }
-    }
-}
-
 /// One timed figure.
 #[derive(Debug, Serialize)]
 struct Timed {
@@ -100,30 +83,6 @@ struct Timed {
     /// Of what memory bandwidth and multiply-add rate, measured just before, would allow.
     #[serde(skip_serializing_if = "Option::is_none")]
     share_of_limit: Option<f64>,
-}
-
-/// Times to the first token over the engine, in milliseconds.
-#[derive(Debug, Serialize)]
-struct PrefixTimes {
-    prompt_tokens: usize,
-    cached_tokens: usize,
-    miss_ms: Spread,
-    hit_ms: Spread,
-    /// Miss ÷ hit, pair by pair.
-    ratio: Spread,
-}
-
-/// Decoding an answer that quotes its prompt, over the engine.
-#[derive(Debug, Serialize)]
-struct DraftTimes {
-    completion_tokens: usize,
-    drafted_tokens: usize,
-    accepted_tokens: usize,
-    off_tokens_per_s: Spread,
-    on_tokens_per_s: Spread,
-    /// On ÷ off, pair by pair.
-    ratio: Spread,
-    same_tokens: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -219,8 +178,14 @@ pub fn run(settings: &Settings, args: &BenchArgs, out: &mut dyn Write) -> anyhow
     let adapters: Vec<PackedAdapter> = (0..args.adapters.iter().copied().max().unwrap_or(0))
         .map(|seed| PackedAdapter::synthetic(&model.decoder, RANK, u64::from(seed)))
         .collect::<Result<_, _>>()?;
-    let mut bench =
-        Bench { model: &model, args, limits, adapters: &adapters, workspace: Workspace::default() };
+    let mut bench = Bench {
+        model: &model,
+        args,
+        limits,
+        adapters: &adapters,
+        chunk: settings.engine.chunk_alone(),
+        workspace: Workspace::default(),
+    };
     if wants(Figure::Prefill) {
         for count in args.adapters.iter().filter(|n| **n < 2) {
             report.results.push(bench.prefill(*count as usize)?);
@@ -240,10 +205,10 @@ pub fn run(settings: &Settings, args: &BenchArgs, out: &mut dyn Write) -> anyhow
     }
     if model.template.is_some() {
         if wants(Figure::Prefix) {
-            report.prefix = Some(prefix_times(&model, args)?);
+            report.prefix = Some(bench_engine::prefix_times(&model, &settings.engine, args.repeat)?);
         }
         if wants(Figure::Draft) {
-            report.draft = Some(draft_times(&model, args)?);
+            report.draft = Some(bench_engine::draft_times(&model, &settings.engine, args.repeat)?);
         }
     }
     if args.only.contains(&Figure::Quality) {
@@ -265,6 +230,8 @@ struct Bench<'a> {
     args: &'a BenchArgs,
     limits: Limits,
     adapters: &'a [PackedAdapter],
+    /// Prompt tokens of a pass, as the engine takes them while nothing else runs.
+    chunk: usize,
     workspace: Workspace,
 }
 
@@ -289,8 +256,7 @@ impl Bench<'_> {
         for round in 0..=self.args.repeat as usize {
             let tokens = tokens(self.model, count, round);
             let begun = Instant::now();
-            // As the engine does it.
-            let chunk = 2 * EngineSettings::default().prefill_chunk;
+            let chunk = self.chunk;
             for start in (0..count).step_by(chunk) {
                 let end = count.min(start + chunk);
                 let piece = Piece {
@@ -379,98 +345,6 @@ impl Bench<'_> {
 fn greedy(cpu: &Cpu, logits: &[f32]) -> anyhow::Result<u32> {
     let best = cpu.argmax(logits).context("the logits are not finite: the weights are broken")?;
     Ok(u32::try_from(best)?)
-}
-
-/// Passages as a guideline index would hand them to a prompt, of about 500 tokens.
-const PASSAGES: &str = include_str!("bench_passages.md");
-
-fn chat_tokens(model: &BaseModel<FastDecoder>, salt: &str, question: &str) -> anyhow::Result<Vec<u32>> {
-    let template = model.template.as_ref().context("the model has no chat template")?;
-    let turns = [
-        Turn { role: Role::System, content: format!("{salt}\n\n{PASSAGES}") },
-        Turn { role: Role::User, content: question.into() },
-    ];
-    Ok(encode_segments(&model.tokenizer, &template.segments(&turns)?)?)
-}
-
-/// Runs one request through an engine.
-fn complete(engine: &Engine, prompt: Vec<u32>, max_tokens: usize) -> anyhow::Result<(Completion, String)> {
-    let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, seed: 0 };
-    let request =
-        GenerateRequest { prompt, adapter: None, cache_salt: None, sampling, max_tokens, stop: Vec::new() };
-    let mut events = engine.handle().submit(request)?;
-    let mut text = String::new();
-    while let Some(event) = events.blocking_recv() {
-        match event {
-            EngineEvent::Text(more) => text.push_str(&more),
-            EngineEvent::Done(completion) => return Ok((completion, text)),
-            EngineEvent::Failed(failure) => return Err(failure.into()),
-        }
-    }
-    anyhow::bail!("the engine stopped")
-}
-
-fn engine(model: &Arc<BaseModel<FastDecoder>>, draft_tokens: usize) -> anyhow::Result<Engine> {
-    Ok(Engine::start(model, &EngineSettings { draft_tokens, ..EngineSettings::default() })?)
-}
-
-fn prefix_times(model: &Arc<BaseModel<FastDecoder>>, args: &BenchArgs) -> anyhow::Result<PrefixTimes> {
-    let engine = engine(model, 0)?;
-    let (mut misses, mut hits, mut last) = (Vec::new(), Vec::new(), None);
-    for round in 0..=args.repeat {
-        // Passages that were never read before, then another question over the same.
-        let date = format!("In effect on 2026-01-{:02}.", round % 28 + 1);
-        let first = chat_tokens(model, &date, "What is the first-line treatment?")?;
-        let second = chat_tokens(model, &date, "Which dose is given to adults?")?;
-        let (miss, _) = complete(&engine, first, 1)?;
-        let (hit, _) = complete(&engine, second, 1)?;
-        if round > 0 {
-            misses.push(miss.prefill_ms);
-            hits.push(hit.prefill_ms);
-        }
-        last = Some(hit);
-    }
-    let hit = last.context("no round")?;
-    engine.handle().close();
-    engine.join();
-    Ok(PrefixTimes {
-        prompt_tokens: hit.prompt_tokens,
-        cached_tokens: hit.cached_tokens,
-        ratio: Spread::of(misses.iter().zip(&hits).map(|(miss, hit)| miss / hit).collect()),
-        miss_ms: Spread::of(misses),
-        hit_ms: Spread::of(hits),
-    })
-}
-
-fn draft_times(model: &Arc<BaseModel<FastDecoder>>, args: &BenchArgs) -> anyhow::Result<DraftTimes> {
-    let (off, on) = (engine(model, 0)?, engine(model, EngineSettings::default().draft_tokens)?);
-    let prompt =
-        chat_tokens(model, "Copy what is asked for, word by word.", "Copy the passages word by word.")?;
-    let (mut slow, mut quick, mut last) = (Vec::new(), Vec::new(), None);
-    let rate = |done: &Completion| (done.completion_tokens.max(2) - 1) as f64 / done.decode_ms * 1e3;
-    for round in 0..=args.repeat {
-        let (without, plain) = complete(&off, prompt.clone(), 128)?;
-        let (with, drafted) = complete(&on, prompt.clone(), 128)?;
-        if round > 0 {
-            slow.push(rate(&without));
-            quick.push(rate(&with));
-        }
-        last = Some((with, plain == drafted));
-    }
-    for engine in [off, on] {
-        engine.handle().close();
-        engine.join();
-    }
-    let (with, same_tokens) = last.context("no round")?;
-    Ok(DraftTimes {
-        completion_tokens: with.completion_tokens,
-        drafted_tokens: with.drafted_tokens,
-        accepted_tokens: with.accepted_tokens,
-        ratio: Spread::of(quick.iter().zip(&slow).map(|(on, off)| on / off).collect()),
-        off_tokens_per_s: Spread::of(slow),
-        on_tokens_per_s: Spread::of(quick),
-        same_tokens,
-    })
 }
 
 fn print(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {

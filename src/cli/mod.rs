@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod bench;
+mod bench_engine;
 pub mod index;
 pub mod inspect;
 pub mod model;

@@ -503,6 +503,8 @@ mod tests {
         assert_eq!(settings.model.name, "qwen2.5-coder-0.5b");
         assert_eq!(settings.model.cache, Path::new("/somewhere/.cache/shishin"));
         assert_eq!(settings.answer.min_coverage, crate::retrieve::DEFAULT_MIN_COVERAGE);
+        // Library users start from the same engine.
+        assert_eq!(format!("{:?}", settings.engine), format!("{:?}", EngineSettings::default()));
         // Every key is explained: a comment stands above each key or above the one before it.
         let mut explained = false;
         for line in BUILT_IN.lines() {

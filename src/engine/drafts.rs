@@ -85,7 +85,7 @@ pub(super) struct Prices {
 }
 
 impl Prices {
-    /// Notes the seconds of a pass that only decoded, per sequence.
+    /// Notes the seconds of a pass in which one sequence decoded and nothing else ran.
     pub(super) fn observe(&mut self, drafted: bool, seconds: f64) {
         let average = if drafted { &mut self.drafted } else { &mut self.plain };
         let old = average.unwrap_or(seconds);

@@ -63,6 +63,13 @@ impl Default for EngineSettings {
     }
 }
 
+impl EngineSettings {
+    /// Prompt tokens read in one pass while nobody waits for a token: twice the usual.
+    pub fn chunk_alone(&self) -> usize {
+        2 * self.prefill_chunk.max(1)
+    }
+}
+
 /// Why an engine could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

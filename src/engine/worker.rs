@@ -22,8 +22,6 @@ use crate::model::fast::{FastDecoder, Piece, Workspace};
 
 /// How often an idle worker looks whether it should end.
 const IDLE: Duration = Duration::from_millis(100);
-/// A prompt is read in chunks this many times larger while nobody waits for a token.
-const ALONE_CHUNKS: usize = 2;
 /// Drafts stop where a pass has this many rows: from there on rows cost what they are.
 const DRAFT_ROWS: usize = 16;
 
@@ -165,7 +163,7 @@ impl Worker {
         self.add_drafts(&mut turns);
 
         let chunk = self.settings.prefill_chunk.max(1);
-        let mut room = if decoding == 0 { ALONE_CHUNKS * chunk } else { chunk };
+        let mut room = if decoding == 0 { self.settings.chunk_alone() } else { chunk };
         let mut reading: Vec<usize> =
             (0..self.running.len()).filter(|at| self.running[*at].reads()).collect();
         reading.sort_by_key(|at| self.running[*at].job.turn);

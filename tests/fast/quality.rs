@@ -38,8 +38,7 @@ pub(crate) fn compare(ours: &[f32], theirs: &[f32], tokens: &[u32]) -> Quality {
     }
 }
 
-/// The figures of the whole promise (4,000 tokens) come from `cargo bench --bench quality`; this keeps a piece
-/// of it.
+/// The figures on 4,000 tokens come from `shishin bench --only quality`; this keeps a piece of them.
 #[test]
 fn the_served_decoder_is_close_to_the_reference_in_floats() {
     for (name, path) in common::models() {
