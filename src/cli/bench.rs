@@ -80,6 +80,9 @@ struct Timed {
     adapters: usize,
     tokens: usize,
     tokens_per_s: Spread,
+    /// Speed ÷ that without adapters in the same round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against_none: Option<Spread>,
     /// Of what memory bandwidth and multiply-add rate, measured just before, would allow.
     #[serde(skip_serializing_if = "Option::is_none")]
     share_of_limit: Option<f64>,
@@ -187,20 +190,14 @@ pub fn run(settings: &Settings, args: &BenchArgs, out: &mut dyn Write) -> anyhow
         workspace: Workspace::default(),
     };
     if wants(Figure::Prefill) {
-        for count in args.adapters.iter().filter(|n| **n < 2) {
-            report.results.push(bench.prefill(*count as usize)?);
-        }
+        report.results.extend(bench.prefills()?);
     }
     if wants(Figure::Decode) {
-        for count in args.adapters.iter().filter(|n| **n < 2) {
-            report.results.push(bench.decode("decode", 1, *count as usize)?);
-        }
+        report.results.extend(bench.decodes("decode", 1)?);
     }
     if wants(Figure::Batch) {
         for sequences in &args.sequences {
-            for count in args.adapters.iter().filter(|n| *n <= sequences) {
-                report.results.push(bench.decode("batch", *sequences as usize, *count as usize)?);
-            }
+            report.results.extend(bench.decodes("batch", *sequences as usize)?);
         }
     }
     if model.template.is_some() {
@@ -248,97 +245,129 @@ impl Bench<'_> {
         (KvCache::new(self.model.decoder.cache_shape(), pages * sequences), tables)
     }
 
-    fn prefill(&mut self, adapters: usize) -> anyhow::Result<Timed> {
-        let count = self.args.prompt as usize;
-        let (mut cache, tables) = self.cache(count, 1);
-        let adapter = if adapters == 0 { None } else { self.adapters.first() };
-        let mut rates = Vec::new();
+    /// Numbers of adapters that `sequences` can have among them.
+    fn counts(&self, sequences: usize) -> Vec<usize> {
+        self.args.adapters.iter().map(|n| *n as usize).filter(|n| *n <= sequences).collect()
+    }
+
+    /// Times every number of adapters in each round, so that a machine whose speed drifts is fair to all. The
+    /// first round makes buffers and wakes threads, and does not count.
+    fn rounds(
+        &mut self,
+        counts: &[usize],
+        mut rate: impl FnMut(&mut Self, usize, usize) -> anyhow::Result<f64>,
+    ) -> anyhow::Result<Vec<(usize, Spread, Option<Spread>)>> {
+        let mut rates = vec![Vec::new(); counts.len()];
         for round in 0..=self.args.repeat as usize {
-            let tokens = tokens(self.model, count, round);
-            let begun = Instant::now();
-            let chunk = self.chunk;
-            for start in (0..count).step_by(chunk) {
-                let end = count.min(start + chunk);
-                let piece = Piece {
-                    tokens: &tokens[start..end],
-                    position: start,
-                    pages: &tables[0],
-                    adapter,
-                    logits: usize::from(end == count),
-                };
-                self.model.decoder.forward(&[piece], &mut cache, &mut self.workspace, &|| false)?;
-            }
-            // The first round makes buffers and wakes threads.
-            if round > 0 {
-                rates.push(count as f64 / begun.elapsed().as_secs_f64());
+            for (count, rates) in counts.iter().zip(&mut rates) {
+                let rate = rate(self, *count, round)?;
+                if round > 0 {
+                    rates.push(rate);
+                }
             }
         }
+        let none = counts.iter().position(|n| *n == 0).map(|at| rates[at].clone());
+        let timed = counts.iter().zip(rates).map(|(count, rates)| {
+            let none = none.as_ref().filter(|_| *count > 0);
+            let ratio = none.map(|none| Spread::of(rates.iter().zip(none).map(|(r, n)| r / n).collect()));
+            (*count, Spread::of(rates), ratio)
+        });
+        Ok(timed.collect())
+    }
+
+    fn prefills(&mut self) -> anyhow::Result<Vec<Timed>> {
+        let count = self.args.prompt as usize;
+        let timed = self.rounds(&self.counts(1), |bench, adapters, round| bench.prefill(adapters, round))?;
         let (block, head) = self.model.decoder.multiply_adds();
         let work = block as f64 + head as f64 / count as f64;
-        let tokens_per_s = Spread::of(rates);
-        Ok(Timed {
+        let result = |(adapters, tokens_per_s, against_none): (usize, Spread, Option<Spread>)| Timed {
             name: "prefill",
             sequences: 1,
             adapters,
             tokens: count,
             share_of_limit: Some(tokens_per_s.median * work / self.limits.multiply_adds_per_s),
             tokens_per_s,
-        })
+            against_none,
+        };
+        Ok(timed.into_iter().map(result).collect())
     }
 
-    fn decode(&mut self, name: &'static str, sequences: usize, adapters: usize) -> anyhow::Result<Timed> {
+    /// Tokens per second of one prompt.
+    fn prefill(&mut self, adapters: usize, round: usize) -> anyhow::Result<f64> {
+        let count = self.args.prompt as usize;
+        let (mut cache, tables) = self.cache(count, 1);
+        let adapter = if adapters == 0 { None } else { self.adapters.first() };
+        let tokens = tokens(self.model, count, round);
+        let begun = Instant::now();
+        for start in (0..count).step_by(self.chunk) {
+            let end = count.min(start + self.chunk);
+            let piece = Piece {
+                tokens: &tokens[start..end],
+                position: start,
+                pages: &tables[0],
+                adapter,
+                logits: usize::from(end == count),
+            };
+            self.model.decoder.forward(&[piece], &mut cache, &mut self.workspace, &|| false)?;
+        }
+        Ok(count as f64 / begun.elapsed().as_secs_f64())
+    }
+
+    fn decodes(&mut self, name: &'static str, sequences: usize) -> anyhow::Result<Vec<Timed>> {
+        let counts = self.counts(sequences);
+        let timed =
+            self.rounds(&counts, |bench, adapters, round| bench.decode(sequences, adapters, round))?;
+        let decoder = &self.model.decoder;
+        let (block, head) = decoder.multiply_adds();
+        let read = decoder.step_bytes() as f64 / self.limits.read_bytes_per_s;
+        let compute = (block + head) as f64 * sequences as f64 / self.limits.multiply_adds_per_s;
+        let result = |(adapters, tokens_per_s, against_none): (usize, Spread, Option<Spread>)| Timed {
+            name,
+            sequences,
+            adapters,
+            tokens: self.args.generate as usize * sequences,
+            share_of_limit: Some(tokens_per_s.median / (sequences as f64 / read.max(compute))),
+            tokens_per_s,
+            against_none,
+        };
+        Ok(timed.into_iter().map(result).collect())
+    }
+
+    /// Tokens per second of sequences that decode together.
+    fn decode(&mut self, sequences: usize, adapters: usize, round: usize) -> anyhow::Result<f64> {
         let steps = self.args.generate as usize;
         let (mut cache, tables) = self.cache(SHORT_PROMPT + steps + 1, sequences);
         let adapter =
             |s: usize| if adapters == 0 { None } else { self.adapters.get(s * adapters / sequences) };
         let decoder = &self.model.decoder;
-        let mut rates = Vec::new();
-        for round in 0..=self.args.repeat as usize {
-            let prompts: Vec<Vec<u32>> =
-                (0..sequences).map(|s| tokens(self.model, SHORT_PROMPT, round * sequences + s)).collect();
-            let mut newest: Vec<u32> = Vec::with_capacity(sequences);
-            for (s, prompt) in prompts.iter().enumerate() {
-                let piece =
-                    Piece { tokens: prompt, position: 0, pages: &tables[s], adapter: adapter(s), logits: 1 };
-                let logits = decoder.forward(&[piece], &mut cache, &mut self.workspace, &|| false)?;
-                newest.push(greedy(decoder.cpu(), logits)?);
-            }
-            let begun = Instant::now();
-            for step in 0..steps {
-                let pieces: Vec<Piece<'_>> = newest
-                    .iter()
-                    .enumerate()
-                    .map(|(s, token)| Piece {
-                        tokens: std::slice::from_ref(token),
-                        position: SHORT_PROMPT + step,
-                        pages: &tables[s],
-                        adapter: adapter(s),
-                        logits: 1,
-                    })
-                    .collect();
-                let logits = decoder.forward(&pieces, &mut cache, &mut self.workspace, &|| false)?;
-                let next: Vec<u32> = logits
-                    .chunks_exact(self.model.config.vocab)
-                    .map(|row| greedy(decoder.cpu(), row))
-                    .collect::<anyhow::Result<_>>()?;
-                newest = next;
-            }
-            if round > 0 {
-                rates.push((steps * sequences) as f64 / begun.elapsed().as_secs_f64());
-            }
+        let mut newest: Vec<u32> = Vec::with_capacity(sequences);
+        for (s, table) in tables.iter().enumerate() {
+            let prompt = tokens(self.model, SHORT_PROMPT, round * sequences + s);
+            let piece = Piece { tokens: &prompt, position: 0, pages: table, adapter: adapter(s), logits: 1 };
+            let logits = decoder.forward(&[piece], &mut cache, &mut self.workspace, &|| false)?;
+            newest.push(greedy(decoder.cpu(), logits)?);
         }
-        let (block, head) = decoder.multiply_adds();
-        let read = decoder.step_bytes() as f64 / self.limits.read_bytes_per_s;
-        let compute = (block + head) as f64 * sequences as f64 / self.limits.multiply_adds_per_s;
-        let tokens_per_s = Spread::of(rates);
-        Ok(Timed {
-            name,
-            sequences,
-            adapters,
-            tokens: steps * sequences,
-            share_of_limit: Some(tokens_per_s.median / (sequences as f64 / read.max(compute))),
-            tokens_per_s,
-        })
+        let begun = Instant::now();
+        for step in 0..steps {
+            let pieces: Vec<Piece<'_>> = newest
+                .iter()
+                .enumerate()
+                .map(|(s, token)| Piece {
+                    tokens: std::slice::from_ref(token),
+                    position: SHORT_PROMPT + step,
+                    pages: &tables[s],
+                    adapter: adapter(s),
+                    logits: 1,
+                })
+                .collect();
+            let logits = decoder.forward(&pieces, &mut cache, &mut self.workspace, &|| false)?;
+            let next: Vec<u32> = logits
+                .chunks_exact(self.model.config.vocab)
+                .map(|row| greedy(decoder.cpu(), row))
+                .collect::<anyhow::Result<_>>()?;
+            newest = next;
+        }
+        Ok((steps * sequences) as f64 / begun.elapsed().as_secs_f64())
     }
 }
 
@@ -370,16 +399,17 @@ fn print(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
     if !report.results.is_empty() {
         writeln!(
             out,
-            "\n{:<8} {:>9} {:>8} {:>7} {:>10} {:>21} {:>9}",
-            "figure", "sequences", "adapters", "tokens", "tok/s", "min–max", "of limit"
+            "\n{:<8} {:>9} {:>8} {:>7} {:>10} {:>21} {:>9} {:>12}",
+            "figure", "sequences", "adapters", "tokens", "tok/s", "min–max", "of limit", "÷ without"
         )?;
     }
     for timed in &report.results {
         let Spread { min, median, max } = timed.tokens_per_s;
         let share = timed.share_of_limit.map_or(String::new(), |share| format!("{:.0} %", 100.0 * share));
+        let ratio = timed.against_none.as_ref().map_or(String::new(), |r| format!("{:.3}", r.median));
         writeln!(
             out,
-            "{:<8} {:>9} {:>8} {:>7} {median:>10.1} {:>21} {share:>9}",
+            "{:<8} {:>9} {:>8} {:>7} {median:>10.1} {:>21} {share:>9} {ratio:>12}",
             timed.name,
             timed.sequences,
             timed.adapters,

@@ -6,7 +6,7 @@
 //! are, bit for bit.
 
 use super::forms::{Form, Offset, PANEL, UNPACKED};
-use super::group::{Group, TileRows};
+use super::group::{Group, Panels, TileRows};
 use super::simd::Simd;
 
 /// How far ahead weights are asked for, in bytes: about what memory delivers within its latency.
@@ -87,42 +87,47 @@ pub(super) unsafe fn dot_tile<S: Simd, Q: Form, const T: usize, const AHEAD_OF_M
     }
 }
 
-/// [`dot_tile`] for some tokens of a tile.
+/// [`dot_tile`] for some tokens of a tile, and panels that lie one behind the other.
 ///
 /// # Safety
-/// As [`dot_tile`]; `count` ≤ `room` ≤ 8 − `start`; `acc` holds 16 numbers for each token that there is room for.
+/// As [`dot_tile`] for each panel; `rows.count` ≤ `rows.room` ≤ 8 − `rows.start`; `acc` holds, for each panel, 16 numbers
+/// for each token that there is room for, `stride` numbers from one panel's to the next's.
 #[inline(always)]
 pub(super) unsafe fn dot<S: Simd, Q: Form>(
-    w: *const u8,
-    groups: usize,
+    w: Panels,
     x: *const Group,
     rows: TileRows,
     acc: *mut f32,
+    stride: usize,
 ) {
-    let (mut t, mut acc, mut left) = (rows.start, acc, rows.count);
     let end = rows.start + rows.room;
     // SAFETY: the contract above; every step ends within the tile. Sizes above `S::TILE` are never chosen, so that
     // they cost no code.
     unsafe {
-        while left > 0 {
-            // Rounded up where there is room: reading weights once counts more than an idle row.
-            let fits = |size: usize| size <= S::TILE && t + size <= end && left > size / 2;
-            let step = if fits(8) {
-                dot_tile::<S, Q, 8, true>(w, groups, x, t, acc);
-                8
-            } else if fits(4) {
-                dot_tile::<S, Q, 4, true>(w, groups, x, t, acc);
-                4
-            } else if fits(2) {
-                dot_tile::<S, Q, 2, true>(w, groups, x, t, acc);
-                2
-            } else {
-                dot_tile::<S, Q, 1, true>(w, groups, x, t, acc);
-                1
-            };
-            t += step;
-            acc = acc.add(step * PANEL);
-            left = left.saturating_sub(step);
+        for panel in 0..w.count {
+            let (mut t, mut left) = (rows.start, rows.count);
+            let mut acc = acc.add(panel * stride);
+            let codes = w.first.add(panel * w.groups / Q::BLOCK_GROUPS * Q::BLOCK_BYTES);
+            while left > 0 {
+                // Rounded up where there is room: reading weights once counts more than an idle row.
+                let fits = |size: usize| size <= S::TILE && t + size <= end && left > size / 2;
+                let step = if fits(8) {
+                    dot_tile::<S, Q, 8, true>(codes, w.groups, x, t, acc);
+                    8
+                } else if fits(4) {
+                    dot_tile::<S, Q, 4, true>(codes, w.groups, x, t, acc);
+                    4
+                } else if fits(2) {
+                    dot_tile::<S, Q, 2, true>(codes, w.groups, x, t, acc);
+                    2
+                } else {
+                    dot_tile::<S, Q, 1, true>(codes, w.groups, x, t, acc);
+                    1
+                };
+                t += step;
+                acc = acc.add(step * PANEL);
+                left = left.saturating_sub(step);
+            }
         }
     }
 }

@@ -37,6 +37,17 @@ pub(super) struct TileRows {
     pub(super) room: usize,
 }
 
+/// Panels of a quantised matrix, one behind the other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Panels {
+    /// The first one's bytes.
+    pub(super) first: *const u8,
+    /// How many.
+    pub(super) count: usize,
+    /// Groups of columns in each.
+    pub(super) groups: usize,
+}
+
 impl Group {
     /// All zero.
     pub(crate) const ZERO: Self = Self {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::activations::Activations;
 use super::forms::{PANEL, UNPACKED};
-use super::group::{GROUP, Group, TILE_ROWS, TileRows};
+use super::group::{GROUP, Group, Panels, TILE_ROWS, TileRows};
 use super::memory::at_least;
 use super::ops::{Cpu, SCRATCH, Scratch, Shared};
 use super::pack::{Matrix, QuantType, WeightType};
@@ -198,26 +198,25 @@ impl Cpu {
         let long = (all / (TASKS_PER_THREAD * self.threads())).clamp(1, LONGEST_TASK / width);
         let size = if rows > TILE_ROWS { 1 } else { long };
         self.share_with_lows(x, &parts, all.div_ceil(size), &|task, lows| {
-            for group in task * size..all.min((task + 1) * size) {
-                let own = group * width..panels.min((group + 1) * width);
-                let pair = [(gate, own.clone(), lows.places[0]), (up, own.clone(), lows.places[1])];
-                self.with_panels(x, &pair, lows, |sums, tokens| {
-                    let (gates, ups) = sums.split_at_mut(own.len() * tokens * PANEL);
-                    let run = if activation == Gate::Silu { kernels.silu } else { kernels.gelu };
-                    // SAFETY: both hold as many vectors, and the variant is available.
-                    unsafe { run(gates.as_mut_ptr(), ups.as_ptr(), own.len() * tokens) };
-                    // SAFETY: the buffer has room for all rows, and no other task writes these columns.
-                    unsafe { write_panels(gates, tokens, rows, columns, own, (floats, columns, false)) };
-                    for t in 0..if quantise { rows } else { 0 } {
-                        // SAFETY: the group was just written as floats; its record is this task's alone.
-                        unsafe {
-                            let x = floats.at(t * columns + group * GROUP).cast_const();
-                            let record = groups.at(t / TILE_ROWS * row_groups + group);
-                            (kernels.quantise)(x, 1, record, t % TILE_ROWS);
-                        }
+            let made = task * size..all.min((task + 1) * size);
+            let own = made.start * width..panels.min(made.end * width);
+            let pair = [(gate, own.clone(), lows.places[0]), (up, own.clone(), lows.places[1])];
+            self.with_panels(x, &pair, lows, |sums, tokens| {
+                let (gates, ups) = sums.split_at_mut(own.len() * tokens * PANEL);
+                let run = if activation == Gate::Silu { kernels.silu } else { kernels.gelu };
+                // SAFETY: both hold as many vectors, and the variant is available.
+                unsafe { run(gates.as_mut_ptr(), ups.as_ptr(), own.len() * tokens) };
+                // SAFETY: the buffer has room for all rows, and no other task writes these columns.
+                unsafe { write_panels(gates, tokens, rows, columns, own, (floats, columns, false)) };
+                for t in 0..if quantise { rows } else { 0 } {
+                    // SAFETY: the groups were just written as floats; their records are this task's alone.
+                    unsafe {
+                        let x = floats.at(t * columns + made.start * GROUP).cast_const();
+                        let records = groups.at(t / TILE_ROWS * row_groups + made.start);
+                        (kernels.quantise)(x, made.len(), records, t % TILE_ROWS);
                     }
-                });
-            }
+                }
+            });
         });
     }
 
@@ -288,13 +287,13 @@ impl Cpu {
                 }
                 WeightType::Quantised(kind) => {
                     let groups = x.row_groups();
-                    let panel = delta.down.panel(panel).as_ptr();
+                    let w = Panels { first: delta.down.panel(panel).as_ptr(), count: 1, groups };
                     // SAFETY: `check_part` has seen that panel and tile hold as many groups; the sums have room for a whole
                     // tile; the variant is available.
                     unsafe {
                         let x = x.groups.as_ptr().add(tile * groups);
                         let rows = TileRows { start: t0, count: rows.len(), room: TILE_ROWS - t0 };
-                        (kernels.dot)(kind, panel, groups, x, rows, sums.as_mut_ptr());
+                        (kernels.dot)(kind, w, x, rows, sums.as_mut_ptr(), 0);
                     }
                 }
             }
@@ -348,48 +347,60 @@ impl Cpu {
                     unsafe { (self.kernels().prefetch)(up.as_ptr(), up.len()) };
                 }
                 self.products(x, part.weight, panels.clone(), own, bytes);
-                for (n, panel) in panels.clone().enumerate() {
-                    let sums = &mut own[n * tokens * PANEL..(n + 1) * tokens * PANEL];
-                    if let Some(bias) = part.bias {
+                if let Some(bias) = part.bias {
+                    for (sums, panel) in own.chunks_exact_mut(tokens * PANEL).zip(panels.clone()) {
                         let bias = &bias[panel * PANEL..bias.len().min((panel + 1) * PANEL)];
                         for sum in sums.chunks_exact_mut(PANEL).take(x.rows) {
                             sum.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
                         }
                     }
-                    for delta in part.deltas {
-                        self.add_delta(delta, panel, lows, *place, sums);
-                    }
+                }
+                for delta in part.deltas {
+                    lows.wait();
+                    self.add_delta(delta, panels.clone(), lows, *place, own);
                 }
             }
             finish(sums, tokens);
         });
     }
 
-    /// Adds up · low of one panel to the sums of the delta's rows.
-    fn add_delta(&self, delta: &Delta<'_>, panel: usize, lows: &Lows, place: LowPlace, sums: &mut [f32]) {
-        lows.wait();
+    /// Adds up · low of some panels to the sums, of shape (panels, tokens, 16), of the delta's rows.
+    fn add_delta(
+        &self,
+        delta: &Delta<'_>,
+        panels: Range<usize>,
+        lows: &Lows,
+        place: LowPlace,
+        sums: &mut [f32],
+    ) {
         let kernels = self.kernels();
+        let per_panel = sums.len() / panels.len().max(1);
         let kind = match delta.up.kind() {
             WeightType::Dense(_) => {
                 let stride = place.row_groups * GROUP;
                 let from = lows.floats.at(place.start * TILE_ROWS * GROUP + delta.rows.start * stride);
                 // SAFETY: the rows of this delta, which the first tasks have written and nobody writes any more.
                 let low = unsafe { std::slice::from_raw_parts(from.cast_const(), delta.rows.len() * stride) };
-                let sums = &mut sums[delta.rows.start * PANEL..];
-                return dense_panel(kernels, delta.up, panel, low, stride, delta.rows.len(), sums);
+                for (sums, panel) in sums.chunks_exact_mut(per_panel).zip(panels) {
+                    let sums = &mut sums[delta.rows.start * PANEL..];
+                    dense_panel(kernels, delta.up, panel, low, stride, delta.rows.len(), sums);
+                }
+                return;
             }
             WeightType::Quantised(kind) => kind,
         };
-        let (w, groups) = (delta.up.panel(panel).as_ptr(), delta.up.columns().div_ceil(GROUP));
+        let first = delta.up.panels_bytes(panels.clone()).as_ptr();
+        let w = Panels { first, count: panels.len(), groups: delta.up.columns().div_ceil(GROUP) };
         for tile in delta.rows.start / TILE_ROWS..delta.rows.end.div_ceil(TILE_ROWS) {
             let rows = delta.rows.start.max(tile * TILE_ROWS)..delta.rows.end.min((tile + 1) * TILE_ROWS);
-            let sums = &mut sums[rows.start * PANEL..rows.end * PANEL];
-            // SAFETY: the panel holds `groups` groups, and so does the tile at its place; no more rows are computed than the
+            assert!(rows.end * PANEL <= per_panel, "room for the sums");
+            let sums = &mut sums[rows.start * PANEL..];
+            // SAFETY: the panels hold `groups` groups, and so does the tile at its place; no more rows are computed than the
             // sums are of; the variant is available.
             unsafe {
                 let x = lows.groups.at(place.start + tile * place.row_groups).cast_const();
                 let rows = TileRows { start: rows.start % TILE_ROWS, count: rows.len(), room: rows.len() };
-                (kernels.dot)(kind, w, groups, x, rows, sums.as_mut_ptr());
+                (kernels.dot)(kind, w, x, rows, sums.as_mut_ptr(), per_panel);
             }
         }
     }
@@ -419,17 +430,20 @@ impl Cpu {
         let groups = x.row_groups();
         let x_groups = x.groups.as_ptr();
         if tiles <= UNPACK_ABOVE_TILES {
-            for (n, panel) in panels.enumerate() {
-                let panel = w.panel(panel).as_ptr();
+            // One tile takes all panels in one call; of two, each takes a panel while it is in the first cache.
+            let each = if tiles == 1 { panels.len().max(1) } else { 1 };
+            for n in (0..panels.len()).step_by(each) {
+                let first = w.panels_bytes(panels.start + n..panels.start + n + each).as_ptr();
                 for tile in 0..tiles {
                     let count = TILE_ROWS.min(x.rows - tile * TILE_ROWS);
                     let sums = &mut sums[n * per_panel + tile * TILE_ROWS * PANEL..];
-                    // SAFETY: the panel holds `groups` groups, as checked by `check_part`, the tile as many; the sums have
-                    // room for eight tokens; the variant is available.
+                    // SAFETY: the panels hold `groups` groups, as checked by `check_part`, the tile as many; the sums have
+                    // room for eight tokens of each; the variant is available.
                     unsafe {
                         let x = x_groups.add(tile * groups);
                         let rows = TileRows { start: 0, count, room: TILE_ROWS };
-                        (kernels.dot)(kind, panel, groups, x, rows, sums.as_mut_ptr());
+                        let w = Panels { first, count: each, groups };
+                        (kernels.dot)(kind, w, x, rows, sums.as_mut_ptr(), per_panel);
                     }
                 }
             }

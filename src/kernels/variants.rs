@@ -3,7 +3,7 @@
 use super::attend::{Attend, attend};
 use super::body::{self, Bf16, F16, F32};
 use super::forms::{Form, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8Half};
-use super::group::{GROUP, Group, TileRows, quantise_group};
+use super::group::{GROUP, Group, Panels, TileRows, quantise_group};
 use super::math;
 use super::pack::{DenseType, QuantType};
 use super::simd::Simd as _;
@@ -95,7 +95,7 @@ impl Variant {
 /// [has](Variant::is_available) the variant.
 pub(super) struct Kernels {
     /// [`body::dot`].
-    pub(super) dot: unsafe fn(QuantType, *const u8, usize, *const Group, TileRows, *mut f32),
+    pub(super) dot: unsafe fn(QuantType, Panels, *const Group, TileRows, *mut f32, usize),
     /// [`body::unpack`].
     pub(super) unpack: unsafe fn(QuantType, *const u8, usize, *mut u8),
     /// [`body::dot_unpacked`].
@@ -150,14 +150,14 @@ macro_rules! variant {
 
             $(#[target_feature(enable = $features)])?
             unsafe fn dot_one<Q: Form>(
-                w: *const u8, groups: usize, x: *const Group, rows: TileRows, acc: *mut f32,
+                w: Panels, x: *const Group, rows: TileRows, acc: *mut f32, stride: usize,
             ) {
-                unsafe { body::dot::<S, Q>(w, groups, x, rows, acc) }
+                unsafe { body::dot::<S, Q>(w, x, rows, acc, stride) }
             }
             unsafe fn dot(
-                kind: QuantType, w: *const u8, groups: usize, x: *const Group, rows: TileRows, acc: *mut f32,
+                kind: QuantType, w: Panels, x: *const Group, rows: TileRows, acc: *mut f32, stride: usize,
             ) {
-                unsafe { by_type!(kind, dot_one(w, groups, x, rows, acc)) }
+                unsafe { by_type!(kind, dot_one(w, x, rows, acc, stride)) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn unpack_one<Q: Form>(w: *const u8, groups: usize, out: *mut u8) {
