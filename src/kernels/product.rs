@@ -94,6 +94,8 @@ impl Drop for Ended<'_> {
 
 /// Parts of one [`Cpu::linear`] at the most.
 const MAX_PARTS: usize = 3;
+/// Rows up to which one thread computes down · x of all parts: handing out so little costs more.
+const TOGETHER: usize = 2;
 
 /// One linear map: a weight, perhaps a bias, and deltas.
 #[derive(Debug, Clone)]
@@ -220,6 +222,19 @@ impl Cpu {
         });
     }
 
+    /// Asks for the first halves of deltas that the next product will begin with: they are read by one thread, and
+    /// in many short pieces, so that their latency would show. Only asks where a token or two are all there is.
+    pub fn expect(&self, deltas: &[Delta<'_>]) {
+        if deltas.len() > TOGETHER {
+            return;
+        }
+        for delta in deltas.iter().filter(|delta| delta.rows.len() <= TOGETHER) {
+            let down = delta.down.panels_bytes(0..delta.down.panels());
+            // SAFETY: only asks; the variant is available.
+            unsafe { (self.kernels().prefetch)(down.as_ptr(), down.len()) };
+        }
+    }
+
     /// Runs `count` tasks, after and beside those that compute down · x · scale of every delta of every part.
     fn share_with_lows(
         &self,
@@ -236,7 +251,12 @@ impl Cpu {
             *place = LowPlace { start: groups, row_groups };
             groups += row_groups * tiles;
         }
-        let first = if groups > 0 { parts.len() * tiles } else { 0 };
+        let together = x.rows <= TOGETHER;
+        let first = match groups {
+            0 => 0,
+            _ if together => 1,
+            _ => parts.len() * tiles,
+        };
         LOWS.with_borrow_mut(|buffers| {
             at_least(&mut buffers.floats, groups * TILE_ROWS * GROUP);
             if buffers.groups.len() < groups {
@@ -254,10 +274,13 @@ impl Cpu {
                 }
                 let _ended = Ended(&lows.pending);
                 let (part, tile) = (at % parts.len(), at / parts.len());
-                for delta in parts[part].deltas {
-                    // SAFETY: both buffers have room for all tiles of all parts, and this tile of this part is this
-                    // task's alone until it has ended.
-                    unsafe { self.low_tile(x, delta, tile, &lows, part) };
+                let own = if together { 0..parts.len() } else { part..part + 1 };
+                for part in own {
+                    for delta in parts[part].deltas {
+                        // SAFETY: both buffers have room for all tiles of all parts, and this tile of this part is this
+                        // task's alone until it has ended.
+                        unsafe { self.low_tile(x, delta, tile, &lows, part) };
+                    }
                 }
             });
         });

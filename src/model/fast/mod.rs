@@ -260,11 +260,12 @@ impl FastDecoder {
             pass.adapters.iter().filter_map(|(rows, adapter)| adapter.delta(layer, p, rows.clone())).collect()
         };
 
+        let [dq, dk, dv] = [Projection::Q, Projection::K, Projection::V].map(deltas);
+        [&dq, &dk, &dv].into_iter().for_each(|d| cpu.expect(d));
         cpu.normalise(&w.residual, &block.attention_norm, eps, self.quantised, &mut w.normed);
         let (q_width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let [q, k, v] = &mut w.heads;
         let (q, k, v) = (sized(q, rows * q_width), sized(k, rows * kv_width), sized(v, rows * kv_width));
-        let [dq, dk, dv] = [Projection::Q, Projection::K, Projection::V].map(deltas);
         cpu.linear(
             &w.normed,
             &[block.part(Projection::Q, &dq), block.part(Projection::K, &dk), block.part(Projection::V, &dv)],
@@ -282,18 +283,20 @@ impl FastDecoder {
             rotation: (&angles.cos, &angles.sin),
             scale: config.attention_scale as f32,
         };
+        let d = deltas(Projection::O);
+        cpu.expect(&d);
         cpu.prepare_heads(layer, [&mut *q, k, v], heads, pass.spans, cache);
         let attention = Attention { layer, heads: config.heads, window: window.unwrap_or(usize::MAX) };
         cpu.attention(attention, q, pass.spans, cache, &mut w.attended);
         if self.quantised {
             cpu.quantise(&mut w.attended);
         }
-        let d = deltas(Projection::O);
         let part = block.part(Projection::O, &d);
         self.add_residual(&w.attended, part, &block.post_attention_norm, &mut w.projected, &mut w.residual);
 
+        let [dg, du, d] = [Projection::Gate, Projection::Up, Projection::Down].map(deltas);
+        [&dg, &du, &d].into_iter().for_each(|d| cpu.expect(d));
         cpu.normalise(&w.residual, &block.ffn_norm, eps, self.quantised, &mut w.normed);
-        let (dg, du) = (deltas(Projection::Gate), deltas(Projection::Up));
         let activation = match config.activation {
             Activation::Silu => Gate::Silu,
             Activation::GeluTanh => Gate::Gelu,
@@ -306,7 +309,6 @@ impl FastDecoder {
             self.quantised && config.ffn.is_multiple_of(32),
             &mut w.gated,
         );
-        let d = deltas(Projection::Down);
         let part = block.part(Projection::Down, &d);
         self.add_residual(&w.gated, part, &block.post_ffn_norm, &mut w.projected, &mut w.residual);
     }
