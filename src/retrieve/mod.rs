@@ -6,6 +6,7 @@
 //! passage answers, the ground for abstaining) → [`passage`] (what the prompt and the client get).
 
 pub mod coverage;
+pub mod dense;
 pub mod lexical;
 pub mod passage;
 pub mod terms;

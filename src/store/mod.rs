@@ -16,6 +16,7 @@ pub mod disk;
 pub mod manifest;
 pub mod publish;
 pub mod schema;
+pub mod vectors;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
