@@ -38,6 +38,9 @@ pub mod kernels;
 
 pub mod cite;
 
+// Proof.
+pub mod evaluate;
+
 // The operator path.
 pub mod ingest;
 

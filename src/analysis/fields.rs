@@ -7,16 +7,21 @@ use tantivy::Index;
 use tantivy::tokenizer::{Language, Stemmer, TextAnalyzer, Token, TokenStream, Tokenizer};
 
 use super::scan::{Script, Term, terms};
+use super::words::japanese_words;
 
 /// Name of the tokenizer that keeps every term.
-pub const TEXT: &str = "shishin_text_v1";
+pub const TEXT: &str = "shishin_text_v2";
 /// Name of the tokenizer that keeps English words only, without stop words, stemmed.
-pub const ENGLISH: &str = "shishin_english_v1";
+pub const ENGLISH: &str = "shishin_english_v2";
+
+/// Name of the tokenizer that keeps Japanese words only.
+pub const JAPANESE: &str = "shishin_japanese_v2";
 
 /// Gives an index the tokenizers its fields name.
 pub fn register(index: &Index) {
     index.tokenizers().register(TEXT, TextAnalyzer::from(Cut { english: false }));
     index.tokenizers().register(ENGLISH, english_analyzer());
+    index.tokenizers().register(JAPANESE, TextAnalyzer::from(JapaneseWords));
 }
 
 fn english_analyzer() -> TextAnalyzer {
@@ -62,6 +67,25 @@ impl Tokenizer for Cut {
             })
             .collect(),
         )
+    }
+}
+
+/// Tokenizes by [`japanese_words`].
+#[derive(Clone)]
+struct JapaneseWords;
+
+impl Tokenizer for JapaneseWords {
+    type TokenStream<'a> = Tokens;
+
+    fn token_stream<'a>(&'a mut self, text: &'a str) -> Tokens {
+        let words = japanese_words(text).into_iter().map(|w| Token {
+            offset_from: w.from,
+            offset_to: w.to,
+            position: w.position,
+            text: w.text,
+            position_length: 1,
+        });
+        Tokens::new(words.collect())
     }
 }
 

@@ -9,12 +9,13 @@ pub mod fields;
 pub mod normalise;
 pub mod scan;
 pub mod sentences;
+pub mod words;
 
-pub use fields::{ENGLISH, TEXT, register};
+pub use fields::{ENGLISH, JAPANESE, TEXT, register};
 pub use scan::{Script, Term, terms};
 
 /// The version of the analysis; a generation built with another one is refused.
-pub const VERSION: &str = "v1";
+pub const VERSION: &str = "v2";
 
 /// English words that say nothing about the subject of a text or question. Negations are kept out of the
 /// list: "not recommended" is a statement of its own.

@@ -11,23 +11,18 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use tantivy::indexer::NoMergePolicy;
-use tantivy::{Index, IndexSettings, IndexWriter, TantivyError};
 
 use super::chunk::{Sizes, chunks, estimate_tokens};
 use super::editions::{Edition, resolve};
 use super::front_matter::{self, FrontMatter};
 use super::read::{self, SourceFile};
+use super::segment::SegmentWriter;
 use super::{Finding, IngestError};
-use crate::analysis;
 use crate::store::disk::{Disk, Filesystem};
 use crate::store::manifest::{Counts, hex};
 use crate::store::publish::{BuildLock, Draft};
-use crate::store::schema::{Fields, Record};
-use crate::store::{Manifest, StoreError, io_error, search_error};
-
-/// Memory that the index writer may fill before it writes a segment.
-const WRITER_BYTES: usize = 50_000_000;
+use crate::store::schema::Record;
+use crate::store::{Manifest, StoreError};
 
 /// What to build.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,7 +161,7 @@ impl Corpus {
         sizes: Sizes<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Counts, IngestError> {
-        let writer = SegmentWriter::create(disk, draft)?;
+        let mut writer = SegmentWriter::create(disk, draft)?;
         let mut counts = Counts { editions: self.sources.len(), ..Counts::default() };
         let mut guidelines = HashSet::new();
         for (done, source) in self.sources.iter().enumerate() {
@@ -260,59 +255,4 @@ fn publish(
         manifest.source = name.to_string_lossy().into_owned();
         manifest.counts = counts.clone();
     })
-}
-
-/// Writes chunks into one segment: a term's rarity is then the same for every chunk.
-struct SegmentWriter {
-    index: Index,
-    fields: Fields,
-    writer: IndexWriter,
-    dir: PathBuf,
-}
-
-impl SegmentWriter {
-    fn create(disk: &dyn Disk, draft: &Draft<'_>) -> Result<Self, StoreError> {
-        let dir = draft.dir.clone();
-        let fields = Fields::new();
-        let create = || {
-            let index =
-                Index::create(disk.directory(&dir)?, fields.schema.clone(), IndexSettings::default())?;
-            analysis::register(&index);
-            let writer: IndexWriter = index.writer_with_num_threads(1, WRITER_BYTES)?;
-            // Segments are merged once, at the end, and not while documents are still coming in.
-            writer.set_merge_policy(Box::new(NoMergePolicy));
-            Ok((index, writer))
-        };
-        let (index, writer) = create().map_err(search_error::<TantivyError>("create", &dir))?;
-        Ok(Self { index, fields, writer, dir })
-    }
-
-    fn add(&self, record: &Record, head: &str) -> Result<(), StoreError> {
-        let doc = self.fields.document(record, head).map_err(std::io::Error::from);
-        let doc = doc.map_err(io_error("write", &self.dir))?;
-        self.writer.add_document(doc).map_err(search_error("write", &self.dir))?;
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<(), StoreError> {
-        let merge = |this: &mut Self| {
-            this.writer.commit()?;
-            let segments = this.index.searchable_segment_ids()?;
-            if segments.len() > 1 {
-                this.writer.merge(&segments).wait()?;
-            }
-            this.writer.garbage_collect_files().wait()?;
-            Ok(())
-        };
-        merge(&mut self).map_err(search_error::<TantivyError>("write", &self.dir))?;
-        self.writer.wait_merging_threads().map_err(search_error("write", &self.dir))?;
-        let damaged = self.index.validate_checksum().map_err(search_error("check", &self.dir))?;
-        match damaged.into_iter().next() {
-            None => Ok(()),
-            Some(file) => {
-                let path = self.dir.join(file);
-                Err(StoreError::Damaged { path, why: "it does not read back as it was written".to_owned() })
-            }
-        }
-    }
 }

@@ -12,6 +12,7 @@ pub mod chunk;
 pub mod editions;
 pub mod front_matter;
 pub mod read;
+pub(crate) mod segment;
 
 use std::fmt;
 use std::path::PathBuf;

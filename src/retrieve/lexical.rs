@@ -18,26 +18,33 @@ use crate::analysis::scan::Script;
 use crate::store::schema::{Fields, day_number};
 
 /// What each kind of match weighs, beside an English stem or a pair of CJK content characters in the text.
-struct Weights {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Weights {
     /// A word as written; its stem counts besides.
-    exact: f32,
+    pub exact: f32,
     /// A pair of CJK characters of which one is hiragana: an ending or a particle with its word.
-    mixed: f32,
+    pub mixed: f32,
     /// A single CJK character, which says little.
-    one: f32,
+    pub one: f32,
     /// A piece of a compound number.
-    part: f32,
+    pub part: f32,
     /// The head, against the text.
-    head: f32,
+    pub head: f32,
     /// Neighbours that stand together.
-    phrase: f32,
+    pub phrase: f32,
     /// Stop words and kana endings.
-    filler: f32,
+    pub filler: f32,
+    /// A Japanese word.
+    pub word: f32,
+    /// The head against the text, for Japanese words.
+    pub word_head: f32,
+    /// The head against the text, for terms as written.
+    pub exact_head: f32,
 }
 
 /// Chosen by trying a few values of each on three public English sets and one Japanese: a coarse choice.
-const WEIGHTS: Weights =
-    Weights { exact: 0.1, mixed: 0.6, one: 0.5, part: 0.3, head: 0.6, phrase: 0.1, filler: 0.1 };
+pub const WEIGHTS: Weights =
+    Weights { exact: 0.1, mixed: 0.6, one: 0.5, part: 0.3, head: 0.6, phrase: 0.1, filler: 0.1, word: 0.0, word_head: 0.6, exact_head: 0.6 };
 /// How many pairs of neighbours are looked for.
 const MAX_PHRASES: usize = 24;
 
@@ -46,6 +53,8 @@ const MAX_PHRASES: usize = 24;
 pub struct Hit {
     /// How well, in BM25.
     pub score: f32,
+    /// The chunk's number in the generation.
+    pub row: usize,
     /// Where it is in the index.
     pub at: DocAddress,
 }
@@ -55,17 +64,23 @@ pub fn search(
     searcher: &Searcher,
     fields: &Fields,
     terms: &QueryTerms,
+    weights: &Weights,
     as_of: Date,
     limit: usize,
 ) -> tantivy::Result<Vec<Hit>> {
-    let clauses = any_of(fields, terms);
+    let clauses = any_of(fields, terms, weights);
     if clauses.is_empty() || limit == 0 {
         return Ok(Vec::new());
     }
     let mut all: Vec<(Occur, Box<dyn Query>)> = vec![(Occur::Must, Box::new(BooleanQuery::new(clauses)))];
     all.extend(in_effect(fields, as_of).map(|filter| (Occur::Must, filter)));
     let found = searcher.search(&BooleanQuery::new(all), &TopDocs::with_limit(limit).order_by_score())?;
-    Ok(found.into_iter().map(|(score, at)| Hit { score, at }).collect())
+    let mut rows = Vec::with_capacity(searcher.segment_readers().len());
+    for segment in searcher.segment_readers() {
+        rows.push(segment.fast_fields().u64("row")?);
+    }
+    let row = |at: DocAddress| rows[at.segment_ord as usize].first(at.doc_id).unwrap_or(u64::MAX) as usize;
+    Ok(found.into_iter().map(|(score, at)| Hit { score, row: row(at), at }).collect())
 }
 
 /// The stored record of a chunk, as JSON.
@@ -82,33 +97,44 @@ fn in_effect(fields: &Fields, day: Date) -> [Box<dyn Query>; 2] {
     [begun, open].map(|range| Box::new(ConstScoreQuery::new(Box::new(range), 0.0)) as Box<dyn Query>)
 }
 
-fn any_of(fields: &Fields, terms: &QueryTerms) -> Vec<(Occur, Box<dyn Query>)> {
+fn any_of(fields: &Fields, terms: &QueryTerms, weights: &Weights) -> Vec<(Occur, Box<dyn Query>)> {
     let mut out = Vec::new();
-    for asked in &terms.asked {
-        let weight = plain_weight(asked);
-        out.push(term(fields.text, &asked.term.text, weight));
-        out.push(term(fields.head, &asked.term.text, weight * WEIGHTS.head));
-        if let Some(stem) = &asked.stem {
-            out.push(term(fields.text_english, stem, 1.0));
-            out.push(term(fields.head_english, stem, WEIGHTS.head));
+    let mut add = |field: Field, text: &str, weight: f32| {
+        if weight > 0.0 {
+            out.push(term(field, text, weight));
         }
+    };
+    for asked in &terms.asked {
+        let weight = plain_weight(asked, weights);
+        add(fields.text, &asked.term.text, weight);
+        add(fields.head, &asked.term.text, weight * weights.exact_head);
+        if let Some(stem) = &asked.stem {
+            add(fields.text_english, stem, 1.0);
+            add(fields.head_english, stem, weights.head);
+        }
+    }
+    for word in &terms.words {
+        add(fields.text_japanese, word, weights.word);
+        add(fields.head_japanese, word, weights.word * weights.word_head);
     }
     let neighbours = terms.asked.iter().flat_map(|a| terms.asked.iter().map(move |b| (a, b)));
     let pairs = neighbours.filter(|(a, b)| a.content && b.content && are_neighbours(a, b));
-    for (a, b) in pairs.take(MAX_PHRASES) {
-        out.push((Occur::Should, phrase(fields.text, a, b)));
+    if weights.phrase > 0.0 {
+        for (a, b) in pairs.take(MAX_PHRASES) {
+            out.push((Occur::Should, phrase(fields.text, a, b, weights.phrase)));
+        }
     }
     out
 }
 
-fn plain_weight(asked: &Asked) -> f32 {
+fn plain_weight(asked: &Asked, weights: &Weights) -> f32 {
     match asked.term.script {
-        Script::CjkOne => WEIGHTS.one,
-        Script::NumberPart => WEIGHTS.part,
-        Script::Word if asked.content => WEIGHTS.exact,
+        Script::CjkOne => weights.one,
+        Script::NumberPart => weights.part,
+        Script::Word if asked.content => weights.exact,
         Script::Number | Script::CjkTwo if asked.content => 1.0,
-        Script::CjkTwo if !asked.term.text.chars().all(is_hiragana) => WEIGHTS.mixed,
-        Script::Number | Script::CjkTwo | Script::Word => WEIGHTS.filler,
+        Script::CjkTwo if !asked.term.text.chars().all(is_hiragana) => weights.mixed,
+        Script::Number | Script::CjkTwo | Script::Word => weights.filler,
     }
 }
 
@@ -124,7 +150,7 @@ fn term(field: Field, text: &str, weight: f32) -> (Occur, Box<dyn Query>) {
     (Occur::Should, Box::new(BoostQuery::new(Box::new(query), weight)))
 }
 
-fn phrase(field: Field, a: &Asked, b: &Asked) -> Box<dyn Query> {
+fn phrase(field: Field, a: &Asked, b: &Asked, weight: f32) -> Box<dyn Query> {
     let words = [a, b].map(|asked| Term::from_field_text(field, &asked.term.text)).to_vec();
-    Box::new(BoostQuery::new(Box::new(PhraseQuery::new(words)), WEIGHTS.phrase))
+    Box::new(BoostQuery::new(Box::new(PhraseQuery::new(words)), weight))
 }

@@ -149,7 +149,14 @@ impl Snapshot {
         let limit = query.limit.min(MAX_PASSAGES);
         let terms = QueryTerms::of(query.text, &self.searcher, &self.fields).map_err(failed)?;
         // More than asked for, so that the language preference has something to choose from.
-        let found = lexical::search(&self.searcher, &self.fields, &terms, query.as_of, limit * 2 + 10);
+        let found = lexical::search(
+            &self.searcher,
+            &self.fields,
+            &terms,
+            &lexical::WEIGHTS,
+            query.as_of,
+            limit * 2 + 10,
+        );
         let language = query.language.unwrap_or_else(|| Language::detect(query.text));
         let mut hits =
             found.map_err(failed)?.into_iter().map(|hit| self.passage(hit)).collect::<Result<Vec<_>, _>>()?;
@@ -166,6 +173,22 @@ impl Snapshot {
             passage.coverage = coverage::share(&terms, &passage.title, &passage.section, &passage.text);
         }
         Ok(Retrieval { passages: hits, generation: self.generation().to_owned() })
+    }
+
+    /// The chunks that match a question best in words, best first.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn rank_words(
+        &self,
+        text: &str,
+        weights: &lexical::Weights,
+        as_of: Date,
+        limit: usize,
+    ) -> Result<Vec<Hit>, RetrieveError> {
+        let failed = |source| self.failed(source);
+        let terms = QueryTerms::of(text, &self.searcher, &self.fields).map_err(failed)?;
+        lexical::search(&self.searcher, &self.fields, &terms, weights, as_of, limit).map_err(failed)
     }
 
     /// The share of a question's content, from 0 to 1, that occurs in the index at all; 1 for a question

@@ -10,6 +10,7 @@ use tantivy::{Searcher, Term as IndexTerm};
 use crate::analysis::fields::{is_english_word, stem_all};
 use crate::analysis::is_stop_word;
 use crate::analysis::scan::{Script, Term, terms};
+use crate::analysis::words::japanese_words;
 use crate::language::is_han;
 use crate::store::schema::Fields;
 
@@ -91,6 +92,8 @@ pub struct Asked {
 pub struct QueryTerms {
     /// Each term once, in order of position.
     pub asked: Vec<Asked>,
+    /// Japanese words, each once.
+    pub words: Vec<String>,
 }
 
 impl QueryTerms {
@@ -143,7 +146,10 @@ impl QueryTerms {
             asked.truncate(MAX_TERMS);
             asked.sort_by_key(|a| (a.term.position, a.term.width));
         }
-        Ok(Self { asked })
+        let mut seen = HashSet::new();
+        let words = japanese_words(&text[start..]).into_iter().map(|word| word.text);
+        let words = words.filter(|word| seen.insert(word.clone())).take(MAX_TERMS).collect();
+        Ok(Self { asked, words })
     }
 }
 

@@ -17,7 +17,7 @@ use crate::analysis;
 use crate::language::Language;
 
 /// The version of the fields and the record.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The fields of the index.
 #[derive(Debug, Clone)]
@@ -28,14 +28,20 @@ pub struct Fields {
     pub text: Field,
     /// The text, stemmed English words.
     pub text_english: Field,
+    /// The text, Japanese words.
+    pub text_japanese: Field,
     /// Title, heading path and tags, every term.
     pub head: Field,
     /// Title, heading path and tags, stemmed English words.
     pub head_english: Field,
+    /// Title, heading path and tags, Japanese words.
+    pub head_japanese: Field,
     /// The first day of effect, as [`day_number`].
     pub begins: Field,
     /// The first day after the effect, as [`day_number`]; `i64::MAX` when open.
     pub ends: Field,
+    /// The chunk's number in its generation, from 0.
+    pub row: Field,
     /// The stored [`Record`], as JSON.
     pub record: Field,
 }
@@ -55,23 +61,46 @@ impl Fields {
         let day = || NumericOptions::from(INDEXED).set_fast();
         let text = schema.add_text_field("text", words(analysis::TEXT));
         let text_english = schema.add_text_field("text_english", words(analysis::ENGLISH));
+        let text_japanese = schema.add_text_field("text_japanese", words(analysis::JAPANESE));
         let head = schema.add_text_field("head", words(analysis::TEXT));
         let head_english = schema.add_text_field("head_english", words(analysis::ENGLISH));
+        let head_japanese = schema.add_text_field("head_japanese", words(analysis::JAPANESE));
         let begins = schema.add_i64_field("begins", day());
         let ends = schema.add_i64_field("ends", day());
+        let row = schema.add_u64_field("row", NumericOptions::default().set_fast());
         let record = schema.add_text_field("record", STORED);
-        Self { schema: schema.build(), text, text_english, head, head_english, begins, ends, record }
+        Self {
+            schema: schema.build(),
+            text,
+            text_english,
+            text_japanese,
+            head,
+            head_english,
+            head_japanese,
+            begins,
+            ends,
+            row,
+            record,
+        }
     }
 
-    /// The document of a chunk. `head` is what it is found by besides its text.
-    pub fn document(&self, record: &Record, head: &str) -> Result<TantivyDocument, serde_json::Error> {
+    /// The document of the chunk with the number `row`. `head` is what it is found by besides its text.
+    pub fn document(
+        &self,
+        row: u64,
+        record: &Record,
+        head: &str,
+    ) -> Result<TantivyDocument, serde_json::Error> {
         let mut doc = TantivyDocument::default();
         doc.add_text(self.text, &record.text);
         doc.add_text(self.text_english, &record.text);
+        doc.add_text(self.text_japanese, &record.text);
         doc.add_text(self.head, head);
         doc.add_text(self.head_english, head);
+        doc.add_text(self.head_japanese, head);
         doc.add_i64(self.begins, day_number(record.effective_from));
         doc.add_i64(self.ends, record.ends.map_or(i64::MAX, day_number));
+        doc.add_u64(self.row, row);
         doc.add_text(self.record, serde_json::to_string(record)?);
         Ok(doc)
     }
