@@ -52,7 +52,9 @@ pub struct Collection {
 #[derive(Debug, thiserror::Error)]
 pub enum BeirError {
     /// A file cannot be read.
-    #[error("cannot read `{path}`: {source}; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv")]
+    #[error(
+        "cannot read `{path}`: {source}; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -70,7 +72,9 @@ pub enum BeirError {
         why: String,
     },
     /// Nothing is left to measure.
-    #[error("`{0}` has no question with a relevant document; check that the split's judgements belong to these questions")]
+    #[error(
+        "`{0}` has no question with a relevant document; check that the split's judgements belong to these questions"
+    )]
     Empty(PathBuf),
 }
 
@@ -158,7 +162,8 @@ mod tests {
         dir
     }
 
-    const CORPUS: &str = "{\"_id\":\"d1\",\"title\":\"T\",\"text\":\"x\"}\n\n{\"_id\":\"d2\",\"text\":\"y\",\"more\":1}\r\n";
+    const CORPUS: &str =
+        "{\"_id\":\"d1\",\"title\":\"T\",\"text\":\"x\"}\n\n{\"_id\":\"d2\",\"text\":\"y\",\"more\":1}\r\n";
     const QUERIES: &str = "{\"_id\":\"q1\",\"text\":\"a\"}\n{\"_id\":\"q2\",\"text\":\"b\"}\n";
 
     #[test]

@@ -15,13 +15,13 @@ use serde::Serialize;
 use super::beir::Collection;
 use super::metrics::{Figures, Mean};
 use crate::ingest::chunk::{Sizes, chunks};
-use crate::ingest::segment::SegmentWriter;
+use crate::ingest::segment::IndexesWriter;
 use crate::language::Language;
 use crate::retrieve::{GuidelineIndex, RetrieveError, Snapshot};
+use crate::store::StoreError;
 use crate::store::disk::Filesystem;
 use crate::store::publish::BuildLock;
-use crate::store::schema::Record;
-use crate::store::StoreError;
+use crate::store::schema::{Days, Record};
 
 /// Documents of a ranking that are looked at: as deep as any figure goes.
 const DEPTH: usize = 100;
@@ -60,13 +60,15 @@ pub fn index(collection: &Collection, folder: &Path, sizes: Sizes<'_>) -> Result
     let disk = Filesystem;
     let lock = BuildLock::take(&disk, folder)?;
     let draft = lock.start(&Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string())?;
-    let mut writer = SegmentWriter::create(&disk, &draft)?;
+    let mut writer = IndexesWriter::create(&disk, &draft)?;
     let mut documents = Vec::new();
     for (number, document) in collection.documents.iter().enumerate() {
+        writer.document(&document.title, &document.text, Days { begins: DAY, ends: None })?;
         for (n, chunk) in chunks(&document.text, 0, &document.title, sizes).into_iter().enumerate() {
             let text = document.text[chunk.span.clone()].to_owned();
             let head = format!("{}\n{}", document.title, chunk.section);
-            writer.add(&record(&document.id, &document.title, n, chunk.section, chunk.span, text), &head)?;
+            writer
+                .chunk(&record(&document.id, &document.title, n, chunk.section, chunk.span, text), &head)?;
             documents.push(number);
         }
     }

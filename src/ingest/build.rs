@@ -16,12 +16,12 @@ use super::chunk::{Sizes, chunks, estimate_tokens};
 use super::editions::{Edition, resolve};
 use super::front_matter::{self, FrontMatter};
 use super::read::{self, SourceFile};
-use super::segment::SegmentWriter;
+use super::segment::IndexesWriter;
 use super::{Finding, IngestError};
 use crate::store::disk::{Disk, Filesystem};
 use crate::store::manifest::{Counts, hex};
 use crate::store::publish::{BuildLock, Draft};
-use crate::store::schema::Record;
+use crate::store::schema::{Days, Record};
 use crate::store::{Manifest, StoreError};
 
 /// What to build.
@@ -161,7 +161,7 @@ impl Corpus {
         sizes: Sizes<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Counts, IngestError> {
-        let mut writer = SegmentWriter::create(disk, draft)?;
+        let mut writer = IndexesWriter::create(disk, draft)?;
         let mut counts = Counts { editions: self.sources.len(), ..Counts::default() };
         let mut guidelines = HashSet::new();
         for (done, source) in self.sources.iter().enumerate() {
@@ -180,10 +180,12 @@ impl Corpus {
             guidelines.insert(front.key.guideline.as_str());
             counts.chunks += found.len();
             *counts.chunks_by_language.entry(front.language).or_default() += found.len();
+            let tags = front.tags.join("\n");
+            let days = Days { begins: front.effective_from, ends: source.edition.ends };
+            writer.document(&format!("{}\n{tags}", front.title), &text[source.body..], days)?;
             for (n, chunk) in found.into_iter().enumerate() {
-                let head =
-                    [&front.title, &chunk.section, &front.tags.join("\n")].map(String::as_str).join("\n");
-                writer.add(&record(source, &text, n, chunk.section, chunk.span), &head)?;
+                let head = [&front.title, &chunk.section, &tags].map(String::as_str).join("\n");
+                writer.chunk(&record(source, &text, n, chunk.section, chunk.span), &head)?;
             }
         }
         progress(Progress::Indexing(self.sources.len(), self.sources.len()));

@@ -1,60 +1,96 @@
-//! Writes chunks into one segment of the search index.
+//! Writes the search index of a generation: the chunks, and the documents that they stand in.
 //!
-//! Last step of a build before the generation is published; evaluation indexes its collections through it too.
+//! Last step of a build before the generation is published; evaluation indexes its collections through it too. Each index ends as one
+//! segment: a term's rarity is then the same for every entry.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tantivy::indexer::NoMergePolicy;
-use tantivy::{Index, IndexSettings, IndexWriter, TantivyError};
+use tantivy::schema::Schema;
+use tantivy::{Index, IndexSettings, IndexWriter, TantivyDocument, TantivyError};
 
 use crate::analysis;
 use crate::store::disk::Disk;
 use crate::store::publish::Draft;
-use crate::store::schema::{Fields, Record};
-use crate::store::{StoreError, io_error, search_error};
+use crate::store::schema::{Days, DocumentFields, Fields, Record};
+use crate::store::{DOCUMENTS, StoreError, io_error, search_error};
 
-/// Memory that the index writer may fill before it writes a segment.
+/// Memory that an index writer may fill before it writes a segment.
 const WRITER_BYTES: usize = 50_000_000;
 
-/// Writes chunks into one segment: a term's rarity is then the same for every chunk.
-pub(crate) struct SegmentWriter {
-    index: Index,
+/// Writes both indexes, document by document.
+pub(crate) struct IndexesWriter {
     fields: Fields,
+    document_fields: DocumentFields,
+    chunks: SegmentWriter,
+    documents: SegmentWriter,
+}
+
+impl IndexesWriter {
+    /// Starts the indexes in the draft's folder.
+    pub(crate) fn create(disk: &dyn Disk, draft: &Draft<'_>) -> Result<Self, StoreError> {
+        let (fields, document_fields) = (Fields::new(), DocumentFields::new());
+        let folder = draft.dir.join(DOCUMENTS);
+        disk.create_dir_all(&folder).map_err(io_error("create", &folder))?;
+        Ok(Self {
+            chunks: SegmentWriter::create(disk, &draft.dir, &fields.schema)?,
+            documents: SegmentWriter::create(disk, &folder, &document_fields.schema)?,
+            fields,
+            document_fields,
+        })
+    }
+
+    /// Adds a document; the chunks that follow are its.
+    pub(crate) fn document(&mut self, head: &str, text: &str, days: Days) -> Result<(), StoreError> {
+        let entry = self.document_fields.entry(self.documents.entries, head, text, days);
+        self.documents.add(entry)
+    }
+
+    /// Adds the next chunk of the document that was added last. `head` is what it is found by besides its text.
+    pub(crate) fn chunk(&mut self, record: &Record, head: &str) -> Result<(), StoreError> {
+        let document = self.documents.entries.saturating_sub(1);
+        let entry = self.fields.entry(self.chunks.entries, document, record, head);
+        let entry = entry.map_err(std::io::Error::from).map_err(io_error("write", &self.chunks.dir))?;
+        self.chunks.add(entry)
+    }
+
+    /// Flushes everything, merges each index into one segment and reads it back.
+    pub(crate) fn finish(self) -> Result<(), StoreError> {
+        self.chunks.finish()?;
+        self.documents.finish()
+    }
+}
+
+/// Writes one index of one segment.
+struct SegmentWriter {
+    index: Index,
     writer: IndexWriter,
     dir: PathBuf,
-    /// Chunks so far.
-    rows: u64,
+    /// Entries so far.
+    entries: u64,
 }
 
 impl SegmentWriter {
-    /// Starts an index in the draft's folder.
-    pub(crate) fn create(disk: &dyn Disk, draft: &Draft<'_>) -> Result<Self, StoreError> {
-        let dir = draft.dir.clone();
-        let fields = Fields::new();
+    fn create(disk: &dyn Disk, dir: &Path, schema: &Schema) -> Result<Self, StoreError> {
         let create = || {
-            let index =
-                Index::create(disk.directory(&dir)?, fields.schema.clone(), IndexSettings::default())?;
+            let index = Index::create(disk.directory(dir)?, schema.clone(), IndexSettings::default())?;
             analysis::register(&index);
             let writer: IndexWriter = index.writer_with_num_threads(1, WRITER_BYTES)?;
             // Segments are merged once, at the end, and not while documents are still coming in.
             writer.set_merge_policy(Box::new(NoMergePolicy));
             Ok((index, writer))
         };
-        let (index, writer) = create().map_err(search_error::<TantivyError>("create", &dir))?;
-        Ok(Self { index, fields, writer, dir, rows: 0 })
+        let (index, writer) = create().map_err(search_error::<TantivyError>("create", dir))?;
+        Ok(Self { index, writer, dir: dir.to_owned(), entries: 0 })
     }
 
-    /// Adds the next chunk. `head` is what it is found by besides its text.
-    pub(crate) fn add(&mut self, record: &Record, head: &str) -> Result<(), StoreError> {
-        let doc = self.fields.document(self.rows, record, head).map_err(std::io::Error::from);
-        let doc = doc.map_err(io_error("write", &self.dir))?;
-        self.writer.add_document(doc).map_err(search_error("write", &self.dir))?;
-        self.rows += 1;
+    fn add(&mut self, entry: TantivyDocument) -> Result<(), StoreError> {
+        self.writer.add_document(entry).map_err(search_error("write", &self.dir))?;
+        self.entries += 1;
         Ok(())
     }
 
-    /// Flushes everything, merges it into one segment and reads it back.
-    pub(crate) fn finish(mut self) -> Result<(), StoreError> {
+    fn finish(mut self) -> Result<(), StoreError> {
         let merge = |this: &mut Self| {
             this.writer.commit()?;
             let segments = this.index.searchable_segment_ids()?;

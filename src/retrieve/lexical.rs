@@ -1,21 +1,23 @@
-//! BM25 over the editions in effect.
+//! BM25 over the editions in effect: of the chunks, and of the documents that they stand in.
 //!
 //! Second step of a search. The query is built from terms, never parsed, so nothing in a question is syntax. It
-//! asks for any of the terms, in the text and in the head, and rewards neighbours that stay together.
+//! asks for any of the terms, in the text and in the head. A chunk's own words say whether it answers; those of its whole document say
+//! what it is about, which a chunk of a long document often does not repeat. So the two scores are added.
 
+use std::collections::HashMap;
 use std::ops::Bound;
 
 use jiff::civil::Date;
 use tantivy::collector::TopDocs;
 use tantivy::query::{
-    BooleanQuery, BoostQuery, ConstScoreQuery, Occur, PhraseQuery, Query, RangeQuery, TermQuery,
+    Bm25StatisticsProvider, BooleanQuery, BoostQuery, ConstScoreQuery, Occur, Query, RangeQuery, TermQuery,
 };
 use tantivy::schema::{Field, IndexRecordOption, Value as _};
 use tantivy::{DocAddress, Searcher, TantivyDocument, Term};
 
 use super::terms::{Asked, QueryTerms, is_hiragana};
 use crate::analysis::scan::Script;
-use crate::store::schema::{Fields, day_number};
+use crate::store::schema::{Fields, TextFields, day_number};
 
 /// What each kind of match weighs, beside an English stem or a pair of CJK content characters in the text.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,30 +30,45 @@ pub struct Weights {
     pub one: f32,
     /// A piece of a compound number.
     pub part: f32,
-    /// The head, against the text.
-    pub head: f32,
-    /// Neighbours that stand together.
-    pub phrase: f32,
+    /// A Japanese word; its pairs of characters count besides.
+    pub word: f32,
     /// Stop words and kana endings.
     pub filler: f32,
-    /// A Japanese word.
-    pub word: f32,
-    /// The head against the text, for Japanese words.
-    pub word_head: f32,
+    /// The head against the text, for English stems.
+    pub head: f32,
     /// The head against the text, for terms as written.
     pub exact_head: f32,
+    /// The head against the text, for Japanese words.
+    pub word_head: f32,
+    /// The whole document against the chunk.
+    pub document: f32,
+    /// What a text of average length counts as, of itself: above 1, BM25 corrects less for length.
+    pub length: f32,
 }
 
-/// Chosen by trying a few values of each on three public English sets and one Japanese: a coarse choice.
-pub const WEIGHTS: Weights =
-    Weights { exact: 0.1, mixed: 0.6, one: 0.5, part: 0.3, head: 0.6, phrase: 0.1, filler: 0.1, word: 0.0, word_head: 0.6, exact_head: 0.6 };
-/// How many pairs of neighbours are looked for.
-const MAX_PHRASES: usize = 24;
+/// Chosen by trying a few values of each on five public English sets and two Japanese ones together (ARCHITECTURE.md has
+/// the figures): a coarse choice.
+pub const WEIGHTS: Weights = Weights {
+    exact: 0.1,
+    mixed: 0.9,
+    one: 0.3,
+    part: 0.3,
+    word: 0.6,
+    filler: 0.1,
+    head: 0.55,
+    exact_head: 0.3,
+    word_head: 0.3,
+    document: 3.0,
+    length: 1.5,
+};
+
+/// Chunks and documents that are looked at, whatever the number asked for.
+const AT_LEAST: usize = 200;
 
 /// A chunk that matches.
 #[derive(Debug, Clone, Copy)]
 pub struct Hit {
-    /// How well, in BM25.
+    /// How well, in BM25, its document's share included.
     pub score: f32,
     /// The chunk's number in the generation.
     pub row: usize,
@@ -59,28 +76,47 @@ pub struct Hit {
     pub at: DocAddress,
 }
 
-/// The best chunks for the terms, among editions in effect on a day.
+/// The two indexes of a generation, open.
+#[derive(Clone, Copy)]
+pub struct Indexes<'a> {
+    /// Of the chunks.
+    pub chunks: &'a Searcher,
+    /// Their fields.
+    pub fields: &'a Fields,
+    /// Of the documents.
+    pub documents: &'a Searcher,
+    /// Their fields.
+    pub document_fields: &'a TextFields,
+}
+
+/// The best chunks for the terms, among editions in effect on a day, best first.
 pub fn search(
-    searcher: &Searcher,
-    fields: &Fields,
+    indexes: Indexes<'_>,
     terms: &QueryTerms,
     weights: &Weights,
     as_of: Date,
     limit: usize,
 ) -> tantivy::Result<Vec<Hit>> {
-    let clauses = any_of(fields, terms, weights);
-    if clauses.is_empty() || limit == 0 {
+    let Indexes { chunks, fields, documents, document_fields } = indexes;
+    if limit == 0 {
         return Ok(Vec::new());
     }
-    let mut all: Vec<(Occur, Box<dyn Query>)> = vec![(Occur::Must, Box::new(BooleanQuery::new(clauses)))];
-    all.extend(in_effect(fields, as_of).map(|filter| (Occur::Must, filter)));
-    let found = searcher.search(&BooleanQuery::new(all), &TopDocs::with_limit(limit).order_by_score())?;
-    let mut rows = Vec::with_capacity(searcher.segment_readers().len());
-    for segment in searcher.segment_readers() {
-        rows.push(segment.fast_fields().u64("row")?);
-    }
-    let row = |at: DocAddress| rows[at.segment_ord as usize].first(at.doc_id).unwrap_or(u64::MAX) as usize;
-    Ok(found.into_iter().map(|(score, at)| Hit { score, row: row(at), at }).collect())
+    let wanted = limit.max(AT_LEAST);
+    let found = top(chunks, &fields.words, terms, weights, as_of, wanted)?;
+    let about = top(documents, document_fields, terms, weights, as_of, wanted)?;
+    let numbers = numbers(documents, "document")?;
+    let about: HashMap<u64, f32> =
+        about.into_iter().map(|(score, at)| (number(&numbers, at), score)).collect();
+    let (rows, owners) = (self::numbers(chunks, "row")?, self::numbers(chunks, "document")?);
+    let hit = |(score, at)| {
+        let document = about.get(&number(&owners, at)).copied().unwrap_or(0.0);
+        let row = number(&rows, at) as usize;
+        Hit { score: score + weights.document * document, row, at }
+    };
+    let mut hits: Vec<Hit> = found.into_iter().map(hit).collect();
+    hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.row.cmp(&b.row)));
+    hits.truncate(limit);
+    Ok(hits)
 }
 
 /// The stored record of a chunk, as JSON.
@@ -89,19 +125,69 @@ pub fn record(searcher: &Searcher, fields: &Fields, at: DocAddress) -> tantivy::
     Ok(doc.get_first(fields.record).and_then(|v| v.as_str()).unwrap_or_default().to_owned())
 }
 
+fn top(
+    searcher: &Searcher,
+    fields: &TextFields,
+    terms: &QueryTerms,
+    weights: &Weights,
+    as_of: Date,
+    limit: usize,
+) -> tantivy::Result<Vec<(f32, DocAddress)>> {
+    let clauses = any_of(fields, terms, weights);
+    if clauses.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut all: Vec<(Occur, Box<dyn Query>)> = vec![(Occur::Must, Box::new(BooleanQuery::new(clauses)))];
+    all.extend(in_effect(fields, as_of).map(|filter| (Occur::Must, filter)));
+    let statistics = Statistics { searcher, length: weights.length };
+    let best = TopDocs::with_limit(limit).order_by_score();
+    searcher.search_with_statistics_provider(&BooleanQuery::new(all), &best, &statistics)
+}
+
+/// The statistics of an index, with another length for the average text.
+struct Statistics<'a> {
+    searcher: &'a Searcher,
+    length: f32,
+}
+
+impl Bm25StatisticsProvider for Statistics<'_> {
+    fn total_num_tokens(&self, field: Field) -> tantivy::Result<u64> {
+        Ok((self.searcher.total_num_tokens(field)? as f64 * f64::from(self.length)) as u64)
+    }
+
+    fn total_num_docs(&self) -> tantivy::Result<u64> {
+        self.searcher.total_num_docs()
+    }
+
+    fn doc_freq(&self, term: &Term) -> tantivy::Result<u64> {
+        Bm25StatisticsProvider::doc_freq(self.searcher, term)
+    }
+}
+
+/// A column of numbers of each segment.
+fn numbers(searcher: &Searcher, field: &str) -> tantivy::Result<Vec<tantivy::columnar::Column<u64>>> {
+    searcher.segment_readers().iter().map(|segment| segment.fast_fields().u64(field)).collect()
+}
+
+fn number(columns: &[tantivy::columnar::Column<u64>], at: DocAddress) -> u64 {
+    columns.get(at.segment_ord as usize).and_then(|column| column.first(at.doc_id)).unwrap_or(u64::MAX)
+}
+
 /// Begun on the day or before, and not ended by then; adds nothing to the score.
-fn in_effect(fields: &Fields, day: Date) -> [Box<dyn Query>; 2] {
+fn in_effect(fields: &TextFields, day: Date) -> [Box<dyn Query>; 2] {
     let day = day_number(day);
     let begun = RangeQuery::new(Bound::Unbounded, Bound::Included(Term::from_field_i64(fields.begins, day)));
     let open = RangeQuery::new(Bound::Excluded(Term::from_field_i64(fields.ends, day)), Bound::Unbounded);
     [begun, open].map(|range| Box::new(ConstScoreQuery::new(Box::new(range), 0.0)) as Box<dyn Query>)
 }
 
-fn any_of(fields: &Fields, terms: &QueryTerms, weights: &Weights) -> Vec<(Occur, Box<dyn Query>)> {
+fn any_of(fields: &TextFields, terms: &QueryTerms, weights: &Weights) -> Vec<(Occur, Box<dyn Query>)> {
     let mut out = Vec::new();
     let mut add = |field: Field, text: &str, weight: f32| {
         if weight > 0.0 {
-            out.push(term(field, text, weight));
+            let query = TermQuery::new(Term::from_field_text(field, text), IndexRecordOption::WithFreqs);
+            let query: Box<dyn Query> = Box::new(BoostQuery::new(Box::new(query), weight));
+            out.push((Occur::Should, query));
         }
     };
     for asked in &terms.asked {
@@ -117,13 +203,6 @@ fn any_of(fields: &Fields, terms: &QueryTerms, weights: &Weights) -> Vec<(Occur,
         add(fields.text_japanese, word, weights.word);
         add(fields.head_japanese, word, weights.word * weights.word_head);
     }
-    let neighbours = terms.asked.iter().flat_map(|a| terms.asked.iter().map(move |b| (a, b)));
-    let pairs = neighbours.filter(|(a, b)| a.content && b.content && are_neighbours(a, b));
-    if weights.phrase > 0.0 {
-        for (a, b) in pairs.take(MAX_PHRASES) {
-            out.push((Occur::Should, phrase(fields.text, a, b, weights.phrase)));
-        }
-    }
     out
 }
 
@@ -136,21 +215,4 @@ fn plain_weight(asked: &Asked, weights: &Weights) -> f32 {
         Script::CjkTwo if !asked.term.text.chars().all(is_hiragana) => weights.mixed,
         Script::Number | Script::CjkTwo | Script::Word => weights.filler,
     }
-}
-
-/// Two words side by side, or two pairs of CJK characters that share the middle one.
-fn are_neighbours(a: &Asked, b: &Asked) -> bool {
-    let cjk = a.term.script == Script::CjkTwo && b.term.script == Script::CjkTwo;
-    let words = a.term.script == Script::Word && b.term.script == Script::Word;
-    (cjk || words) && b.term.position == a.term.position + 1
-}
-
-fn term(field: Field, text: &str, weight: f32) -> (Occur, Box<dyn Query>) {
-    let query = TermQuery::new(Term::from_field_text(field, text), IndexRecordOption::WithFreqs);
-    (Occur::Should, Box::new(BoostQuery::new(Box::new(query), weight)))
-}
-
-fn phrase(field: Field, a: &Asked, b: &Asked, weight: f32) -> Box<dyn Query> {
-    let words = [a, b].map(|asked| Term::from_field_text(field, &asked.term.text)).to_vec();
-    Box::new(BoostQuery::new(Box::new(PhraseQuery::new(words)), weight))
 }

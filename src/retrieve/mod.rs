@@ -21,9 +21,9 @@ use tantivy::{ReloadPolicy, Searcher};
 pub use passage::{Passage, Retrieval, Span};
 
 use crate::language::Language;
-use crate::store::schema::Fields;
+use crate::store::schema::{DocumentFields, Fields};
 use crate::store::{self, Generation, Manifest, StoreError, search_error};
-use lexical::Hit;
+use lexical::{Hit, Indexes};
 use terms::QueryTerms;
 
 /// The coverage below which a passage does not answer the question, unless the configuration says otherwise.
@@ -121,14 +121,25 @@ pub struct Snapshot {
     generation: Generation,
     searcher: Searcher,
     fields: Fields,
+    documents: Searcher,
+    document_fields: DocumentFields,
 }
 
 impl Snapshot {
     fn new(generation: Generation) -> Result<Self, StoreError> {
         let id = PathBuf::from(&generation.manifest.id);
-        let reader = generation.index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into();
-        let reader: tantivy::IndexReader = reader.map_err(search_error("open", &id))?;
-        Ok(Self { searcher: reader.searcher(), fields: Fields::new(), generation })
+        let searcher = |index: &tantivy::Index| {
+            let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into();
+            let reader: tantivy::IndexReader = reader.map_err(search_error("open", &id))?;
+            Ok::<_, StoreError>(reader.searcher())
+        };
+        Ok(Self {
+            searcher: searcher(&generation.index)?,
+            fields: Fields::new(),
+            documents: searcher(&generation.documents)?,
+            document_fields: DocumentFields::new(),
+            generation,
+        })
     }
 
     /// The id of its generation.
@@ -149,14 +160,8 @@ impl Snapshot {
         let limit = query.limit.min(MAX_PASSAGES);
         let terms = QueryTerms::of(query.text, &self.searcher, &self.fields).map_err(failed)?;
         // More than asked for, so that the language preference has something to choose from.
-        let found = lexical::search(
-            &self.searcher,
-            &self.fields,
-            &terms,
-            &lexical::WEIGHTS,
-            query.as_of,
-            limit * 2 + 10,
-        );
+        let wanted = limit * 2 + 10;
+        let found = lexical::search(self.indexes(), &terms, &lexical::WEIGHTS, query.as_of, wanted);
         let language = query.language.unwrap_or_else(|| Language::detect(query.text));
         let mut hits =
             found.map_err(failed)?.into_iter().map(|hit| self.passage(hit)).collect::<Result<Vec<_>, _>>()?;
@@ -188,7 +193,16 @@ impl Snapshot {
     ) -> Result<Vec<Hit>, RetrieveError> {
         let failed = |source| self.failed(source);
         let terms = QueryTerms::of(text, &self.searcher, &self.fields).map_err(failed)?;
-        lexical::search(&self.searcher, &self.fields, &terms, weights, as_of, limit).map_err(failed)
+        lexical::search(self.indexes(), &terms, weights, as_of, limit).map_err(failed)
+    }
+
+    fn indexes(&self) -> Indexes<'_> {
+        Indexes {
+            chunks: &self.searcher,
+            fields: &self.fields,
+            documents: &self.documents,
+            document_fields: &self.document_fields.words,
+        }
     }
 
     /// The share of a question's content, from 0 to 1, that occurs in the index at all; 1 for a question

@@ -127,8 +127,10 @@ impl QueryTerms {
         for (term, content) in kept {
             let stem = if is_english_word(&term) { stems.next() } else { None };
             let holding = match &stem {
-                Some(stem) => searcher.doc_freq(&IndexTerm::from_field_text(fields.text_english, stem))?,
-                None => searcher.doc_freq(&IndexTerm::from_field_text(fields.text, &term.text))?,
+                Some(stem) => {
+                    searcher.doc_freq(&IndexTerm::from_field_text(fields.words.text_english, stem))?
+                }
+                None => searcher.doc_freq(&IndexTerm::from_field_text(fields.words.text, &term.text))?,
             } as f32;
             let idf = (1.0 + (total - holding + 0.5).max(0.0) / (holding + 0.5)).ln();
             let share = if !content {

@@ -12,7 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{IN_USE, MANIFEST, StoreError, io_error, schema};
+use super::{DOCUMENTS, IN_USE, MANIFEST, StoreError, io_error, schema};
 use crate::analysis;
 use crate::language::Language;
 
@@ -122,16 +122,19 @@ fn version(id: &str, what: &'static str, found: &dyn ToString, wanted: &dyn ToSt
     StoreError::Version { id: id.to_owned(), what, found: found.to_string(), wanted: wanted.to_string() }
 }
 
-/// Sums up the files of a finished index folder; lock files are no part of a generation.
+/// Sums up the files of a finished generation, those of the folder within included; lock files are no part of it.
 pub(super) fn sum_files(dir: &Path) -> Result<BTreeMap<String, FileSum>, StoreError> {
     let mut files = BTreeMap::new();
-    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
-        let path = entry.map_err(io_error("list", dir))?.path();
-        let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
-        if name.ends_with(".lock") || name == IN_USE || name == MANIFEST || !path.is_file() {
-            continue;
+    for (folder, prefix) in [(dir.to_owned(), String::new()), (dir.join(DOCUMENTS), format!("{DOCUMENTS}/"))]
+    {
+        for entry in fs::read_dir(&folder).map_err(io_error("list", &folder))? {
+            let path = entry.map_err(io_error("list", &folder))?.path();
+            let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+            if name.ends_with(".lock") || name == IN_USE || name == MANIFEST || !path.is_file() {
+                continue;
+            }
+            files.insert(format!("{prefix}{name}"), sum_file(&path).map_err(io_error("read", &path))?);
         }
-        files.insert(name.to_owned(), sum_file(&path).map_err(io_error("read", &path))?);
     }
     Ok(files)
 }

@@ -5,6 +5,7 @@
 //! <index>/LOCK                            held by the one build that runs; freed by the system if it dies
 //! <index>/CURRENT                         the id of the live generation
 //! <index>/generations/<id>/manifest.json  what is in it, with the sha256 of every file; written last
+//! <index>/generations/<id>/documents/     the index of whole documents
 //! <index>/generations/<id>/IN_USE         readers hold a shared lock on it, so that it is not removed
 //! <index>/generations/.building-<id>/     a build under way, or one that died
 //! ```
@@ -35,6 +36,8 @@ pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const GENERATIONS: &str = "generations";
 /// File in a generation that its readers lock.
 pub(crate) const IN_USE: &str = "IN_USE";
+/// Folder in a generation with the index of whole documents.
+pub(crate) const DOCUMENTS: &str = "documents";
 /// Record of a generation.
 pub(crate) const MANIFEST: &str = "manifest.json";
 const REBUILD: &str = "run `shishin index build`";
@@ -117,8 +120,10 @@ pub(crate) fn search_error<E: Into<tantivy::TantivyError>>(
 pub struct Generation {
     /// What it holds.
     pub manifest: Manifest,
-    /// The index itself, with the tokenizers registered.
+    /// The index of chunks, with the tokenizers registered.
     pub index: Index,
+    /// The index of whole documents.
+    pub documents: Index,
     /// Shared lock on `IN_USE`.
     in_use: File,
 }
@@ -165,12 +170,15 @@ pub fn open(index_dir: &Path, id: &str) -> Result<Generation, StoreError> {
     let manifest = Manifest::read(&dir, id)?;
     manifest.check_versions()?;
     manifest.check_files(&dir)?;
-    let index = MmapDirectory::open(&dir)
-        .map_err(tantivy::TantivyError::from)
-        .and_then(Index::open)
-        .map_err(search_error("open", &dir))?;
+    let (index, documents) = (open_index(&dir)?, open_index(&dir.join(DOCUMENTS))?);
+    Ok(Generation { manifest, index, documents, in_use })
+}
+
+fn open_index(dir: &Path) -> Result<Index, StoreError> {
+    let index = MmapDirectory::open(dir).map_err(tantivy::TantivyError::from).and_then(Index::open);
+    let index = index.map_err(search_error("open", dir))?;
     crate::analysis::register(&index);
-    Ok(Generation { manifest, index, in_use })
+    Ok(index)
 }
 
 fn lock_in_use(dir: &Path, id: &str) -> Result<File, StoreError> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
 use super::manifest::{self, Manifest};
-use super::{CURRENT, GENERATIONS, IN_USE, LOCK, MANIFEST, StoreError, current_id, io_error};
+use super::{CURRENT, DOCUMENTS, GENERATIONS, IN_USE, LOCK, MANIFEST, StoreError, current_id, io_error};
 
 /// Generations kept besides the live one, newest first.
 const KEPT: usize = 3;
@@ -141,6 +141,7 @@ impl Draft<'_> {
         let json =
             serde_json::to_vec_pretty(&record).map_err(io::Error::from).map_err(io_error("write", &path))?;
         write(&path, &json)?;
+        sync(&self.dir.join(DOCUMENTS))?;
         sync(&self.dir)?;
 
         let home = generations.join(&self.id);

@@ -1,8 +1,9 @@
 //! The fields of the index, and the record that each chunk stores.
 //!
 //! Shared by the build, which writes them, and by the search, which reads them; so a change here must change
-//! [`VERSION`]. The text is indexed twice, with every term and as stemmed English words, and so is the head
-//! (title, heading path, tags), because a match there says more. What a passage shows is stored as one record.
+//! [`VERSION`]. The text is indexed three times, with every term, as stemmed English words and as Japanese words, and so is the head
+//! (title, heading path, tags), because a match there says more. Chunks and whole documents have an index each. What a passage
+//! shows is stored as one record.
 
 use std::ops::Range;
 
@@ -10,7 +11,8 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use tantivy::TantivyDocument;
 use tantivy::schema::{
-    Field, INDEXED, IndexRecordOption, NumericOptions, STORED, Schema, TextFieldIndexing, TextOptions,
+    Field, INDEXED, IndexRecordOption, NumericOptions, STORED, Schema, SchemaBuilder, TextFieldIndexing,
+    TextOptions,
 };
 
 use crate::analysis;
@@ -19,11 +21,9 @@ use crate::language::Language;
 /// The version of the fields and the record.
 pub const VERSION: u32 = 2;
 
-/// The fields of the index.
-#[derive(Debug, Clone)]
-pub struct Fields {
-    /// The schema they belong to.
-    pub schema: Schema,
+/// What chunks and documents are found by.
+#[derive(Debug, Clone, Copy)]
+pub struct TextFields {
     /// The text, every term.
     pub text: Field,
     /// The text, stemmed English words.
@@ -40,6 +40,63 @@ pub struct Fields {
     pub begins: Field,
     /// The first day after the effect, as [`day_number`]; `i64::MAX` when open.
     pub ends: Field,
+    /// The document's number in its generation, from 0.
+    pub document: Field,
+}
+
+impl TextFields {
+    fn new(schema: &mut SchemaBuilder) -> Self {
+        let words = |tokenizer: &str| {
+            let indexing = TextFieldIndexing::default()
+                .set_tokenizer(tokenizer)
+                .set_index_option(IndexRecordOption::WithFreqsAndPositions);
+            TextOptions::default().set_indexing_options(indexing)
+        };
+        let day = || NumericOptions::from(INDEXED).set_fast();
+        Self {
+            text: schema.add_text_field("text", words(analysis::TEXT)),
+            text_english: schema.add_text_field("text_english", words(analysis::ENGLISH)),
+            text_japanese: schema.add_text_field("text_japanese", words(analysis::JAPANESE)),
+            head: schema.add_text_field("head", words(analysis::TEXT)),
+            head_english: schema.add_text_field("head_english", words(analysis::ENGLISH)),
+            head_japanese: schema.add_text_field("head_japanese", words(analysis::JAPANESE)),
+            begins: schema.add_i64_field("begins", day()),
+            ends: schema.add_i64_field("ends", day()),
+            document: schema.add_u64_field("document", NumericOptions::default().set_fast()),
+        }
+    }
+
+    fn fill(&self, [head, text]: [&str; 2], days: Days, document: u64) -> TantivyDocument {
+        let mut doc = TantivyDocument::default();
+        for field in [self.text, self.text_english, self.text_japanese] {
+            doc.add_text(field, text);
+        }
+        for field in [self.head, self.head_english, self.head_japanese] {
+            doc.add_text(field, head);
+        }
+        doc.add_i64(self.begins, day_number(days.begins));
+        doc.add_i64(self.ends, days.ends.map_or(i64::MAX, day_number));
+        doc.add_u64(self.document, document);
+        doc
+    }
+}
+
+/// When an edition is in effect.
+#[derive(Debug, Clone, Copy)]
+pub struct Days {
+    /// The first day.
+    pub begins: Date,
+    /// The first day after.
+    pub ends: Option<Date>,
+}
+
+/// The fields of the index of chunks.
+#[derive(Debug, Clone)]
+pub struct Fields {
+    /// The schema they belong to.
+    pub schema: Schema,
+    /// What a chunk is found by.
+    pub words: TextFields,
     /// The chunk's number in its generation, from 0.
     pub row: Field,
     /// The stored [`Record`], as JSON.
@@ -52,54 +109,23 @@ impl Fields {
     #[must_use]
     pub fn new() -> Self {
         let mut schema = Schema::builder();
-        let words = |tokenizer: &str| {
-            let indexing = TextFieldIndexing::default()
-                .set_tokenizer(tokenizer)
-                .set_index_option(IndexRecordOption::WithFreqsAndPositions);
-            TextOptions::default().set_indexing_options(indexing)
-        };
-        let day = || NumericOptions::from(INDEXED).set_fast();
-        let text = schema.add_text_field("text", words(analysis::TEXT));
-        let text_english = schema.add_text_field("text_english", words(analysis::ENGLISH));
-        let text_japanese = schema.add_text_field("text_japanese", words(analysis::JAPANESE));
-        let head = schema.add_text_field("head", words(analysis::TEXT));
-        let head_english = schema.add_text_field("head_english", words(analysis::ENGLISH));
-        let head_japanese = schema.add_text_field("head_japanese", words(analysis::JAPANESE));
-        let begins = schema.add_i64_field("begins", day());
-        let ends = schema.add_i64_field("ends", day());
+        let words = TextFields::new(&mut schema);
         let row = schema.add_u64_field("row", NumericOptions::default().set_fast());
         let record = schema.add_text_field("record", STORED);
-        Self {
-            schema: schema.build(),
-            text,
-            text_english,
-            text_japanese,
-            head,
-            head_english,
-            head_japanese,
-            begins,
-            ends,
-            row,
-            record,
-        }
+        Self { schema: schema.build(), words, row, record }
     }
 
-    /// The document of the chunk with the number `row`. `head` is what it is found by besides its text.
-    pub fn document(
+    /// The entry of the chunk with the number `row`, of the document with the number `document`. `head` is what it is
+    /// found by besides its text.
+    pub fn entry(
         &self,
         row: u64,
+        document: u64,
         record: &Record,
         head: &str,
     ) -> Result<TantivyDocument, serde_json::Error> {
-        let mut doc = TantivyDocument::default();
-        doc.add_text(self.text, &record.text);
-        doc.add_text(self.text_english, &record.text);
-        doc.add_text(self.text_japanese, &record.text);
-        doc.add_text(self.head, head);
-        doc.add_text(self.head_english, head);
-        doc.add_text(self.head_japanese, head);
-        doc.add_i64(self.begins, day_number(record.effective_from));
-        doc.add_i64(self.ends, record.ends.map_or(i64::MAX, day_number));
+        let days = Days { begins: record.effective_from, ends: record.ends };
+        let mut doc = self.words.fill([head, &record.text], days, document);
         doc.add_u64(self.row, row);
         doc.add_text(self.record, serde_json::to_string(record)?);
         Ok(doc)
@@ -107,6 +133,37 @@ impl Fields {
 }
 
 impl Default for Fields {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The fields of the index of whole documents: what a chunk stands in says what it is about.
+#[derive(Debug, Clone)]
+pub struct DocumentFields {
+    /// The schema they belong to.
+    pub schema: Schema,
+    /// What a document is found by.
+    pub words: TextFields,
+}
+
+impl DocumentFields {
+    /// The fields of a new index, or of one that was opened, as with [`Fields::new`].
+    #[must_use]
+    pub fn new() -> Self {
+        let mut schema = Schema::builder();
+        let words = TextFields::new(&mut schema);
+        Self { schema: schema.build(), words }
+    }
+
+    /// The entry of the document with that number.
+    #[must_use]
+    pub fn entry(&self, document: u64, head: &str, text: &str, days: Days) -> TantivyDocument {
+        self.words.fill([head, text], days, document)
+    }
+}
+
+impl Default for DocumentFields {
     fn default() -> Self {
         Self::new()
     }
