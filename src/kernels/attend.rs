@@ -39,6 +39,8 @@ pub(super) struct Attend<'a> {
     pub(super) position: usize,
     /// Positions that a query sees, itself included.
     pub(super) window: usize,
+    /// Where the positions end that every query sees; 0 where a query sees none behind its own.
+    pub(super) whole: usize,
     /// Where results go, laid out like `q`.
     pub(super) out: *mut f32,
 }
@@ -49,7 +51,7 @@ pub(super) fn scratch_len(queries: usize, padded: usize) -> usize {
 }
 
 /// # Safety
-/// All pages up to the last row's position must be written for this head; `scratch` must hold
+/// All pages up to the last row's position, or to `whole`, must be written for this head; `scratch` must hold
 /// [`scratch_len`] numbers for `heads · rows` queries.
 #[inline(always)]
 pub(super) unsafe fn attend<S: Simd>(a: &Attend<'_>, scratch: *mut f32) {
@@ -68,7 +70,7 @@ pub(super) unsafe fn attend<S: Simd>(a: &Attend<'_>, scratch: *mut f32) {
         }
         let query_at = |query: usize| (query / a.heads) * a.row_stride + (query % a.heads) * a.dim;
         let seen_by = |query: usize| {
-            let end = a.position + query / a.heads + 1;
+            let end = if a.whole > 0 { a.whole } else { a.position + query / a.heads + 1 };
             (end.saturating_sub(a.window), end)
         };
         let first = seen_by(0).0 / SPAN * SPAN;
@@ -228,6 +230,10 @@ unsafe fn mix<S: Simd>(
         while d + 4 * LANES <= padded {
             mix_columns::<S, 4>(pages, weights, corrections, padded, (from, to, all_see_all), out, d);
             d += 4 * LANES;
+        }
+        while d + 2 * LANES <= padded {
+            mix_columns::<S, 2>(pages, weights, corrections, padded, (from, to, all_see_all), out, d);
+            d += 2 * LANES;
         }
         while d < padded {
             mix_columns::<S, 1>(pages, weights, corrections, padded, (from, to, all_see_all), out, d);

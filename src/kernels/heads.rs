@@ -47,6 +47,8 @@ pub struct Attention {
     pub heads: usize,
     /// Positions that a query sees, itself included.
     pub window: usize,
+    /// Whether a query sees what stands behind it too, to the end of its span: encoders do.
+    pub whole: bool,
 }
 
 impl Cpu {
@@ -81,7 +83,7 @@ impl Cpu {
         let kernels = self.kernels();
         let (q, k, v) = (Shared(q.as_mut_ptr()), Shared(k.as_mut_ptr()), Shared(v.as_mut_ptr()));
         let (page_len, store) = (shape.page_len(), Shared(cache.as_mut_ptr()));
-        self.share(rows <= 2, rows, &|row| {
+        let prepare = |row: usize| {
             let span = &spans[spans.partition_point(|span| span.rows.end <= row)];
             let position = span.position + row - span.rows.start;
             let (slot, page) = (position % KvCache::PAGE, span.pages[position / KvCache::PAGE]);
@@ -129,10 +131,15 @@ impl Cpu {
                     }
                 }
             }
+        };
+        // Keys of the 16 positions of a page share cache lines: long runs of rows stay with one thread.
+        let run = if rows > 2 * KvCache::PAGE { KvCache::PAGE } else { 1 };
+        self.share(rows <= 2, rows.div_ceil(run), &|task| {
+            (task * run..rows.min((task + 1) * run)).for_each(prepare);
         });
     }
 
-    /// Attention of each row over its own sequence, up to itself. `q` is what [`prepare_heads`](Self::prepare_heads) left; the
+    /// Attention of each row over its own sequence, up to itself or over all of it. `q` is what [`prepare_heads`](Self::prepare_heads) left; the
     /// results have its shape.
     ///
     /// # Panics
@@ -190,6 +197,7 @@ impl Cpu {
                 rows: count,
                 position: span.position + (start - span.rows.start),
                 window: attention.window,
+                whole: if attention.whole { span.position + span.rows.len() } else { 0 },
                 out: shared.at(at),
             };
             SCRATCH.with_borrow_mut(|scratch| {

@@ -158,22 +158,30 @@ impl Matrix {
     /// Quantises numbers given row by row to 8 bits, as [`QuantType::Q8_0`] or, where 16 columns are enough,
     /// [`QuantType::Q8Half`]; columns are filled up with zeros to whole blocks. Returns the factor, a power of two,
     /// by which the numbers were divided so that scales keep their precision.
-    pub fn pack_q8(
+    pub fn pack_q8(shape: (usize, usize), numbers: &[f32], pages: &mut Pages) -> Option<(Self, f32)> {
+        let largest = numbers.iter().fold(0f32, |top, v| top.max(v.abs()));
+        let factor = if largest > 0.0 { largest.log2().ceil().clamp(-100.0, 100.0).exp2() } else { 1.0 };
+        Some((Self::pack_q8_by(factor, shape, numbers, pages)?, factor))
+    }
+
+    /// As [`pack_q8`](Self::pack_q8), dividing by nothing: for numbers whose largest magnitudes, 32 columns at a time, are above
+    /// 0.01 or so, as weights of whole models are. Below, scales lose precision.
+    pub fn pack_q8_plain(shape: (usize, usize), numbers: &[f32], pages: &mut Pages) -> Option<Self> {
+        Self::pack_q8_by(1.0, shape, numbers, pages)
+    }
+
+    fn pack_q8_by(
+        factor: f32,
         (rows, columns): (usize, usize),
         numbers: &[f32],
         pages: &mut Pages,
-    ) -> Option<(Self, f32)> {
-        if numbers.len() != rows.checked_mul(columns)? {
+    ) -> Option<Self> {
+        if numbers.len() != rows.checked_mul(columns)? || numbers.iter().any(|v| !v.is_finite()) {
             return None;
         }
         let kind = if columns <= 16 { QuantType::Q8Half } else { QuantType::Q8_0 };
         let (block, _) = kind.block();
         let width = columns.next_multiple_of(block);
-        if numbers.iter().any(|v| !v.is_finite()) {
-            return None;
-        }
-        let largest = numbers.iter().fold(0f32, |top, v| top.max(v.abs()));
-        let factor = if largest > 0.0 { largest.log2().ceil().clamp(-100.0, 100.0).exp2() } else { 1.0 };
         let mut bytes = Vec::with_capacity(rows * WeightType::Quantised(kind).row_bytes(width)?);
         for row in numbers.chunks_exact(columns) {
             for start in (0..width).step_by(block) {
@@ -189,7 +197,7 @@ impl Matrix {
         }
         let stride = bytes.len() / rows.max(1);
         let row = |r: usize| &bytes[r * stride..(r + 1) * stride];
-        Some((Self::pack(WeightType::Quantised(kind), (rows, width), row, pages)?, factor))
+        Self::pack(WeightType::Quantised(kind), (rows, width), row, pages)
     }
 
     /// Its type.

@@ -106,6 +106,10 @@ pub(super) struct Kernels {
     pub(super) quantise: unsafe fn(*const f32, usize, *mut Group, usize),
     /// [`math::rms_norm`].
     pub(super) rms_norm: unsafe fn(*const f32, *const f32, usize, f32, *mut f32),
+    /// [`math::add_layer_norm`].
+    pub(super) add_layer_norm: unsafe fn(*mut f32, *const f32, (*const f32, *const f32), usize, f32),
+    /// [`math::gelu_erf`].
+    pub(super) gelu_erf: unsafe fn(*mut f32, usize),
     /// [`math::rotate`].
     pub(super) rotate: unsafe fn(*mut f32, *const f32, *const f32, usize, f32),
     /// [`math::gate_rows`] with SiLU.
@@ -202,6 +206,16 @@ macro_rules! variant {
                 unsafe { math::rms_norm::<S>(x, w, n, eps, y) }
             }
             $(#[target_feature(enable = $features)])?
+            unsafe fn add_layer_norm(
+                x: *mut f32, y: *const f32, affine: (*const f32, *const f32), n: usize, eps: f32,
+            ) {
+                unsafe { math::add_layer_norm::<S>(x, y, affine, n, eps) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn gelu_erf(x: *mut f32, vectors: usize) {
+                unsafe { math::gelu_erf::<S>(x, vectors) }
+            }
+            $(#[target_feature(enable = $features)])?
             unsafe fn rotate(x: *mut f32, cos: *const f32, sin: *const f32, half: usize, factor: f32) {
                 unsafe { math::rotate::<S>(x, cos, sin, half, factor) }
             }
@@ -237,7 +251,8 @@ macro_rules! variant {
             }
 
             pub(super) static KERNELS: Kernels = Kernels {
-                dot, unpack, dot_unpacked, dot_dense, quantise, rms_norm, rotate, silu, gelu,
+                dot, unpack, dot_unpacked, dot_dense, quantise, rms_norm, add_layer_norm, gelu_erf, rotate,
+                silu, gelu,
                 attend: attend_one, store_f16, prefetch, read, argmax,
             };
         }

@@ -8,6 +8,7 @@
 pub mod catalog;
 pub mod config;
 pub mod decoder;
+pub mod embed;
 pub mod fast;
 pub mod fetch;
 pub mod gguf;

@@ -26,6 +26,7 @@ struct Layer {
     norms: Option<(Vec<f32>, Vec<f32>)>,
     scale: f32,
     window: usize,
+    whole: bool,
     sequences: Vec<Sequence>,
 }
 
@@ -54,7 +55,7 @@ impl Layer {
             }
         };
         let sequences = lens.iter().map(sequence).collect();
-        Self { heads, shape, norms, scale: 1.0 / (head_dim as f32).sqrt(), window, sequences }
+        Self { heads, shape, norms, scale: 1.0 / (head_dim as f32).sqrt(), window, whole: false, sequences }
     }
 
     fn preparation<'a>(&'a self, cos: &'a [f32], sin: &'a [f32]) -> Heads<'a> {
@@ -114,7 +115,7 @@ fn pass(cpu: &Cpu, layer: &Layer, paged: &mut Paged, pieces: &[(usize, usize, us
     }
     cpu.prepare_heads(1, [&mut q, &mut k, &mut v], layer.preparation(&cos, &sin), &spans, &mut paged.cache);
     let mut out = Activations::default();
-    let attention = Attention { layer: 1, heads: layer.heads, window: layer.window };
+    let attention = Attention { layer: 1, heads: layer.heads, window: layer.window, whole: layer.whole };
     cpu.attention(attention, &q, &spans, &paged.cache, &mut out);
     out.floats().to_vec()
 }
@@ -180,7 +181,8 @@ fn expected(layer: &Layer, s: &Sequence) -> Vec<f64> {
     for row in 0..s.len {
         for n in 0..layer.heads {
             let q = &q[(row * layer.heads + n) * dim..][..dim];
-            let seen = (row + 1).saturating_sub(layer.window)..row + 1;
+            let end = if layer.whole { s.len } else { row + 1 };
+            let seen = end.saturating_sub(layer.window)..end;
             let at = |position: usize| (position * kv_heads + n / (layer.heads / kv_heads)) * dim;
             let scores: Vec<f64> =
                 seen.clone().map(|position| product(q, &k[at(position)..][..dim]).0).collect();
@@ -241,6 +243,17 @@ fn windows_across_spans() {
     for window in WINDOWS.into_iter().chain([63, 64, 65]) {
         let layer = Layer::new((3, 1), 24, window, &[140, 64, 65], &mut random);
         check(&layer, &[7, 64, 17, 33, 1], &mut random);
+    }
+}
+
+/// Encoders: every query sees all of its sequence, in one pass.
+#[test]
+fn whole_sequences_are_seen() {
+    let mut random = Random(45);
+    for (heads, dim) in [((4, 4), 32), ((3, 1), 24), ((2, 2), 64)] {
+        let lens = [1, 15, 70, 129];
+        let layer = Layer { whole: true, ..Layer::new(heads, dim, usize::MAX, &lens, &mut random) };
+        check(&layer, &[usize::MAX], &mut random);
     }
 }
 

@@ -8,6 +8,7 @@
 mod attention;
 mod deltas;
 mod elementwise;
+mod encode;
 mod formats;
 mod memory;
 mod products;

@@ -136,7 +136,13 @@ fn attention() {
     };
     let attend = |layer: usize, heads: usize, window: usize, q: usize, spans: &[Span<'_>]| {
         let (cache, mut out) = (KvCache::new(shape, 3), Activations::default());
-        cpu.attention(Attention { layer, heads, window }, &vec![0.0; q], spans, &cache, &mut out);
+        cpu.attention(
+            Attention { layer, heads, window, whole: false },
+            &vec![0.0; q],
+            spans,
+            &cache,
+            &mut out,
+        );
     };
     // Five rows of four query and two key-value heads.
     let sizes = [5 * 64, 5 * 32, 5 * 8];

@@ -286,7 +286,8 @@ impl FastDecoder {
         let d = deltas(Projection::O);
         cpu.expect(&d);
         cpu.prepare_heads(layer, [&mut *q, k, v], heads, pass.spans, cache);
-        let attention = Attention { layer, heads: config.heads, window: window.unwrap_or(usize::MAX) };
+        let window = window.unwrap_or(usize::MAX);
+        let attention = Attention { layer, heads: config.heads, window, whole: false };
         cpu.attention(attention, q, pass.spans, cache, &mut w.attended);
         if self.quantised {
             cpu.quantise(&mut w.attended);
