@@ -16,8 +16,7 @@ use std::sync::atomic::Ordering;
 
 use faulty_disk::FaultyDisk;
 use jiff::civil::Date;
-use shishin::ingest::chunk::estimate_tokens;
-use shishin::ingest::{BuildOptions, BuildReport, IngestError, build, build_with};
+use shishin::ingest::{BuildOptions, BuildReport, BuildTools, IngestError, build, build_with};
 use shishin::language::Language;
 use shishin::retrieve::{DEFAULT_MIN_COVERAGE, GuidelineIndex, Retrieval, SearchQuery};
 use shishin::store::StoreError;
@@ -115,7 +114,7 @@ impl Clinic {
 
     fn search(&self, text: &str, as_of: &str) -> Retrieval {
         let index = GuidelineIndex::open(&self.index()).unwrap();
-        let query = SearchQuery { text, as_of: day(as_of), language: None, limit: 5 };
+        let query = SearchQuery { text, as_of: day(as_of), language: None, limit: 5, ranking: None };
         index.snapshot().unwrap().search(&query).unwrap()
     }
 }
@@ -215,7 +214,7 @@ fn the_question_decides_between_languages_but_hides_neither() {
     clinic.build().unwrap();
     let index = GuidelineIndex::open(&clinic.index()).unwrap();
     let ask = |language| {
-        let query = SearchQuery { text: "130/80 mmHg", as_of: day(TODAY), language, limit: 5 };
+        let query = SearchQuery { text: "130/80 mmHg", as_of: day(TODAY), language, limit: 5, ranking: None };
         let found = index.snapshot().unwrap().search(&query).unwrap();
         found.passages.iter().map(|p| p.language).collect::<Vec<_>>()
     };
@@ -297,7 +296,8 @@ fn a_snapshot_outlives_rebuilds_and_refresh_swaps() {
         assert!(!index.refresh().unwrap());
     }
     let ask = |snapshot: &shishin::retrieve::Snapshot| {
-        let query = SearchQuery { text: "colchicine", as_of: day(TODAY), language: None, limit: 3 };
+        let query =
+            SearchQuery { text: "colchicine", as_of: day(TODAY), language: None, limit: 3, ranking: None };
         snapshot.search(&query).unwrap()
     };
     assert_eq!((ask(&pinned).passages.len(), ask(&pinned).generation), (0, first.clone()));
@@ -337,7 +337,8 @@ fn a_damaged_or_foreign_generation_is_refused_and_the_old_snapshot_stays() {
     assert!(GuidelineIndex::open(&clinic.index()).is_err());
 
     let manifest = dir.join("manifest.json");
-    let text = fs::read_to_string(&manifest).unwrap().replace("\"analysis\": \"v1\"", "\"analysis\": \"v0\"");
+    let own = format!("\"analysis\": \"{}\"", shishin::analysis::VERSION);
+    let text = fs::read_to_string(&manifest).unwrap().replace(&own, "\"analysis\": \"v0\"");
     fs::write(&manifest, text).unwrap();
     assert!(matches!(index.refresh(), Err(StoreError::Version { .. })));
     clinic.build().unwrap();
@@ -385,14 +386,25 @@ fn whichever_write_fails_a_whole_generation_stays_live() {
     let mut fault = 0;
     loop {
         let disk = FaultyDisk::failing_at(fault);
-        let built = build_with(&disk, &estimate_tokens, &clinic.options(), day(TODAY), &mut |_| {});
+        let built = build_with(
+            BuildTools { disk: &disk, ..BuildTools::default() },
+            &clinic.options(),
+            day(TODAY),
+            &mut |_| {},
+        );
         let finished = disk.steps.load(Ordering::SeqCst) <= fault;
         if let Ok(report) = &built {
             live.clone_from(&report.generation);
         }
         let opened = GuidelineIndex::open(&clinic.index()).unwrap_or_else(|e| panic!("fault {fault}: {e}"));
         assert_eq!(opened.snapshot().unwrap().generation(), live, "fault {fault}: {built:?}");
-        let query = SearchQuery { text: "asthma reliever", as_of: day(TODAY), language: None, limit: 1 };
+        let query = SearchQuery {
+            text: "asthma reliever",
+            as_of: day(TODAY),
+            language: None,
+            limit: 1,
+            ranking: None,
+        };
         assert_eq!(opened.snapshot().unwrap().search(&query).unwrap().passages[0].guideline, "asthma");
         index.refresh().unwrap();
         if finished {

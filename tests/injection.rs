@@ -101,6 +101,7 @@ fn passage(n: usize, text: &str) -> Passage {
         span: Span { start: 100, end: 100 + text.len() },
         score: 1.0,
         coverage: 1.0,
+        similarity: None,
         text: text.into(),
         chunk_id: format!("c{n}"),
     }

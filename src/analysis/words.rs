@@ -106,7 +106,9 @@ mod tests {
         fn offsets_point_at_the_word(text in "[ぁ-んァ-ヶｦ-ﾟ一-龠ー a-z0-9。]{0,60}") {
             let mut last = 0;
             for word in japanese_words(&text) {
-                prop_assert_eq!(super::super::normalise::fold_text(&text[word.from..word.to]), word.text);
+                // Not more: a mark that joins no kana (`ｧﾞ`) shares the bytes of the kana before it.
+                let there = super::super::normalise::fold_text(&text[word.from..word.to]);
+                prop_assert!(there.trim_end_matches(['\u{3099}', '\u{309A}']) == word.text, "{there:?} for {word:?}");
                 prop_assert!(word.from >= last);
                 last = word.to;
             }

@@ -259,8 +259,9 @@ impl Answerer {
         limit: usize,
     ) -> Result<(Vec<Passage>, String), AnswerError> {
         let snapshot = self.index.snapshot().ok_or(AnswerError::NoIndex)?;
-        let search =
-            |text: &str| snapshot.search(&SearchQuery { text, as_of, language: Some(language), limit });
+        let search = |text: &str| {
+            snapshot.search(&SearchQuery { text, as_of, language: Some(language), limit, ranking: None })
+        };
         let mut found = search(asked)?;
         let bar = self.settings.min_coverage;
         // Notes first, the question last: what the notes speak of hides what is asked.

@@ -15,10 +15,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::ZonedDateTime;
 use jiff::civil::Date;
 
-use super::printable;
-use crate::ingest::{self, BuildOptions, BuildReport, Finding, Progress};
+use super::signals::cancel_on_signal;
+use super::{printable, setup};
+use crate::config::Settings;
+use crate::ingest::{self, BuildOptions, BuildReport, BuildTools, Finding, Progress};
 use crate::language::Language;
-use crate::retrieve::{GuidelineIndex, Passage, SearchQuery};
+use crate::model::fetch::Cancel;
+use crate::retrieve::{GuidelineIndex, Meaning, Passage, Ranking, SearchQuery};
 use crate::store::Manifest;
 use crate::store::publish;
 
@@ -47,59 +50,62 @@ pub enum IndexCommand {
         /// How many passages to show
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
         limit: u16,
+        /// What to go by: words (bm25), vectors (dense), or both (fused), the default where there are vectors
+        #[arg(long)]
+        ranking: Option<Ranking>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
 }
 
-/// The settings that the subcommand needs.
-#[derive(Debug, Clone, Copy)]
-pub struct IndexSettings<'a> {
-    /// The folder of the generations.
-    pub index_dir: &'a Path,
-    /// The folder of guideline files.
-    pub guidelines_dir: &'a Path,
-    /// The most tokens in a chunk.
-    pub chunk_tokens: usize,
-    /// How many tokens a chunk repeats where a section is split.
-    pub overlap_tokens: usize,
-}
-
 /// Runs the subcommand.
-pub fn run(
-    command: IndexCommand,
-    settings: IndexSettings<'_>,
-    out: &mut dyn Write,
-) -> anyhow::Result<ExitCode> {
+pub fn run(command: IndexCommand, settings: &Settings, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let index = &settings.index;
     match command {
-        IndexCommand::Build { strict } => build(settings, strict, out),
-        IndexCommand::Status { json } => status(settings.index_dir, json, out),
-        IndexCommand::Search { query, as_of, limit, json } => {
-            search(settings.index_dir, &query, as_of.unwrap_or_else(today), usize::from(limit), json, out)
+        IndexCommand::Build { strict } => {
+            let meaning = meaning(settings)?;
+            build(&setup::build_options(index, strict), meaning.as_ref(), out)
+        }
+        IndexCommand::Status { json } => status(&index.directory, json, out),
+        IndexCommand::Search { query, as_of, limit, ranking, json } => {
+            // What takes seconds to load comes after what is quick to refuse.
+            if crate::store::current_id(&index.directory)?.is_none() {
+                anyhow::bail!("{}", nothing_built(&index.directory));
+            }
+            let meaning = if ranking == Some(Ranking::Bm25) { None } else { meaning(settings)? };
+            let query = SearchQuery {
+                text: &query,
+                as_of: as_of.unwrap_or_else(today),
+                language: None,
+                limit: usize::from(limit),
+                ranking,
+            };
+            search(&index.directory, meaning, &query, json, out)
         }
     }
+}
+
+fn meaning(settings: &Settings) -> anyhow::Result<Option<Meaning>> {
+    let cancel = Cancel::default();
+    cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
+    setup::meaning(settings, &cancel)
 }
 
 fn today() -> Date {
     ZonedDateTime::now().date()
 }
 
-fn build(settings: IndexSettings<'_>, strict: bool, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let options = BuildOptions {
-        source: settings.guidelines_dir.to_owned(),
-        index: settings.index_dir.to_owned(),
-        chunk_tokens: settings.chunk_tokens,
-        overlap_tokens: settings.overlap_tokens,
-        strict,
-    };
+fn build(options: &BuildOptions, meaning: Option<&Meaning>, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let bar = progress_bar()?;
-    let built = ingest::build(&options, today(), &mut |step| show(&bar, step));
+    let embedder = meaning.map(|meaning| &*meaning.embedder);
+    let tools = BuildTools { embedder, ..BuildTools::default() };
+    let built = ingest::build_with(tools, options, today(), &mut |step| show(&bar, step));
     bar.finish_and_clear();
     match built {
         Ok(report) => {
             print_findings(&report.findings);
-            print_report(&report, settings.index_dir, out)?;
+            print_report(&report, &options.index, out)?;
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
@@ -141,6 +147,9 @@ fn print_report(report: &BuildReport, index_dir: &Path, out: &mut dyn Write) -> 
     writeln!(out, "Generation {} is live in {}.", report.generation, index_dir.display())?;
     writeln!(out, "{}", contents(&report.counts))?;
     writeln!(out, "{} in effect today.", plural(report.in_effect, "edition"))?;
+    if let Some(embedded) = report.embedded {
+        writeln!(out, "{} made, {} taken along.", plural(embedded.made, "vector"), embedded.reused)?;
+    }
     if report.left_out > 0 {
         writeln!(out, "{} left out because of errors; see above.", plural(report.left_out, "file"))?;
     }
@@ -199,23 +208,24 @@ fn print_status(
     Ok(())
 }
 
+fn nothing_built(index_dir: &Path) -> String {
+    format!("nothing has been built in {}; run `shishin index build`", index_dir.display())
+}
+
 fn search(
     index_dir: &Path,
-    query: &str,
-    as_of: Date,
-    limit: usize,
+    meaning: Option<Meaning>,
+    query: &SearchQuery<'_>,
     json: bool,
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
-    let index = GuidelineIndex::open(index_dir)?;
-    let snapshot = index.snapshot().with_context(|| {
-        format!("nothing has been built in {}; run `shishin index build`", index_dir.display())
-    })?;
-    let found = snapshot.search(&SearchQuery { text: query, as_of, language: None, limit })?;
+    let index = GuidelineIndex::open_with(index_dir, meaning)?;
+    let snapshot = index.snapshot().with_context(|| nothing_built(index_dir))?;
+    let found = snapshot.search(query)?;
     if json {
         writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
     } else if found.passages.is_empty() {
-        writeln!(out, "No passage found among the editions in effect on {as_of}.")?;
+        writeln!(out, "No passage found among the editions in effect on {}.", query.as_of)?;
     } else {
         for passage in &found.passages {
             print_passage(passage, out)?;
@@ -238,7 +248,8 @@ fn print_passage(passage: &Passage, out: &mut dyn Write) -> std::io::Result<()> 
         passage.effective_from
     )?;
     writeln!(out, "    {}:{}..{}", passage.file, passage.span.start, passage.span.end)?;
-    writeln!(out, "    score {:.2}, coverage {:.2}", passage.score, passage.coverage)?;
+    let similarity = passage.similarity.map_or_else(String::new, |s| format!(", similarity {s:.3}"));
+    writeln!(out, "    score {:.2}, coverage {:.2}{similarity}", passage.score, passage.coverage)?;
     for line in printable(&passage.text).lines() {
         writeln!(out, "    | {line}")?;
     }
@@ -250,6 +261,7 @@ mod tests {
     use clap::{CommandFactory as _, Parser};
 
     use super::*;
+    use crate::config::{self, Sources};
 
     #[derive(Parser)]
     struct Line {
@@ -261,12 +273,12 @@ mod tests {
     fn the_command_line_is_consistent_and_reads_dates() {
         Line::command().debug_assert();
         let line = Line::try_parse_from(["index", "search", "降圧目標", "--as-of", "2020-01-31"]).unwrap();
-        let IndexCommand::Search { query, as_of, limit, json } = line.command else {
+        let IndexCommand::Search { query, as_of, limit, ranking, json } = line.command else {
             panic!("another command")
         };
         assert_eq!(
-            (query.as_str(), as_of.unwrap().to_string().as_str(), limit, json),
-            ("降圧目標", "2020-01-31", 5, false)
+            (query.as_str(), as_of.unwrap().to_string().as_str(), limit, ranking, json),
+            ("降圧目標", "2020-01-31", 5, None, false)
         );
         for bad in [
             &["search", "x", "--as-of", "soon"],
@@ -280,14 +292,13 @@ mod tests {
     #[test]
     fn searching_what_was_never_built_says_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = IndexSettings {
-            index_dir: dir.path(),
-            guidelines_dir: dir.path(),
-            chunk_tokens: 100,
-            overlap_tokens: 0,
-        };
-        let command = IndexCommand::Search { query: "x".to_owned(), as_of: None, limit: 1, json: false };
-        let error = run(command, settings, &mut std::io::sink()).unwrap_err().to_string();
+        let directory = dir.path().to_str().unwrap().to_owned();
+        let sources =
+            Sources { flags: vec![("index.directory".into(), directory, "test")], ..Sources::default() };
+        let settings = config::load(&Sources { environment: vec![("HOME".into(), "/".into())], ..sources });
+        let command =
+            IndexCommand::Search { query: "x".to_owned(), as_of: None, limit: 1, ranking: None, json: false };
+        let error = run(command, &settings.unwrap(), &mut std::io::sink()).unwrap_err().to_string();
         assert!(error.contains("shishin index build"), "{error}");
     }
 }

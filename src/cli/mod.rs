@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod bench;
 mod bench_engine;
+pub mod evaluate;
 pub mod index;
 pub mod inspect;
 pub mod model;
@@ -72,6 +73,9 @@ enum Command {
     },
     /// List, fetch and inspect models
     Model(model::ModelArgs),
+    /// Judge retrieval on collections with known answers
+    #[command(subcommand)]
+    Evaluate(evaluate::EvaluateCommand),
     /// Build, inspect and search the guideline index
     #[command(subcommand)]
     Index(index::IndexCommand),
@@ -167,9 +171,8 @@ impl Cli {
                 model::run(&args, &catalog, &fetch_options(&settings), &mut std::io::stdout().lock())?;
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Index(command) => {
-                index::run(command, index_settings(&settings), &mut std::io::stdout().lock())
-            }
+            Command::Evaluate(command) => evaluate::run(&settings, command, &mut std::io::stdout().lock()),
+            Command::Index(command) => index::run(command, &settings, &mut std::io::stdout().lock()),
         }
     }
 }
@@ -192,13 +195,4 @@ fn fetch_options(settings: &Settings) -> FetchOptions {
     options.offline = settings.model.offline;
     options.hub_token = settings.model.hub_token.as_ref().map(|secret| secret.0.clone());
     options
-}
-
-fn index_settings(settings: &Settings) -> index::IndexSettings<'_> {
-    index::IndexSettings {
-        index_dir: &settings.index.directory,
-        guidelines_dir: &settings.index.guidelines,
-        chunk_tokens: settings.index.chunk_tokens,
-        overlap_tokens: settings.index.overlap_tokens,
-    }
 }

@@ -11,17 +11,18 @@ use jiff::ZonedDateTime;
 use super::fetch_options;
 use super::progress::DownloadBar;
 use crate::answer::{Answerer, AnswererParts};
-use crate::config::{CpuSettings, Settings};
+use crate::config::{CpuSettings, IndexSettings, Settings};
 use crate::engine::Engine;
-use crate::ingest::{self, BuildOptions};
+use crate::ingest::{self, BuildOptions, BuildTools};
 use crate::kernels::{Cpu, Variant};
 use crate::model::BaseModel;
-use crate::model::catalog::{Catalog, Format, Kind};
+use crate::model::catalog::{Catalog, Format, Kind, ModelEntry};
+use crate::model::embed;
 use crate::model::fast::PackedAdapter;
 use crate::model::fetch::{self, Cancel};
 use crate::model::lora::Adapter;
 use crate::prompt::Wording;
-use crate::retrieve::GuidelineIndex;
+use crate::retrieve::{GuidelineIndex, Meaning};
 
 /// A running engine and what asks it.
 pub struct Running {
@@ -77,14 +78,53 @@ pub fn locate(settings: &Settings, name: &str, cancel: &Cancel) -> anyhow::Resul
         entry.kind == Kind::Llm,
         "the model `{name}` makes embeddings and cannot answer; `shishin model list` shows the others"
     );
-    let mut options = fetch_options(settings);
-    options.cancel = cancel.clone();
-    let path = fetch::ensure(entry, &options, &mut DownloadBar::stderr())?;
+    let path = fetched(settings, entry, cancel)?;
     let sha256 = match (entry.format, entry.files.as_slice()) {
         (Format::Gguf, [file]) => Some(file.sha256.clone()),
         _ => None,
     };
     Ok(Located { name: name.to_owned(), path, sha256 })
+}
+
+/// A model's file or folder; fetched if it is not here.
+fn fetched(settings: &Settings, entry: &ModelEntry, cancel: &Cancel) -> anyhow::Result<PathBuf> {
+    let mut options = fetch_options(settings);
+    options.cancel = cancel.clone();
+    Ok(fetch::ensure(entry, &options, &mut DownloadBar::stderr())?)
+}
+
+/// Loads the embedder that the settings name, with threads of its own; none where they name none.
+///
+/// # Errors
+/// When there is no such embedder, or it cannot be fetched or loaded.
+pub fn meaning(settings: &Settings, cancel: &Cancel) -> anyhow::Result<Option<Meaning>> {
+    let Some(name) = &settings.index.embedder else { return Ok(None) };
+    let path = match as_path(name) {
+        Some(path) => path,
+        None => {
+            let catalog = catalog(settings)?;
+            let entry = catalog.get(name)?;
+            anyhow::ensure!(
+                entry.kind == Kind::Embedder,
+                "index.embedder: the model `{name}` answers and makes no embeddings; `shishin model list` shows the others"
+            );
+            fetched(settings, entry, cancel)?
+        }
+    };
+    let cpu = Arc::new(cpu(settings.cpu)?);
+    let embedder = embed::load(name, &path, Arc::clone(&cpu)).context("index.embedder")?;
+    Ok(Some(Meaning { embedder: Arc::from(embedder), cpu }))
+}
+
+/// What a build makes of the settings.
+pub fn build_options(settings: &IndexSettings, strict: bool) -> BuildOptions {
+    BuildOptions {
+        source: settings.guidelines.clone(),
+        index: settings.directory.clone(),
+        chunk_tokens: settings.chunk_tokens,
+        overlap_tokens: settings.overlap_tokens,
+        strict,
+    }
 }
 
 /// Loads everything and starts the engine. `note` hears what is being done.
@@ -98,7 +138,7 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
         None => Wording::built_in()?,
     };
     note("opening the guideline index");
-    let index = Arc::new(open_index(settings)?);
+    let index = Arc::new(open_index(settings, cancel)?);
     note("looking for the model");
     let located = locate(settings, &settings.model.name, cancel)?;
     note("loading the model");
@@ -154,8 +194,9 @@ pub fn cpu(settings: CpuSettings) -> anyhow::Result<Cpu> {
 }
 
 /// Opens the index; where nothing was ever built and there are guidelines, builds it first.
-fn open_index(settings: &Settings) -> anyhow::Result<GuidelineIndex> {
-    let index = GuidelineIndex::open(&settings.index.directory)?;
+fn open_index(settings: &Settings, cancel: &Cancel) -> anyhow::Result<GuidelineIndex> {
+    let meaning = meaning(settings, cancel)?;
+    let index = GuidelineIndex::open_with(&settings.index.directory, meaning.clone())?;
     if index.snapshot().is_some() {
         return Ok(index);
     }
@@ -166,14 +207,10 @@ fn open_index(settings: &Settings) -> anyhow::Result<GuidelineIndex> {
         );
         return Ok(index);
     }
-    let options = BuildOptions {
-        source: settings.index.guidelines.clone(),
-        index: settings.index.directory.clone(),
-        chunk_tokens: settings.index.chunk_tokens,
-        overlap_tokens: settings.index.overlap_tokens,
-        strict: false,
-    };
-    let report = ingest::build(&options, ZonedDateTime::now().date(), &mut |_| {})?;
+    let options = build_options(&settings.index, false);
+    let embedder = meaning.as_ref().map(|meaning| &*meaning.embedder);
+    let tools = BuildTools { embedder, ..BuildTools::default() };
+    let report = ingest::build_with(tools, &options, ZonedDateTime::now().date(), &mut |_| {})?;
     for finding in &report.findings {
         tracing::warn!(file = finding.file, line = finding.line, "{}", finding.message);
     }

@@ -168,6 +168,8 @@ pub struct IndexSettings {
     pub chunk_tokens: usize,
     /// Tokens a chunk repeats.
     pub overlap_tokens: usize,
+    /// Name or path of the embedder; `None` for search by words alone.
+    pub embedder: Option<String>,
     /// Time between looks for a new generation.
     pub refresh: Duration,
 }
@@ -260,6 +262,7 @@ struct RawIndex {
     directory: PathBuf,
     chunk_tokens: usize,
     overlap_tokens: usize,
+    embedder: String,
     passages: usize,
     min_coverage: f32,
     refresh_seconds: u64,
@@ -441,6 +444,7 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
             directory: raw.index.directory,
             chunk_tokens: raw.index.chunk_tokens,
             overlap_tokens: raw.index.overlap_tokens,
+            embedder: Some(raw.index.embedder).filter(|name| !name.is_empty()),
             refresh: Duration::from_secs(raw.index.refresh_seconds),
         },
         answer: AnswerSettings {

@@ -12,19 +12,23 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::Serialize;
 
-use super::beir::Collection;
+use super::beir::{Collection, Document};
 use super::metrics::{Figures, Mean};
+use crate::ingest::IngestError;
 use crate::ingest::chunk::{Sizes, chunks};
+use crate::ingest::embedding::{Embedding, embedded_text};
 use crate::ingest::segment::IndexesWriter;
 use crate::language::Language;
-use crate::retrieve::{GuidelineIndex, RetrieveError, Snapshot};
-use crate::store::StoreError;
-use crate::store::disk::Filesystem;
+use crate::retrieve::{GuidelineIndex, Meaning, Ranking, RetrieveError, Snapshot};
+use crate::store::disk::{Disk as _, Filesystem};
+use crate::store::manifest::MadeBy;
 use crate::store::publish::BuildLock;
 use crate::store::schema::{Days, Record};
+use crate::store::vectors::VECTORS;
+use crate::store::{StoreError, io_error};
 
-/// Documents of a ranking that are looked at: as deep as any figure goes.
-const DEPTH: usize = 100;
+/// Chunks of a ranking that are looked at: enough for 100 documents of several chunks each.
+const CHUNKS: usize = 500;
 /// The day that documents have been in effect from, and are asked for.
 const DAY: Date = Date::constant(2000, 1, 1);
 
@@ -34,6 +38,9 @@ pub enum EvaluateError {
     /// It cannot be indexed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Its chunks cannot be embedded.
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
     /// It cannot be searched.
     #[error(transparent)]
     Retrieve(#[from] RetrieveError),
@@ -51,30 +58,51 @@ pub struct Indexed {
     pub bytes: u64,
 }
 
-/// Builds an index of the documents in `folder`.
+/// Builds an index of the documents in `folder`, with vectors where an embedder is given. What an earlier build there embedded is
+/// taken along.
 ///
 /// # Errors
 /// When it cannot be written or read back.
-pub fn index(collection: &Collection, folder: &Path, sizes: Sizes<'_>) -> Result<Indexed, EvaluateError> {
+pub fn index(
+    collection: &Collection,
+    folder: &Path,
+    sizes: Sizes<'_>,
+    meaning: Option<&Meaning>,
+) -> Result<Indexed, EvaluateError> {
     let begun = Instant::now();
     let disk = Filesystem;
     let lock = BuildLock::take(&disk, folder)?;
     let draft = lock.start(&Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string())?;
     let mut writer = IndexesWriter::create(&disk, &draft)?;
+    let mut embedding = meaning.map(|meaning| Embedding::start(&*meaning.embedder, folder));
     let mut documents = Vec::new();
     for (number, document) in collection.documents.iter().enumerate() {
-        writer.document(&document.title, &document.text, Days { begins: DAY, ends: None })?;
-        for (n, chunk) in chunks(&document.text, 0, &document.title, sizes).into_iter().enumerate() {
-            let text = document.text[chunk.span.clone()].to_owned();
-            let head = format!("{}\n{}", document.title, chunk.section);
-            writer
-                .chunk(&record(&document.id, &document.title, n, chunk.section, chunk.span, text), &head)?;
+        let Document { id, title, text } = document;
+        writer.document(title, text, Days { begins: DAY, ends: None })?;
+        for (n, chunk) in chunks(text, 0, title, sizes).into_iter().enumerate() {
+            let own = text[chunk.span.clone()].to_owned();
+            if let Some(embedding) = &mut embedding {
+                embedding.push(embedded_text(title, &chunk.section, &own))?;
+            }
+            let head = format!("{title}\n{}", chunk.section);
+            writer.chunk(&record(id, title, n, chunk.section, chunk.span, own), &head)?;
             documents.push(number);
         }
     }
     writer.finish()?;
-    let manifest = draft.publish(|manifest| manifest.source.clone_from(&collection.name))?;
-    let index = GuidelineIndex::open(folder)?;
+    if let Some(embedding) = embedding {
+        let (vectors, _) = embedding.finish()?;
+        let path = draft.dir.join(VECTORS);
+        disk.write(&path, &vectors.to_bytes()).map_err(io_error("write", &path))?;
+    }
+    let manifest = draft.publish(|manifest| {
+        manifest.source.clone_from(&collection.name);
+        manifest.embedder = meaning.map(|meaning| MadeBy {
+            name: meaning.embedder.name().to_owned(),
+            sha256: meaning.embedder.fingerprint().to_owned(),
+        });
+    })?;
+    let index = GuidelineIndex::open_with(folder, meaning.cloned())?;
     let missing = || StoreError::Missing { id: manifest.id.clone(), path: folder.to_owned() };
     let snapshot = index.snapshot().ok_or_else(missing)?;
     let bytes = manifest.files.values().map(|file| file.bytes).sum();
@@ -122,24 +150,22 @@ pub struct Answered {
     pub milliseconds: f64,
 }
 
-/// A chunk's number and its score.
-pub type Scored = (usize, f32);
-
-/// Asks every question; `search` gives chunks, best first, at least as many as it is asked for where there are as many.
+/// Asks every question.
 ///
 /// # Errors
 /// When a search fails.
 pub fn ask(
     collection: &Collection,
     indexed: &Indexed,
-    mut search: impl FnMut(&str, usize) -> Result<Vec<Scored>, RetrieveError>,
+    ranking: Ranking,
 ) -> Result<Vec<Answered>, EvaluateError> {
     let mut answered = Vec::with_capacity(collection.questions.len());
     for (asked, judged) in &collection.questions {
         let begun = Instant::now();
-        let chunks = search(&asked.text, DEPTH)?;
+        let found = indexed.snapshot.rank(&asked.text, ranking, DAY, CHUNKS)?;
         let milliseconds = begun.elapsed().as_secs_f64() * 1e3;
-        let ranked = best_documents(&chunks, &indexed.documents);
+        let rows: Vec<usize> = found.iter().map(|ranked| ranked.row).collect();
+        let ranked = best_documents(&rows, &indexed.documents);
         let names: Vec<&str> = ranked.iter().map(|at| collection.documents[*at].id.as_str()).collect();
         let Some(figures) = Figures::of(&names, judged) else { continue };
         let found = names.iter().take(10).map(|name| (*name).to_owned()).collect();
@@ -149,9 +175,10 @@ pub fn ask(
 }
 
 /// Documents in the order of their best chunks.
-fn best_documents(chunks: &[Scored], documents: &[usize]) -> Vec<usize> {
+fn best_documents(rows: &[usize], documents: &[usize]) -> Vec<usize> {
     let mut seen = HashSet::new();
-    chunks.iter().map(|(row, _)| documents[*row]).filter(|document| seen.insert(*document)).collect()
+    let owners = rows.iter().filter_map(|row| documents.get(*row).copied());
+    owners.filter(|document| seen.insert(*document)).collect()
 }
 
 /// The figures of all questions together.
@@ -188,5 +215,15 @@ impl Summary {
             median_ms: at(0.5),
             p99_ms: at(0.99),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_ranks_as_its_best_chunk() {
+        assert_eq!(best_documents(&[4, 0, 3, 1, 9], &[0, 0, 1, 1, 2]), [2, 0, 1]);
     }
 }

@@ -14,15 +14,18 @@ use sha2::{Digest as _, Sha256};
 
 use super::chunk::{Sizes, chunks, estimate_tokens};
 use super::editions::{Edition, resolve};
+use super::embedding::{Embedded, Embedding, embedded_text};
 use super::front_matter::{self, FrontMatter};
 use super::read::{self, SourceFile};
 use super::segment::IndexesWriter;
 use super::{Finding, IngestError};
+use crate::model::embed::Embedder;
 use crate::store::disk::{Disk, Filesystem};
-use crate::store::manifest::{Counts, hex};
+use crate::store::manifest::{Counts, MadeBy, hex};
 use crate::store::publish::{BuildLock, Draft};
 use crate::store::schema::{Days, Record};
-use crate::store::{Manifest, StoreError};
+use crate::store::vectors::VECTORS;
+use crate::store::{Manifest, StoreError, io_error};
 
 /// What to build.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,27 +64,47 @@ pub struct BuildReport {
     pub in_effect: usize,
     /// Files that were left out because of an error.
     pub left_out: usize,
+    /// Vectors of chunks; none without an embedder.
+    pub embedded: Option<Embedded>,
     /// Everything found.
     pub findings: Vec<Finding>,
 }
 
-/// Builds a generation and makes it live, on the file system and with estimated token counts.
+/// What a build works with.
+#[derive(Clone, Copy)]
+pub struct BuildTools<'a> {
+    /// Where it writes.
+    pub disk: &'a dyn Disk,
+    /// Counts the tokens of a text.
+    pub count_tokens: &'a dyn Fn(&str) -> usize,
+    /// Makes the vectors of chunks; without one the index is searched by words alone.
+    pub embedder: Option<&'a dyn Embedder>,
+}
+
+impl Default for BuildTools<'_> {
+    /// The file system, estimated token counts, and no embedder.
+    fn default() -> Self {
+        Self { disk: &Filesystem, count_tokens: &estimate_tokens, embedder: None }
+    }
+}
+
+/// Builds a generation and makes it live, on the file system, with estimated token counts and no vectors.
 pub fn build(
     options: &BuildOptions,
     today: Date,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<BuildReport, IngestError> {
-    build_with(&Filesystem, &estimate_tokens, options, today, progress)
+    build_with(BuildTools::default(), options, today, progress)
 }
 
-/// Builds a generation and makes it live, with a given disk and token counter.
+/// Builds a generation and makes it live, with given tools.
 pub fn build_with(
-    disk: &dyn Disk,
-    count_tokens: &dyn Fn(&str) -> usize,
+    tools: BuildTools<'_>,
     options: &BuildOptions,
     today: Date,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<BuildReport, IngestError> {
+    let BuildTools { disk, count_tokens, embedder } = tools;
     let lock = BuildLock::take(disk, &options.index)?;
     let mut corpus = Corpus::read(options, progress)?;
 
@@ -91,10 +114,19 @@ pub fn build_with(
     let draft = lock.start(&format!("{stamp}-{}", corpus.hash.get(..8).unwrap_or_default()))?;
     let sizes =
         Sizes { limit: options.chunk_tokens.max(1), overlap: options.overlap_tokens, count: count_tokens };
-    let counts = corpus.index(disk, &draft, sizes, progress)?;
+    let mut embedding = embedder.map(|embedder| Embedding::start(embedder, &options.index));
+    let counts = corpus.index(disk, &draft, sizes, &mut embedding, progress)?;
 
     progress(Progress::Writing);
-    let manifest = publish(draft, &corpus.hash, &counts, created, options)?;
+    let mut embedded = None;
+    if let Some(embedding) = embedding {
+        let (vectors, made) = embedding.finish()?;
+        let path = draft.dir.join(VECTORS);
+        disk.write(&path, &vectors.to_bytes()).map_err(io_error("write", &path))?;
+        embedded = Some(made);
+    }
+    let made_by = embedder.map(|e| MadeBy { name: e.name().to_owned(), sha256: e.fingerprint().to_owned() });
+    let manifest = publish(draft, &corpus.hash, &counts, made_by, created, options)?;
     corpus.findings.sort_by(|a, b| (&a.file, a.line, &a.message).cmp(&(&b.file, b.line, &b.message)));
     let left_out: HashSet<_> = corpus.findings.iter().filter(|f| f.is_error()).map(|f| &f.file).collect();
     Ok(BuildReport {
@@ -102,6 +134,7 @@ pub fn build_with(
         counts,
         in_effect: corpus.sources.iter().filter(|s| s.edition.in_effect(today)).count(),
         left_out: left_out.len(),
+        embedded,
         findings: corpus.findings,
     })
 }
@@ -159,6 +192,7 @@ impl Corpus {
         disk: &dyn Disk,
         draft: &Draft<'_>,
         sizes: Sizes<'_>,
+        embedding: &mut Option<Embedding<'_>>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Counts, IngestError> {
         let mut writer = IndexesWriter::create(disk, draft)?;
@@ -184,6 +218,10 @@ impl Corpus {
             let days = Days { begins: front.effective_from, ends: source.edition.ends };
             writer.document(&format!("{}\n{tags}", front.title), &text[source.body..], days)?;
             for (n, chunk) in found.into_iter().enumerate() {
+                if let Some(embedding) = embedding {
+                    let own = &text[chunk.span.clone()];
+                    embedding.push(embedded_text(&front.title, &chunk.section, own))?;
+                }
                 let head = [&front.title, &chunk.section, &tags].map(String::as_str).join("\n");
                 writer.chunk(&record(source, &text, n, chunk.section, chunk.span), &head)?;
             }
@@ -247,6 +285,7 @@ fn publish(
     draft: Draft<'_>,
     corpus: &str,
     counts: &Counts,
+    embedder: Option<MadeBy>,
     created: Timestamp,
     options: &BuildOptions,
 ) -> Result<Manifest, StoreError> {
@@ -256,5 +295,6 @@ fn publish(
         let name = options.source.file_name().unwrap_or(options.source.as_os_str());
         manifest.source = name.to_string_lossy().into_owned();
         manifest.counts = counts.clone();
+        manifest.embedder = embedder;
     })
 }

@@ -10,6 +10,7 @@
 pub mod build;
 pub mod chunk;
 pub mod editions;
+pub mod embedding;
 pub mod front_matter;
 pub mod read;
 pub(crate) mod segment;
@@ -19,8 +20,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use build::{BuildOptions, BuildReport, Progress, build, build_with};
+pub use build::{BuildOptions, BuildReport, BuildTools, Progress, build, build_with};
+pub use embedding::Embedded;
 
+use crate::model::embed::EmbedError;
 use crate::store::StoreError;
 
 /// How much a finding weighs.
@@ -109,6 +112,9 @@ pub enum IngestError {
         /// The file, relative to the guideline folder.
         file: String,
     },
+    /// A chunk has no vector.
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
     /// The generation could not be written.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -112,6 +112,7 @@ impl Wording {
             span: Span { start: 0, end: MARK.len() },
             score: 1.0,
             coverage: 1.0,
+            similarity: None,
             text: MARK.into(),
             chunk_id: "sample".into(),
         };

@@ -12,6 +12,9 @@ use crate::store::vectors::Vectors;
 /// Rows that are packed at a time: bounds the memory that packing takes besides the result.
 const SLAB_ROWS: usize = 1 << 14;
 
+/// What a document's cosine counts, beside its chunk's: a chunk out of the middle often does not say what it is about.
+const DOCUMENT_SHARE: f32 = 0.5;
+
 /// A chunk by its number in the generation, and how near it is to the question.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Near {
@@ -23,33 +26,65 @@ pub struct Near {
 
 /// The vectors of a generation, packed for searching.
 pub struct DenseIndex {
-    /// Matrices of up to [`SLAB_ROWS`] rows, and the factor of each.
-    slabs: Vec<(Matrix, f32)>,
+    chunks: Packed,
+    /// The direction of each document: the mean of its chunks' vectors.
+    documents: Packed,
+    /// The document of each chunk.
+    owners: Vec<usize>,
     dimensions: usize,
-    rows: usize,
     cpu: Arc<Cpu>,
 }
 
 impl std::fmt::Debug for DenseIndex {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DenseIndex").field("rows", &self.rows).field("dimensions", &self.dimensions).finish()
+        f.debug_struct("DenseIndex")
+            .field("rows", &self.rows())
+            .field("dimensions", &self.dimensions)
+            .finish()
     }
 }
 
+/// The cosines of a question with the chunks, in order of the chunks.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cosines {
+    /// With each chunk.
+    pub chunks: Vec<f32>,
+    /// With each chunk, and its document's share: what chunks are ranked by.
+    pub ranked_by: Vec<f32>,
+}
+
 impl DenseIndex {
-    /// Packs vectors, to be searched by the threads of `cpu`; `None` when one holds what is no number.
+    /// Packs vectors, to be searched by the threads of `cpu`; `owners` are the numbers of the chunks' documents. `None` when a vector
+    /// holds what is no number, or there is not a document for each.
     #[must_use]
-    pub fn pack(vectors: &Vectors, cpu: Arc<Cpu>) -> Option<Self> {
-        let (rows, dimensions) = (vectors.rows(), vectors.dimensions());
-        let mut pages = Pages::default();
-        let mut slabs = Vec::with_capacity(rows.div_ceil(SLAB_ROWS));
-        for start in (0..rows).step_by(SLAB_ROWS) {
-            let own = start..rows.min(start + SLAB_ROWS);
-            let numbers: Vec<f32> =
-                own.clone().flat_map(|row| vectors.row(row)).map(|number| number.to_f32()).collect();
-            slabs.push(Matrix::pack_q8((own.len(), dimensions), &numbers, &mut pages)?);
+    pub fn pack(vectors: &Vectors, owners: Vec<usize>, cpu: Arc<Cpu>) -> Option<Self> {
+        let dimensions = vectors.dimensions();
+        if owners.len() != vectors.rows() {
+            return None;
         }
-        Some(Self { slabs, dimensions, rows, cpu })
+        let row = |row: usize, to: &mut Vec<f32>| to.extend(vectors.row(row).iter().map(|n| n.to_f32()));
+        let chunks = Packed::pack(vectors.rows(), dimensions, row)?;
+        let count = owners.iter().max().map_or(0, |last| last + 1);
+        // Numbers beyond the chunks' own would only come of a broken index.
+        if count > owners.len() {
+            return None;
+        }
+        let mut means = vec![0f32; count * dimensions];
+        for (row, owner) in owners.iter().enumerate() {
+            let mean = &mut means[owner * dimensions..(owner + 1) * dimensions];
+            mean.iter_mut().zip(vectors.row(row)).for_each(|(sum, number)| *sum += number.to_f32());
+        }
+        for mean in means.chunks_exact_mut(dimensions.max(1)) {
+            let length = mean.iter().map(|n| n * n).sum::<f32>().sqrt();
+            if length > 0.0 {
+                mean.iter_mut().for_each(|n| *n /= length);
+            }
+        }
+        let mean = |row: usize, to: &mut Vec<f32>| {
+            to.extend_from_slice(&means[row * dimensions..(row + 1) * dimensions]);
+        };
+        let documents = Packed::pack(count, dimensions, mean)?;
+        Some(Self { chunks, documents, owners, dimensions, cpu })
     }
 
     /// Numbers of a vector.
@@ -58,25 +93,55 @@ impl DenseIndex {
         self.dimensions
     }
 
-    /// Vectors in it.
+    /// Chunks in it.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.rows
+        self.owners.len()
     }
 
     /// Bytes that it takes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.slabs.iter().map(|slab| slab.0.bytes()).sum()
+        let packed =
+            [&self.chunks, &self.documents].map(|p| p.slabs.iter().map(|s| s.0.bytes()).sum::<usize>());
+        packed[0] + packed[1] + size_of_val(&self.owners[..])
     }
 
-    /// The cosine of the question's vector with every chunk's, in order of the chunks.
+    /// The cosine of the question's vector with every chunk's.
     ///
     /// # Panics
     /// When the question's vector has another number of dimensions.
     #[must_use]
-    pub fn scores(&self, question: &[f32]) -> Vec<f32> {
+    pub fn cosines(&self, question: &[f32]) -> Cosines {
         assert_eq!(question.len(), self.dimensions, "a question of these dimensions");
+        let chunks = self.chunks.products(question, &self.cpu);
+        let documents = self.documents.products(question, &self.cpu);
+        let share = |(cosine, owner): (&f32, &usize)| cosine + DOCUMENT_SHARE * documents[*owner];
+        let ranked_by = chunks.iter().zip(&self.owners).map(share).collect();
+        Cosines { chunks, ranked_by }
+    }
+}
+
+/// Vectors as the kernels multiply them: matrices of up to [`SLAB_ROWS`] rows, and the factor of each.
+struct Packed {
+    slabs: Vec<(Matrix, f32)>,
+    rows: usize,
+}
+
+impl Packed {
+    fn pack(rows: usize, dimensions: usize, row: impl Fn(usize, &mut Vec<f32>)) -> Option<Self> {
+        let mut pages = Pages::default();
+        let mut slabs = Vec::with_capacity(rows.div_ceil(SLAB_ROWS));
+        for start in (0..rows).step_by(SLAB_ROWS) {
+            let own = start..rows.min(start + SLAB_ROWS);
+            let mut numbers = Vec::with_capacity(own.len() * dimensions);
+            own.clone().for_each(|at| row(at, &mut numbers));
+            slabs.push(Matrix::pack_q8((own.len(), dimensions), &numbers, &mut pages)?);
+        }
+        Some(Self { slabs, rows })
+    }
+
+    fn products(&self, question: &[f32], cpu: &Cpu) -> Vec<f32> {
         let mut scores = vec![0.0; self.rows];
         let Some((first, _)) = self.slabs.first() else { return scores };
         let (mut whole, mut split) = (Activations::default(), Activations::default());
@@ -85,13 +150,13 @@ impl DenseIndex {
         whole.floats_mut()[..question.len()].copy_from_slice(question);
         whole.floats_mut()[question.len()..].fill(0.0);
         // 16 bits of the question: only the vectors' own rounding is left.
-        self.cpu.split(&whole, &mut split);
+        cpu.split(&whole, &mut split);
         let mut products = Vec::new();
         for ((slab, factor), scores) in self.slabs.iter().zip(scores.chunks_mut(SLAB_ROWS)) {
             products.resize(2 * slab.rows(), 0.0);
             let part = Part { weight: slab, bias: None, deltas: &[] };
             let output = Output { to: &mut products, stride: slab.rows(), add: false };
-            self.cpu.linear(&split, &[part], &mut [output]);
+            cpu.linear(&split, &[part], &mut [output]);
             let (high, low) = products.split_at(slab.rows());
             for ((score, high), low) in scores.iter_mut().zip(high).zip(low) {
                 *score = (high + low) * factor;
@@ -146,7 +211,8 @@ mod tests {
             vectors.push(VectorKey::of(&row.to_string()), &unit(dimensions, row as u64));
         }
         let cpu = Arc::new(Cpu::new(Variant::best(), 2).unwrap());
-        let packed = DenseIndex::pack(&vectors, cpu).unwrap();
+        let owners = (0..rows).map(|row| row / 3).collect();
+        let packed = DenseIndex::pack(&vectors, owners, cpu).unwrap();
         (vectors, packed)
     }
 
@@ -155,11 +221,25 @@ mod tests {
         for (rows, dimensions) in [(1, 384), (50, 384), (SLAB_ROWS + 3, 40)] {
             let (vectors, packed) = index(rows, dimensions);
             let question = unit(dimensions, 1 << 40);
-            let scores = packed.scores(&question);
-            assert_eq!(scores.len(), rows);
-            for (row, score) in scores.iter().enumerate() {
-                let exact: f32 = vectors.row(row).iter().zip(&question).map(|(a, b)| a.to_f32() * b).sum();
+            let Cosines { chunks, ranked_by } = packed.cosines(&question);
+            assert_eq!((chunks.len(), ranked_by.len()), (rows, rows));
+            let product =
+                |row: &[half::f16]| -> f32 { row.iter().zip(&question).map(|(a, b)| a.to_f32() * b).sum() };
+            for (row, score) in chunks.iter().enumerate() {
+                let exact = product(vectors.row(row));
                 assert!((score - exact).abs() < 4e-3, "row {row}: {score} for {exact}");
+            }
+            // The last document of all, whose chunks may be fewer.
+            let own: Vec<usize> = ((rows - 1) / 3 * 3..rows).collect();
+            let mut mean = vec![0f32; dimensions];
+            for row in &own {
+                mean.iter_mut().zip(vectors.row(*row)).for_each(|(m, n)| *m += n.to_f32());
+            }
+            let length = mean.iter().map(|n| n * n).sum::<f32>().sqrt();
+            let about: f32 = mean.iter().zip(&question).map(|(a, b)| a / length * b).sum();
+            for row in own {
+                let exact = product(vectors.row(row)) + DOCUMENT_SHARE * about;
+                assert!((ranked_by[row] - exact).abs() < 7e-3, "row {row}");
             }
         }
     }
@@ -167,8 +247,17 @@ mod tests {
     #[test]
     fn no_vectors_are_no_trouble() {
         let (_, packed) = index(0, 8);
-        assert!(packed.scores(&unit(8, 0)).is_empty());
+        assert_eq!(packed.cosines(&unit(8, 0)), Cosines::default());
         assert!(nearest(&[], 5, |_| true).is_empty());
+    }
+
+    #[test]
+    fn owners_must_fit() {
+        let mut vectors = Vectors::new(8);
+        vectors.push(VectorKey::of("x"), &unit(8, 1));
+        let cpu = Arc::new(Cpu::new(Variant::best(), 1).unwrap());
+        assert!(DenseIndex::pack(&vectors, vec![], Arc::clone(&cpu)).is_none());
+        assert!(DenseIndex::pack(&vectors, vec![7], cpu).is_none());
     }
 
     proptest! {

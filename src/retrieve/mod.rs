@@ -1,14 +1,17 @@
 //! Retrieval: from a question to numbered passages, on one pinned snapshot of the index.
 //!
 //! The request path enters here: [`GuidelineIndex`] hands out the live [`Snapshot`], which a request keeps from
-//! its first step to its last, whatever is built meanwhile. [`Snapshot::search`] is the spine: [`terms`] (what the
-//! question asks for) → [`lexical`] (BM25 over the editions in effect) → [`coverage`] (how much of the question a
-//! passage answers, the ground for abstaining) → [`passage`] (what the prompt and the client get).
+//! its first step to its last, whatever is built meanwhile. [`Snapshot::search`] ([`snapshot`]) is the spine: [`terms`] (what the
+//! question asks for) → [`lexical`] (BM25 over the editions in effect) and [`dense`] (vectors near that of the question) → [`fuse`]
+//! (one ranking of both) → [`coverage`] (how much of the question a passage answers, the ground for abstaining) → [`passage`] (what
+//! the prompt and the client get).
 
 pub mod coverage;
 pub mod dense;
+pub mod fuse;
 pub mod lexical;
 pub mod passage;
+pub mod snapshot;
 pub mod terms;
 
 use std::path::{Path, PathBuf};
@@ -16,15 +19,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use jiff::civil::Date;
-use tantivy::{ReloadPolicy, Searcher};
 
 pub use passage::{Passage, Retrieval, Span};
+pub use snapshot::{Ranked, Ranking, Snapshot};
 
+use crate::kernels::Cpu;
 use crate::language::Language;
-use crate::store::schema::{DocumentFields, Fields};
-use crate::store::{self, Generation, Manifest, StoreError, search_error};
-use lexical::{Hit, Indexes};
-use terms::QueryTerms;
+use crate::model::embed::{EmbedError, Embedder};
+use crate::store::{self, StoreError};
 
 /// The coverage below which a passage does not answer the question, unless the configuration says otherwise.
 ///
@@ -37,10 +39,6 @@ pub const DEFAULT_MIN_COVERAGE: f32 = 0.45;
 /// The most passages one search returns.
 pub const MAX_PASSAGES: usize = 100;
 
-/// Score factor of passages in the language of the question: enough to decide between two that say the same,
-/// too little to hide the only one that answers.
-const SAME_LANGUAGE: f32 = 1.3;
-
 /// Why a search failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RetrieveError {
@@ -52,6 +50,9 @@ pub enum RetrieveError {
         /// Why it failed.
         source: Box<tantivy::TantivyError>,
     },
+    /// The question has no vector.
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
     /// A stored record cannot be read.
     #[error(
         "generation `{generation}` holds a record that cannot be read: {source}; run `shishin index build`"
@@ -75,19 +76,37 @@ pub struct SearchQuery<'a> {
     pub language: Option<Language>,
     /// The most passages to return, bounded by [`MAX_PASSAGES`].
     pub limit: usize,
+    /// What to go by; [`Snapshot::ranking`] when not given.
+    pub ranking: Option<Ranking>,
+}
+
+/// What searching by meaning needs.
+#[derive(Clone)]
+pub struct Meaning {
+    /// Makes the vectors of questions; those of the chunks must be its own.
+    pub embedder: Arc<dyn Embedder>,
+    /// Multiplies vectors.
+    pub cpu: Arc<Cpu>,
 }
 
 /// The live index: hands out snapshots and swaps in new generations.
 pub struct GuidelineIndex {
     index_dir: PathBuf,
+    meaning: Option<Meaning>,
     live: ArcSwapOption<Snapshot>,
 }
 
 impl GuidelineIndex {
-    /// Opens the live generation of an index folder. A folder in which nothing was built yet is no error: there
-    /// is no snapshot until a [`GuidelineIndex::refresh`] finds one.
+    /// Opens the live generation of an index folder, to be searched by words alone. A folder in which nothing was built yet is no
+    /// error: there is no snapshot until a [`GuidelineIndex::refresh`] finds one.
     pub fn open(index_dir: &Path) -> Result<Self, StoreError> {
-        let index = Self { index_dir: index_dir.to_owned(), live: ArcSwapOption::empty() };
+        Self::open_with(index_dir, None)
+    }
+
+    /// As [`open`](Self::open), to be searched by meaning too where an embedder is given; a generation whose vectors are not its own
+    /// is refused.
+    pub fn open_with(index_dir: &Path, meaning: Option<Meaning>) -> Result<Self, StoreError> {
+        let index = Self { index_dir: index_dir.to_owned(), meaning, live: ArcSwapOption::empty() };
         index.refresh()?;
         Ok(index)
     }
@@ -108,121 +127,12 @@ impl GuidelineIndex {
         }
         match store::open_current(&self.index_dir)? {
             Some(generation) => {
-                self.live.store(Some(Arc::new(Snapshot::new(generation)?)));
+                let dir = store::generation_dir(&self.index_dir, &generation.manifest.id);
+                let snapshot = Snapshot::open(generation, &dir, self.meaning.as_ref())?;
+                self.live.store(Some(Arc::new(snapshot)));
                 Ok(true)
             }
             None => Ok(false),
         }
-    }
-}
-
-/// One generation, open for searching. While it lives, its files stay.
-pub struct Snapshot {
-    generation: Generation,
-    searcher: Searcher,
-    fields: Fields,
-    documents: Searcher,
-    document_fields: DocumentFields,
-}
-
-impl Snapshot {
-    fn new(generation: Generation) -> Result<Self, StoreError> {
-        let id = PathBuf::from(&generation.manifest.id);
-        let searcher = |index: &tantivy::Index| {
-            let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into();
-            let reader: tantivy::IndexReader = reader.map_err(search_error("open", &id))?;
-            Ok::<_, StoreError>(reader.searcher())
-        };
-        Ok(Self {
-            searcher: searcher(&generation.index)?,
-            fields: Fields::new(),
-            documents: searcher(&generation.documents)?,
-            document_fields: DocumentFields::new(),
-            generation,
-        })
-    }
-
-    /// The id of its generation.
-    #[must_use]
-    pub fn generation(&self) -> &str {
-        &self.generation.manifest.id
-    }
-
-    /// What its generation holds.
-    #[must_use]
-    pub fn manifest(&self) -> &Manifest {
-        &self.generation.manifest
-    }
-
-    /// Finds the passages for a question among the editions in effect on its day, best first.
-    pub fn search(&self, query: &SearchQuery<'_>) -> Result<Retrieval, RetrieveError> {
-        let failed = |source| self.failed(source);
-        let limit = query.limit.min(MAX_PASSAGES);
-        let terms = QueryTerms::of(query.text, &self.searcher, &self.fields).map_err(failed)?;
-        // More than asked for, so that the language preference has something to choose from.
-        let wanted = limit * 2 + 10;
-        let found = lexical::search(self.indexes(), &terms, &lexical::WEIGHTS, query.as_of, wanted);
-        let language = query.language.unwrap_or_else(|| Language::detect(query.text));
-        let mut hits =
-            found.map_err(failed)?.into_iter().map(|hit| self.passage(hit)).collect::<Result<Vec<_>, _>>()?;
-        for passage in &mut hits {
-            if passage.language == language {
-                passage.score *= SAME_LANGUAGE;
-            }
-        }
-        // Ties go to the chunk id, so that the same question always gets the same order.
-        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.chunk_id.cmp(&b.chunk_id)));
-        hits.truncate(limit);
-        for (i, passage) in hits.iter_mut().enumerate() {
-            passage.n = i + 1;
-            passage.coverage = coverage::share(&terms, &passage.title, &passage.section, &passage.text);
-        }
-        Ok(Retrieval { passages: hits, generation: self.generation().to_owned() })
-    }
-
-    /// The chunks that match a question best in words, best first.
-    ///
-    /// # Errors
-    /// When the index cannot be read.
-    pub fn rank_words(
-        &self,
-        text: &str,
-        weights: &lexical::Weights,
-        as_of: Date,
-        limit: usize,
-    ) -> Result<Vec<Hit>, RetrieveError> {
-        let failed = |source| self.failed(source);
-        let terms = QueryTerms::of(text, &self.searcher, &self.fields).map_err(failed)?;
-        lexical::search(self.indexes(), &terms, weights, as_of, limit).map_err(failed)
-    }
-
-    fn indexes(&self) -> Indexes<'_> {
-        Indexes {
-            chunks: &self.searcher,
-            fields: &self.fields,
-            documents: &self.documents,
-            document_fields: &self.document_fields.words,
-        }
-    }
-
-    /// The share of a question's content, from 0 to 1, that occurs in the index at all; 1 for a question
-    /// without content of its own ("And then?").
-    ///
-    /// # Errors
-    /// When the index cannot be read.
-    pub fn familiarity(&self, text: &str) -> Result<f32, RetrieveError> {
-        let terms = QueryTerms::of(text, &self.searcher, &self.fields).map_err(|e| self.failed(e))?;
-        Ok(terms.familiarity())
-    }
-
-    fn passage(&self, hit: Hit) -> Result<Passage, RetrieveError> {
-        let json = lexical::record(&self.searcher, &self.fields, hit.at).map_err(|e| self.failed(e))?;
-        let record = serde_json::from_str(&json)
-            .map_err(|source| RetrieveError::Record { generation: self.generation().to_owned(), source })?;
-        Ok(Passage::new(record, hit.score))
-    }
-
-    fn failed(&self, source: tantivy::TantivyError) -> RetrieveError {
-        RetrieveError::Search { generation: self.generation().to_owned(), source: Box::new(source) }
     }
 }

@@ -61,6 +61,9 @@ pub struct Passage {
     pub score: f32,
     /// How much of the question's content it contains, from 0 to 1; comparable between searches.
     pub coverage: f32,
+    /// The cosine of its vector and the question's, from −1 to 1, where the index has vectors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<f32>,
     /// The text.
     pub text: String,
     /// Names the chunk within its generation.
@@ -68,7 +71,7 @@ pub struct Passage {
 }
 
 impl Passage {
-    pub(super) fn new(record: Record, score: f32) -> Self {
+    pub(super) fn new(record: Record, score: f32, similarity: Option<f32>) -> Self {
         Self {
             n: 0,
             guideline: record.guideline,
@@ -86,6 +89,7 @@ impl Passage {
             span: record.span.into(),
             score,
             coverage: 0.0,
+            similarity,
             text: record.text,
             chunk_id: record.chunk_id,
         }

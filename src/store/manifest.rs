@@ -41,6 +41,15 @@ pub struct FileSum {
     pub sha256: String,
 }
 
+/// An embedder, and what its vectors depend on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeBy {
+    /// What it is called.
+    pub name: String,
+    /// Its fingerprint.
+    pub sha256: String,
+}
+
 /// What a generation holds and what it was built with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -52,6 +61,9 @@ pub struct Manifest {
     pub schema: u32,
     /// The version of the analysis.
     pub analysis: String,
+    /// What made the vectors of its chunks; none where there are none.
+    #[serde(default)]
+    pub embedder: Option<MadeBy>,
     /// sha256 over the names and texts of the guidelines.
     pub corpus: String,
     /// When it was built, RFC 3339.
@@ -99,20 +111,24 @@ impl Manifest {
 
     /// Compares every file with its checksum.
     pub fn check_files(&self, dir: &Path) -> Result<(), StoreError> {
-        for (name, want) in &self.files {
-            let path = dir.join(name);
-            let damaged = |why: &str| StoreError::Damaged { path: path.clone(), why: why.to_owned() };
-            let found = match sum_file(&path) {
-                Ok(found) => found,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(damaged("it is missing")),
-                Err(e) => return Err(io_error("read", &path)(e)),
-            };
-            if found.bytes != want.bytes {
-                return Err(damaged("its length differs"));
-            }
-            if found.sha256 != want.sha256 {
-                return Err(damaged("its sha256 differs"));
-            }
+        self.files.keys().try_for_each(|name| self.check_file(dir, name))
+    }
+
+    /// Compares one file with its checksum; one that the generation does not have is missing.
+    pub fn check_file(&self, dir: &Path, name: &str) -> Result<(), StoreError> {
+        let path = dir.join(name);
+        let damaged = |why: &str| StoreError::Damaged { path: path.clone(), why: why.to_owned() };
+        let want = self.files.get(name).ok_or_else(|| damaged("it is missing"))?;
+        let found = match sum_file(&path) {
+            Ok(found) => found,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(damaged("it is missing")),
+            Err(e) => return Err(io_error("read", &path)(e)),
+        };
+        if found.bytes != want.bytes {
+            return Err(damaged("its length differs"));
+        }
+        if found.sha256 != want.sha256 {
+            return Err(damaged("its sha256 differs"));
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! <index>/CURRENT                         the id of the live generation
 //! <index>/generations/<id>/manifest.json  what is in it, with the sha256 of every file; written last
 //! <index>/generations/<id>/documents/     the index of whole documents
+//! <index>/generations/<id>/vectors.bin    the vectors of its chunks, if it was built with an embedder
 //! <index>/generations/<id>/IN_USE         readers hold a shared lock on it, so that it is not removed
 //! <index>/generations/.building-<id>/     a build under way, or one that died
 //! ```
@@ -163,9 +164,15 @@ pub fn open_current(index_dir: &Path) -> Result<Option<Generation>, StoreError> 
     }
 }
 
+/// The folder of a generation.
+#[must_use]
+pub fn generation_dir(index_dir: &Path, id: &str) -> PathBuf {
+    index_dir.join(GENERATIONS).join(id)
+}
+
 /// Opens one generation.
 pub fn open(index_dir: &Path, id: &str) -> Result<Generation, StoreError> {
-    let dir = index_dir.join(GENERATIONS).join(id);
+    let dir = generation_dir(index_dir, id);
     let in_use = lock_in_use(&dir, id)?;
     let manifest = Manifest::read(&dir, id)?;
     manifest.check_versions()?;

@@ -130,6 +130,7 @@ impl Draft<'_> {
             id: self.id.clone(),
             schema: super::schema::VERSION,
             analysis: crate::analysis::VERSION.to_owned(),
+            embedder: None,
             corpus: String::new(),
             created: String::new(),
             source: String::new(),

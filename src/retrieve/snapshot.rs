@@ -1,0 +1,314 @@
+//! A snapshot: one generation of the index, open for searching, by words, by vectors, or by both.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::civil::Date;
+use tantivy::{DocAddress, ReloadPolicy, Searcher};
+
+use super::dense::{Cosines, DenseIndex, nearest};
+use super::fuse::{Scored, normalised_average};
+use super::lexical::{self, Indexes};
+use super::passage::{Passage, Retrieval};
+use super::terms::QueryTerms;
+use super::{MAX_PASSAGES, Meaning, RetrieveError, SearchQuery, coverage};
+use crate::language::Language;
+use crate::model::embed::TextKind;
+use crate::store::schema::{DocumentFields, Fields, day_number};
+use crate::store::vectors::Vectors;
+use crate::store::{Generation, Manifest, StoreError, search_error};
+
+/// Chunks of each ranking that are fused.
+const FUSED: usize = 1_000;
+/// What the ranking by vectors counts in the average, against that by words.
+const VECTOR_WEIGHT: f32 = 0.4;
+/// Factor on the score of passages in the language of the question: enough to decide between two that say the same,
+/// too little to hide the only one that answers.
+const SAME_LANGUAGE: f32 = 1.3;
+/// The same where scores are between 0 and 1 whatever the words.
+const SAME_LANGUAGE_FUSED: f32 = 1.1;
+
+/// What chunks are ranked by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ranking {
+    /// Words alone.
+    Bm25,
+    /// Vectors alone.
+    Dense,
+    /// Both.
+    Fused,
+}
+
+/// A ranking's name that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown ranking `{0}`; the rankings are bm25, dense and fused")]
+pub struct UnknownRanking(String);
+
+impl Ranking {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Bm25, Self::Dense, Self::Fused];
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bm25 => "bm25",
+            Self::Dense => "dense",
+            Self::Fused => "fused",
+        }
+    }
+}
+
+impl std::str::FromStr for Ranking {
+    type Err = UnknownRanking;
+
+    fn from_str(name: &str) -> Result<Self, UnknownRanking> {
+        Self::ALL.into_iter().find(|r| r.as_str() == name).ok_or_else(|| UnknownRanking(name.to_owned()))
+    }
+}
+
+/// A chunk that was found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ranked {
+    /// The chunk's number in the generation.
+    pub row: usize,
+    /// How well it matches; comparable within one search only.
+    pub score: f32,
+    /// The cosine of its vector and the question's, where vectors were looked at.
+    pub similarity: Option<f32>,
+}
+
+/// Where a chunk is, and when it is in effect.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    at: DocAddress,
+    document: usize,
+    begins: i64,
+    ends: i64,
+}
+
+/// One generation, open for searching. While it lives, its files stay.
+pub struct Snapshot {
+    generation: Generation,
+    searcher: Searcher,
+    fields: Fields,
+    documents: Searcher,
+    document_fields: DocumentFields,
+    /// By the chunk's number.
+    places: Vec<Place>,
+    dense: Option<(DenseIndex, Meaning)>,
+}
+
+impl Snapshot {
+    pub(super) fn open(
+        generation: Generation,
+        dir: &Path,
+        meaning: Option<&Meaning>,
+    ) -> Result<Self, StoreError> {
+        let searcher = |index: &tantivy::Index| {
+            let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into();
+            let reader: tantivy::IndexReader = reader.map_err(search_error("open", dir))?;
+            Ok::<_, StoreError>(reader.searcher())
+        };
+        let chunks = searcher(&generation.index)?;
+        let places = places(&chunks).map_err(search_error("read", dir))?;
+        let dense = match meaning {
+            Some(meaning) => Some((dense(&generation.manifest, dir, &places, meaning)?, meaning.clone())),
+            None => None,
+        };
+        Ok(Self {
+            searcher: chunks,
+            fields: Fields::new(),
+            documents: searcher(&generation.documents)?,
+            document_fields: DocumentFields::new(),
+            places,
+            dense,
+            generation,
+        })
+    }
+
+    /// The id of its generation.
+    #[must_use]
+    pub fn generation(&self) -> &str {
+        &self.generation.manifest.id
+    }
+
+    /// What its generation holds.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.generation.manifest
+    }
+
+    /// What a search goes by unless it is told: both where there are vectors.
+    #[must_use]
+    pub fn ranking(&self) -> Ranking {
+        if self.dense.is_some() { Ranking::Fused } else { Ranking::Bm25 }
+    }
+
+    /// Finds the passages for a question among the editions in effect on its day, best first.
+    ///
+    /// # Errors
+    /// When the index cannot be read, or the question cannot be embedded.
+    pub fn search(&self, query: &SearchQuery<'_>) -> Result<Retrieval, RetrieveError> {
+        let limit = query.limit.min(MAX_PASSAGES);
+        let terms = self.terms(query.text)?;
+        let ranking = query.ranking.unwrap_or_else(|| self.ranking());
+        // More than asked for, so that the language preference has something to choose from.
+        let found = self.rank_terms(query.text, &terms, ranking, query.as_of, limit * 2 + 10)?;
+        let language = query.language.unwrap_or_else(|| Language::detect(query.text));
+        let mut hits = found.into_iter().map(|hit| self.passage(hit)).collect::<Result<Vec<_>, _>>()?;
+        let factor = if ranking == Ranking::Bm25 { SAME_LANGUAGE } else { SAME_LANGUAGE_FUSED };
+        for passage in &mut hits {
+            if passage.language == language {
+                passage.score *= factor;
+            }
+        }
+        // Ties go to the chunk id, so that the same question always gets the same order.
+        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.chunk_id.cmp(&b.chunk_id)));
+        hits.truncate(limit);
+        for (i, passage) in hits.iter_mut().enumerate() {
+            passage.n = i + 1;
+            passage.coverage = coverage::share(&terms, &passage.title, &passage.section, &passage.text);
+        }
+        Ok(Retrieval { passages: hits, generation: self.generation().to_owned() })
+    }
+
+    /// The best chunks for a question among the editions in effect on a day, best first. Without vectors, rankings by them find
+    /// nothing.
+    ///
+    /// # Errors
+    /// When the index cannot be read, or the question cannot be embedded.
+    pub fn rank(
+        &self,
+        text: &str,
+        ranking: Ranking,
+        as_of: Date,
+        limit: usize,
+    ) -> Result<Vec<Ranked>, RetrieveError> {
+        self.rank_terms(text, &self.terms(text)?, ranking, as_of, limit)
+    }
+
+    fn rank_terms(
+        &self,
+        text: &str,
+        terms: &QueryTerms,
+        ranking: Ranking,
+        as_of: Date,
+        limit: usize,
+    ) -> Result<Vec<Ranked>, RetrieveError> {
+        let depth = limit.max(FUSED);
+        let words = |limit: usize| -> Result<Vec<Scored>, RetrieveError> {
+            let indexes = Indexes {
+                chunks: &self.searcher,
+                fields: &self.fields,
+                documents: &self.documents,
+                document_fields: &self.document_fields.words,
+            };
+            let hits = lexical::search(indexes, terms, &lexical::WEIGHTS, as_of, limit);
+            Ok(hits.map_err(|e| self.failed(e))?.into_iter().map(|hit| (hit.row, hit.score)).collect())
+        };
+        let (found, similarities) = match (ranking, &self.dense) {
+            (Ranking::Bm25, _) => (words(limit)?, Vec::new()),
+            (_, None) => (Vec::new(), Vec::new()),
+            (_, Some((index, meaning))) => {
+                let vectors = meaning.embedder.embed(TextKind::Query, &[text])?;
+                let cosines = vectors.first().map_or_else(Cosines::default, |vector| index.cosines(vector));
+                let day = day_number(as_of);
+                let in_effect = |row: usize| {
+                    self.places.get(row).is_some_and(|place| place.begins <= day && place.ends > day)
+                };
+                let near = nearest(&cosines.ranked_by, depth, in_effect);
+                let near: Vec<Scored> = near.into_iter().map(|near| (near.row, near.score)).collect();
+                let found = match ranking {
+                    Ranking::Dense => near,
+                    _ => {
+                        let rankings =
+                            [(&words(depth)?[..], 1.0 - VECTOR_WEIGHT), (&near[..], VECTOR_WEIGHT)];
+                        normalised_average(&rankings)
+                    }
+                };
+                (found, cosines.chunks)
+            }
+        };
+        let ranked = found.into_iter().take(limit).map(|(row, score)| Ranked {
+            row,
+            score,
+            similarity: similarities.get(row).copied(),
+        });
+        Ok(ranked.collect())
+    }
+
+    /// The share of a question's content, from 0 to 1, that occurs in the index at all; 1 for a question
+    /// without content of its own ("And then?").
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn familiarity(&self, text: &str) -> Result<f32, RetrieveError> {
+        Ok(self.terms(text)?.familiarity())
+    }
+
+    fn terms(&self, text: &str) -> Result<QueryTerms, RetrieveError> {
+        QueryTerms::of(text, &self.searcher, &self.fields).map_err(|e| self.failed(e))
+    }
+
+    fn passage(&self, hit: Ranked) -> Result<Passage, RetrieveError> {
+        let place = self.places.get(hit.row).map_or(DocAddress::new(0, u32::MAX), |place| place.at);
+        let json = lexical::record(&self.searcher, &self.fields, place).map_err(|e| self.failed(e))?;
+        let record = serde_json::from_str(&json)
+            .map_err(|source| RetrieveError::Record { generation: self.generation().to_owned(), source })?;
+        Ok(Passage::new(record, hit.score, hit.similarity))
+    }
+
+    fn failed(&self, source: tantivy::TantivyError) -> RetrieveError {
+        RetrieveError::Search { generation: self.generation().to_owned(), source: Box::new(source) }
+    }
+}
+
+/// Reads where each chunk is.
+fn places(searcher: &Searcher) -> tantivy::Result<Vec<Place>> {
+    let nowhere =
+        Place { at: DocAddress::new(0, u32::MAX), document: usize::MAX, begins: i64::MAX, ends: i64::MIN };
+    let mut places = vec![nowhere; searcher.num_docs() as usize];
+    for (ord, segment) in searcher.segment_readers().iter().enumerate() {
+        let columns = segment.fast_fields();
+        let (rows, begins, ends) = (columns.u64("row")?, columns.i64("begins")?, columns.i64("ends")?);
+        let owners = columns.u64("document")?;
+        for doc in 0..segment.max_doc() {
+            let row = rows.first(doc).and_then(|row| places.get_mut(row as usize));
+            if let (Some(place), Some(begins), Some(ends)) = (row, begins.first(doc), ends.first(doc)) {
+                let document = owners.first(doc).map_or(usize::MAX, |owner| owner as usize);
+                *place = Place { at: DocAddress::new(ord as u32, doc), document, begins, ends };
+            }
+        }
+    }
+    Ok(places)
+}
+
+/// Packs the vectors of a generation, which must be the embedder's own.
+fn dense(
+    manifest: &Manifest,
+    dir: &Path,
+    places: &[Place],
+    meaning: &Meaning,
+) -> Result<DenseIndex, StoreError> {
+    let other = |found: String| StoreError::Version {
+        id: manifest.id.clone(),
+        what: "the embedder",
+        found,
+        wanted: meaning.embedder.name().to_owned(),
+    };
+    let Some(made_by) = &manifest.embedder else { return Err(other("none".to_owned())) };
+    if made_by.sha256 != meaning.embedder.fingerprint() {
+        return Err(other(format!("{} ({:.8})", made_by.name, made_by.sha256)));
+    }
+    let path = dir.join(crate::store::vectors::VECTORS);
+    let damaged = |why: &str| StoreError::Damaged { path: path.clone(), why: why.to_owned() };
+    let vectors = Vectors::read(dir)?.ok_or_else(|| damaged("it is missing"))?;
+    if vectors.rows() != places.len() || vectors.dimensions() != meaning.embedder.dimensions() {
+        return Err(damaged("it does not hold a vector for each chunk"));
+    }
+    let owners = places.iter().map(|place| place.document).collect();
+    let packed = DenseIndex::pack(&vectors, owners, Arc::clone(&meaning.cpu));
+    packed.ok_or_else(|| damaged("it holds what is no number"))
+}
