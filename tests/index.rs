@@ -18,7 +18,7 @@ use faulty_disk::FaultyDisk;
 use jiff::civil::Date;
 use shishin::ingest::{BuildOptions, BuildReport, BuildTools, IngestError, build, build_with};
 use shishin::language::Language;
-use shishin::retrieve::{DEFAULT_MIN_COVERAGE, GuidelineIndex, Retrieval, SearchQuery};
+use shishin::retrieve::{Gate, GuidelineIndex, Retrieval, SearchQuery};
 use shishin::store::StoreError;
 use shishin::store::disk::Filesystem;
 use shishin::store::publish::{BuildLock, list};
@@ -105,6 +105,7 @@ impl Clinic {
             chunk_tokens: 120,
             overlap_tokens: 20,
             strict: false,
+            keep_generations: 3,
         }
     }
 
@@ -114,7 +115,8 @@ impl Clinic {
 
     fn search(&self, text: &str, as_of: &str) -> Retrieval {
         let index = GuidelineIndex::open(&self.index()).unwrap();
-        let query = SearchQuery { text, as_of: day(as_of), language: None, limit: 5, ranking: None };
+        let query =
+            SearchQuery { text, as_of: day(as_of), language: None, filter: None, limit: 5, ranking: None };
         index.snapshot().unwrap().search(&query).unwrap()
     }
 }
@@ -177,7 +179,7 @@ fn coverage_tells_questions_with_an_answer_from_those_without() {
         ["What is the blood pressure target for a 60-year-old with hypertension?", "高血圧の降圧目標は？"]
     {
         assert!(
-            clinic.search(question, TODAY).relevant(DEFAULT_MIN_COVERAGE),
+            clinic.search(question, TODAY).relevant(Gate::default()),
             "{question}: {:?}",
             clinic.search(question, TODAY)
         );
@@ -186,7 +188,7 @@ fn coverage_tells_questions_with_an_answer_from_those_without() {
         ["What is the capital of France?", "日本の首都はどこですか", "🙂🙂🙂", "", "the of and", "\u{202e}"]
     {
         let found = clinic.search(question, TODAY);
-        assert!(!found.relevant(DEFAULT_MIN_COVERAGE), "{question}: {found:?}");
+        assert!(!found.relevant(Gate::default()), "{question}: {found:?}");
     }
 }
 
@@ -214,7 +216,14 @@ fn the_question_decides_between_languages_but_hides_neither() {
     clinic.build().unwrap();
     let index = GuidelineIndex::open(&clinic.index()).unwrap();
     let ask = |language| {
-        let query = SearchQuery { text: "130/80 mmHg", as_of: day(TODAY), language, limit: 5, ranking: None };
+        let query = SearchQuery {
+            text: "130/80 mmHg",
+            as_of: day(TODAY),
+            language,
+            filter: None,
+            limit: 5,
+            ranking: None,
+        };
         let found = index.snapshot().unwrap().search(&query).unwrap();
         found.passages.iter().map(|p| p.language).collect::<Vec<_>>()
     };
@@ -268,6 +277,7 @@ fn an_empty_folder_builds_nothing_and_an_unbuilt_index_has_no_snapshot() {
         chunk_tokens: 100,
         overlap_tokens: 0,
         strict: false,
+        keep_generations: 3,
     };
     assert!(matches!(build(&options, day(TODAY), &mut |_| {}), Err(IngestError::Empty { .. })));
     assert!(index.snapshot().is_none());
@@ -296,8 +306,14 @@ fn a_snapshot_outlives_rebuilds_and_refresh_swaps() {
         assert!(!index.refresh().unwrap());
     }
     let ask = |snapshot: &shishin::retrieve::Snapshot| {
-        let query =
-            SearchQuery { text: "colchicine", as_of: day(TODAY), language: None, limit: 3, ranking: None };
+        let query = SearchQuery {
+            text: "colchicine",
+            as_of: day(TODAY),
+            language: None,
+            filter: None,
+            limit: 3,
+            ranking: None,
+        };
         snapshot.search(&query).unwrap()
     };
     assert_eq!((ask(&pinned).passages.len(), ask(&pinned).generation), (0, first.clone()));
@@ -402,6 +418,7 @@ fn whichever_write_fails_a_whole_generation_stays_live() {
             text: "asthma reliever",
             as_of: day(TODAY),
             language: None,
+            filter: None,
             limit: 1,
             ranking: None,
         };
@@ -461,6 +478,7 @@ fn build_and_hang(dir: &Path) {
         chunk_tokens: 100,
         overlap_tokens: 0,
         strict: false,
+        keep_generations: 3,
     };
     let _ = build(&options, day(TODAY), &mut |step| {
         if matches!(step, shishin::ingest::Progress::Indexing(3, _)) {

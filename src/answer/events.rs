@@ -7,7 +7,7 @@ use super::Mode;
 use crate::cite::Citation;
 use crate::engine::{Completion, EngineFailure, FinishReason, Sampling};
 use crate::model::weights::WeightForm;
-use crate::retrieve::Passage;
+use crate::retrieve::{NotInEffect, Passage};
 
 /// One event of an answer.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub enum AnswerEvent {
 pub struct Retrieved {
     /// The passages as they stand in the prompt; empty when nothing relevant was found.
     pub passages: Vec<Passage>,
+    /// Editions that match the question better than those, and are not in effect on the day.
+    pub not_in_effect: Vec<NotInEffect>,
     /// The index generation that was searched.
     pub generation: Option<String>,
 }

@@ -28,7 +28,7 @@ use crate::model::BaseModel;
 use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{Role, TemplateError};
 use crate::prompt::{Prompt, PromptBuilder, PromptError, PromptParts, Wording};
-use crate::retrieve::{GuidelineIndex, Passage, RetrieveError, SearchQuery};
+use crate::retrieve::{Gate, GuidelineIndex, NotInEffect, Passage, Retrieval, RetrieveError, SearchQuery};
 
 pub use events::{AnswerEvent, Done, Fingerprint, Provenance, Retrieved, Timings, Usage};
 pub use question::{Limits, Mode, Question, UnknownMode};
@@ -93,9 +93,8 @@ pub struct AnswerSettings {
     pub default_adapter: Option<String>,
     /// Passages in a prompt, unless a request asks for another number.
     pub passages: usize,
-    /// The share of a question's content that its best passage must cover, from 0 to 1; below it the
-    /// answer is that nothing was found.
-    pub min_coverage: f32,
+    /// What a passage must be to answer a question; where none is, the answer is that nothing was found.
+    pub gate: Gate,
     /// Tokens of an answer, unless a request asks for another number.
     pub max_tokens: usize,
     /// Sampling of requests that do not choose their own.
@@ -182,13 +181,18 @@ impl Answerer {
         let sampling = question.sampling(&self.settings.sampling);
         let max_tokens = question.max_tokens.unwrap_or(self.settings.max_tokens);
 
-        let (passages, generation) = if mode.retrieves() {
+        let (passages, not_in_effect, generation) = if mode.retrieves() {
             let wanted = question.passages.unwrap_or(self.settings.passages);
-            let (passages, generation) = self.retrieve(&question, asked, as_of, language, wanted)?;
-            (Some(passages), Some(generation))
+            let found = self.retrieve(&question, asked, as_of, language, wanted)?;
+            (Some(found.passages), found.not_in_effect, Some(found.generation))
         } else {
-            (None, None)
+            (None, Vec::new(), None)
         };
+        let note = match not_in_effect.is_empty() {
+            true => None,
+            false => Some(self.wording.outdated(language, &not_in_effect)),
+        };
+        let note = note.transpose().map_err(|e| AnswerError::Setup(e.to_string()))?;
         let provenance = Provenance {
             mode,
             base: Fingerprint { name: self.model_name.clone(), sha256: self.model.fingerprint.clone() },
@@ -205,8 +209,11 @@ impl Answerer {
         };
         if passages.as_ref().is_some_and(Vec::is_empty) {
             let text = self.wording.abstain(language, as_of);
-            let text = text.map_err(|e| AnswerError::Setup(e.to_string()))?;
-            return Ok(AnswerStream::abstained(text, provenance));
+            let mut text = text.map_err(|e| AnswerError::Setup(e.to_string()))?;
+            if let Some(note) = note {
+                text = format!("{text}\n\n{note}");
+            }
+            return Ok(AnswerStream::abstained(text, not_in_effect, provenance));
         }
         let prompt = self.prompt(&question, passages, language, as_of, max_tokens)?;
         let provenance = Provenance { prompt_sha256: Some(prompt_fingerprint(&prompt.tokens)), ..provenance };
@@ -218,8 +225,12 @@ impl Answerer {
             stop: question.stop,
             cache_salt: question.cache_salt,
         })?;
-        let retrieved = mode.retrieves().then_some(prompt.passages);
-        Ok(AnswerStream::running(retrieved, prompt.dropped_turns, provenance, events))
+        let retrieved = mode.retrieves().then(|| Retrieved {
+            passages: prompt.passages,
+            not_in_effect,
+            generation: provenance.generation.clone(),
+        });
+        Ok(AnswerStream::running(retrieved, note, prompt.dropped_turns, provenance, events))
     }
 
     fn adapter_for(
@@ -249,7 +260,7 @@ impl Answerer {
         }
     }
 
-    /// The relevant passages, and the generation that was searched.
+    /// The relevant passages and editions, and the generation that was searched.
     fn retrieve(
         &self,
         question: &Question,
@@ -257,39 +268,45 @@ impl Answerer {
         as_of: Date,
         language: Language,
         limit: usize,
-    ) -> Result<(Vec<Passage>, String), AnswerError> {
+    ) -> Result<Retrieval, AnswerError> {
         let snapshot = self.index.snapshot().ok_or(AnswerError::NoIndex)?;
         let search = |text: &str| {
-            snapshot.search(&SearchQuery { text, as_of, language: Some(language), limit, ranking: None })
+            snapshot.search(&SearchQuery {
+                text,
+                as_of,
+                language: Some(language),
+                filter: Some(&question.filter),
+                limit,
+                ranking: None,
+            })
         };
         let mut found = search(asked)?;
-        let bar = self.settings.min_coverage;
+        let gate = self.settings.gate;
         // Notes first, the question last: what the notes speak of hides what is asked.
         for closing in closings(asked) {
-            if found.relevant(bar) {
+            if found.relevant(gate) {
                 break;
             }
             found = search(closing)?;
         }
         let before = question.messages.iter().rev().skip(1).find(|turn| turn.role == Role::User);
-        if let Some(before) = before.filter(|_| !found.relevant(bar)) {
+        if let Some(before) = before.filter(|_| !found.relevant(gate)) {
             // A follow-up ("And in pregnancy?") is only understood with the question before it. One about
             // something that the index has never heard of is no follow-up, whatever came before.
             if snapshot.familiarity(asked)? >= FOLLOW_UP_FAMILIARITY {
                 found = search(&format!("{}\n{asked}", before.content))?;
             }
         }
-        if !found.relevant(bar) {
-            return Ok((Vec::new(), found.generation));
+        found.not_in_effect.retain(|edition| gate.lets_pass(edition.coverage, edition.similarity));
+        if !found.relevant(gate) {
+            found.passages.clear();
         }
         // What the answer stands on comes first, so that a prompt too small for all keeps it.
-        let (mut passages, rest): (Vec<_>, Vec<_>) =
-            found.passages.into_iter().partition(|passage| passage.coverage >= bar);
-        passages.extend(rest);
-        for (at, passage) in passages.iter_mut().enumerate() {
+        found.passages.sort_by_key(|passage| !gate.lets_pass(passage.coverage, passage.similarity));
+        for (at, passage) in found.passages.iter_mut().enumerate() {
             passage.n = at + 1;
         }
-        Ok((passages, found.generation))
+        Ok(found)
     }
 
     fn prompt(
@@ -344,32 +361,33 @@ pub struct AnswerStream {
     /// In the modes with passages.
     finder: Option<CitationFinder>,
     provenance: Option<Box<Provenance>>,
+    /// What is said at the end, whatever the model said.
+    note: Option<String>,
     dropped_turns: usize,
     engine: Option<mpsc::Receiver<EngineEvent>>,
 }
 
 impl AnswerStream {
     fn running(
-        passages: Option<Vec<Passage>>,
+        retrieved: Option<Retrieved>,
+        note: Option<String>,
         dropped_turns: usize,
         provenance: Provenance,
         engine: mpsc::Receiver<EngineEvent>,
     ) -> Self {
-        let finder = passages.as_ref().map(|passages| CitationFinder::new(passages.len()));
-        let retrieved = passages.map(|passages| {
-            AnswerEvent::Retrieval(Retrieved { passages, generation: provenance.generation.clone() })
-        });
         Self {
-            ready: retrieved.into_iter().collect(),
-            finder,
+            finder: retrieved.as_ref().map(|retrieved| CitationFinder::new(retrieved.passages.len())),
+            ready: retrieved.into_iter().map(AnswerEvent::Retrieval).collect(),
             provenance: Some(Box::new(provenance)),
+            note,
             dropped_turns,
             engine: Some(engine),
         }
     }
 
-    fn abstained(text: String, provenance: Provenance) -> Self {
-        let retrieved = Retrieved { passages: Vec::new(), generation: provenance.generation.clone() };
+    fn abstained(text: String, not_in_effect: Vec<NotInEffect>, provenance: Provenance) -> Self {
+        let generation = provenance.generation.clone();
+        let retrieved = Retrieved { passages: Vec::new(), not_in_effect, generation };
         let completion = Completion {
             finish_reason: FinishReason::Abstained,
             prompt_tokens: 0,
@@ -387,6 +405,7 @@ impl AnswerStream {
                 .into(),
             finder: None,
             provenance: None,
+            note: None,
             dropped_turns: 0,
             engine: None,
         }
@@ -402,6 +421,9 @@ impl AnswerStream {
             }
             Some(EngineEvent::Done(completion)) => {
                 self.engine = None;
+                if let Some(note) = self.note.take() {
+                    self.ready.push_back(AnswerEvent::Token(format!("\n\n{note}")));
+                }
                 if let Some(provenance) = self.provenance.take() {
                     let done = Done::new(&completion, self.dropped_turns, provenance);
                     self.ready.push_back(AnswerEvent::Done(done));

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::AnswerError;
 use crate::engine::Sampling;
 use crate::model::template::{Role, Turn};
+use crate::retrieve::Filter;
 
 /// What an answer draws on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -101,6 +102,8 @@ pub struct Question {
     pub adapter: Option<String>,
     /// The day the answer is for; today when not given.
     pub as_of: Option<Date>,
+    /// What the guidelines must be that are drawn on; all of them when it is empty.
+    pub filter: Filter,
     /// Tokens of the answer at the most.
     pub max_tokens: Option<usize>,
     /// 0 to 2; 0 takes the most likely token.

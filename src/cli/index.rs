@@ -78,6 +78,7 @@ pub fn run(command: IndexCommand, settings: &Settings, out: &mut dyn Write) -> a
                 text: &query,
                 as_of: as_of.unwrap_or_else(today),
                 language: None,
+                filter: None,
                 limit: usize::from(limit),
                 ranking,
             };

@@ -124,6 +124,7 @@ pub fn build_options(settings: &IndexSettings, strict: bool) -> BuildOptions {
         chunk_tokens: settings.chunk_tokens,
         overlap_tokens: settings.overlap_tokens,
         strict,
+        keep_generations: settings.keep_generations,
     }
 }
 

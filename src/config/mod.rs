@@ -17,6 +17,7 @@ use crate::engine::{EngineSettings, Sampling};
 use crate::kernels::Variant;
 use crate::model::fetch::default_cache_dir;
 use crate::model::weights::WeightForm;
+use crate::retrieve::Gate;
 use layers::Layers;
 
 /// The settings file that is shipped, which holds every key with its built-in value.
@@ -170,6 +171,8 @@ pub struct IndexSettings {
     pub overlap_tokens: usize,
     /// Name or path of the embedder; `None` for search by words alone.
     pub embedder: Option<String>,
+    /// Generations kept besides the live one.
+    pub keep_generations: usize,
     /// Time between looks for a new generation.
     pub refresh: Duration,
 }
@@ -265,6 +268,8 @@ struct RawIndex {
     embedder: String,
     passages: usize,
     min_coverage: f32,
+    min_similarity: f32,
+    keep_generations: usize,
     refresh_seconds: u64,
 }
 
@@ -332,6 +337,7 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
         ("index.chunk_tokens", raw.index.chunk_tokens as u64, 32, 4_096),
         ("index.overlap_tokens", raw.index.overlap_tokens as u64, 0, raw.index.chunk_tokens as u64 / 2),
         ("index.passages", raw.index.passages as u64, 1, MAX_PASSAGES as u64),
+        ("index.keep_generations", raw.index.keep_generations as u64, 0, 1_000),
         ("index.refresh_seconds", raw.index.refresh_seconds, 1, 86_400),
         ("answer.max_tokens_limit", raw.answer.max_tokens_limit as u64, 1, 1 << 20),
         ("answer.max_tokens", raw.answer.max_tokens as u64, 1, raw.answer.max_tokens_limit as u64),
@@ -351,6 +357,7 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
         false => Err(layers.refuse(key, format!("is {value}; it must be from {low} to {high}"))),
     };
     share("index.min_coverage", raw.index.min_coverage, 0.0, 1.0)?;
+    share("index.min_similarity", raw.index.min_similarity, -1.0, 2.0)?;
     share("sampling.temperature", raw.sampling.temperature, 0.0, 2.0)?;
     share("sampling.top_p", raw.sampling.top_p, f32::EPSILON, 1.0)?;
     share("sampling.repetition_penalty", raw.sampling.repetition_penalty, 0.5, 2.0)?;
@@ -445,13 +452,14 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
             chunk_tokens: raw.index.chunk_tokens,
             overlap_tokens: raw.index.overlap_tokens,
             embedder: Some(raw.index.embedder).filter(|name| !name.is_empty()),
+            keep_generations: raw.index.keep_generations,
             refresh: Duration::from_secs(raw.index.refresh_seconds),
         },
         answer: AnswerSettings {
             default_mode: raw.answer.default_mode,
             default_adapter,
             passages: raw.index.passages,
-            min_coverage: raw.index.min_coverage,
+            gate: Gate { min_coverage: raw.index.min_coverage, min_similarity: raw.index.min_similarity },
             max_tokens: raw.answer.max_tokens,
             sampling: Sampling {
                 temperature: raw.sampling.temperature,
@@ -506,7 +514,7 @@ mod tests {
         let settings = with(BUILT_IN, &[], &[]).unwrap();
         assert_eq!(settings.model.name, "qwen2.5-coder-0.5b");
         assert_eq!(settings.model.cache, Path::new("/somewhere/.cache/shishin"));
-        assert_eq!(settings.answer.min_coverage, crate::retrieve::DEFAULT_MIN_COVERAGE);
+        assert_eq!(settings.answer.gate, Gate::default());
         // Library users start from the same engine.
         assert_eq!(format!("{:?}", settings.engine), format!("{:?}", EngineSettings::default()));
         // Every key is explained: a comment stands above each key or above the one before it.

@@ -19,11 +19,11 @@ use crate::ingest::chunk::{Sizes, chunks};
 use crate::ingest::embedding::{Embedding, embedded_text};
 use crate::ingest::segment::IndexesWriter;
 use crate::language::Language;
-use crate::retrieve::{GuidelineIndex, Meaning, Ranking, RetrieveError, Snapshot};
+use crate::retrieve::{GuidelineIndex, Meaning, Ranking, RetrieveError, Scope, Snapshot};
 use crate::store::disk::{Disk as _, Filesystem};
 use crate::store::manifest::MadeBy;
 use crate::store::publish::BuildLock;
-use crate::store::schema::{Days, Record};
+use crate::store::schema::{Facts, Record};
 use crate::store::vectors::VECTORS;
 use crate::store::{StoreError, io_error};
 
@@ -78,7 +78,15 @@ pub fn index(
     let mut documents = Vec::new();
     for (number, document) in collection.documents.iter().enumerate() {
         let Document { id, title, text } = document;
-        writer.document(title, text, Days { begins: DAY, ends: None })?;
+        let facts = Facts {
+            begins: DAY,
+            ends: None,
+            issuer: "",
+            jurisdiction: "",
+            language: Language::detect(text),
+            tags: &[],
+        };
+        writer.document([title, text, text], &facts)?;
         for (n, chunk) in chunks(text, 0, title, sizes).into_iter().enumerate() {
             let own = text[chunk.span.clone()].to_owned();
             if let Some(embedding) = &mut embedding {
@@ -95,7 +103,7 @@ pub fn index(
         let path = draft.dir.join(VECTORS);
         disk.write(&path, &vectors.to_bytes()).map_err(io_error("write", &path))?;
     }
-    let manifest = draft.publish(|manifest| {
+    let manifest = draft.publish(0, |manifest| {
         manifest.source.clone_from(&collection.name);
         manifest.embedder = meaning.map(|meaning| MadeBy {
             name: meaning.embedder.name().to_owned(),
@@ -126,12 +134,15 @@ fn record(
         issuer: String::new(),
         jurisdiction: String::new(),
         language: Language::detect(&text),
+        tags: Vec::new(),
         effective_from: DAY,
         effective_to: None,
         ends: None,
+        replaced_by: None,
         source: String::new(),
         licence: String::new(),
         file: id.to_owned(),
+        page: None,
         span,
         text,
     }
@@ -162,7 +173,8 @@ pub fn ask(
     let mut answered = Vec::with_capacity(collection.questions.len());
     for (asked, judged) in &collection.questions {
         let begun = Instant::now();
-        let found = indexed.snapshot.rank(&asked.text, ranking, DAY, CHUNKS)?;
+        let scope = Scope { as_of: Some(DAY), filter: None };
+        let found = indexed.snapshot.rank(&asked.text, ranking, &scope, CHUNKS)?;
         let milliseconds = begun.elapsed().as_secs_f64() * 1e3;
         let rows: Vec<usize> = found.iter().map(|ranked| ranked.row).collect();
         let ranked = best_documents(&rows, &indexed.documents);

@@ -65,14 +65,18 @@ async fn prepare(
 /// Waits for the whole answer. A client that goes away drops this future, and the answer with it.
 async fn whole(mut answer: AnswerStream, record: &Record) -> Result<ChatReply, ApiError> {
     let (mut text, mut passages, mut citations) = (String::new(), Vec::new(), Vec::new());
+    let mut not_in_effect = Vec::new();
     while let Some(event) = answer.next().await {
         match event {
-            AnswerEvent::Retrieval(retrieved) => passages = retrieved.passages,
+            AnswerEvent::Retrieval(retrieved) => {
+                passages = retrieved.passages;
+                not_in_effect = retrieved.not_in_effect;
+            }
             AnswerEvent::Token(piece) => text.push_str(&piece),
             AnswerEvent::Citation(citation) => citations.push(citation),
             AnswerEvent::Done(done) => {
                 record.done(&done);
-                return Ok(ChatReply { answer: text, passages, citations, done });
+                return Ok(ChatReply { answer: text, passages, not_in_effect, citations, done });
             }
             AnswerEvent::Failed(failure) => return Err(failure.into()),
         }

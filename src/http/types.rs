@@ -11,8 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::error::ApiError;
 use crate::answer::{Done, Mode, Question};
 use crate::cite::Citation;
+use crate::language::Language;
 use crate::model::template::{Role, Turn};
-use crate::retrieve::Passage;
+use crate::retrieve::{Filter, NotInEffect, Passage};
 
 /// What `POST /chat` takes.
 #[derive(Debug, Deserialize)]
@@ -22,6 +23,7 @@ pub(super) struct ChatRequest {
     mode: Option<String>,
     adapter: Option<String>,
     as_of: Option<String>,
+    filter: Option<Object<FilterFields>>,
     stream: Option<bool>,
     max_tokens: Option<usize>,
     temperature: Option<f32>,
@@ -58,6 +60,7 @@ impl ChatRequest {
             mode,
             adapter: self.adapter,
             as_of,
+            filter: self.filter.map(|Object(fields)| fields.into_filter()).transpose()?.unwrap_or_default(),
             max_tokens: self.max_tokens,
             temperature: self.temperature,
             top_p: self.top_p,
@@ -71,7 +74,30 @@ impl ChatRequest {
     }
 }
 
-fn day(text: &str) -> Result<Date, ApiError> {
+/// What guidelines must be, as it stands on the wire.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilterFields {
+    issuer: Option<String>,
+    jurisdiction: Option<String>,
+    language: Option<String>,
+    #[serde(default)]
+    tags: Vec<String>,
+}
+
+impl FilterFields {
+    fn into_filter(self) -> Result<Filter, ApiError> {
+        let language = self.language.map(|text| language("filter.language", &text)).transpose()?;
+        Ok(Filter { issuer: self.issuer, jurisdiction: self.jurisdiction, language, tags: self.tags })
+    }
+}
+
+pub(super) fn language(param: &str, text: &str) -> Result<Language, ApiError> {
+    text.parse()
+        .map_err(|error: crate::language::UnknownLanguage| ApiError::invalid_value(param, error.to_string()))
+}
+
+pub(super) fn day(text: &str) -> Result<Date, ApiError> {
     let plain = text.len() == 10 && text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
     let parsed = if plain { text.parse().ok() } else { None };
     parsed.ok_or_else(|| {
@@ -84,6 +110,7 @@ fn day(text: &str) -> Result<Date, ApiError> {
 pub(super) struct ChatReply {
     pub(super) answer: String,
     pub(super) passages: Vec<Passage>,
+    pub(super) not_in_effect: Vec<NotInEffect>,
     pub(super) citations: Vec<Citation>,
     #[serde(flatten)]
     pub(super) done: Done,

@@ -1,10 +1,9 @@
 //! The spine of the operator path: from a folder of guidelines to the live generation.
 //!
-//! Two passes over the files keep memory small: the first reads the metadata of all (editions can only be
-//! resolved together), the second cuts and indexes one file at a time. A file that changes between the two stops
-//! the build.
+//! Every file is read once and its text put aside ([`documents`](super::documents)); when the editions of all are known, the texts are
+//! cut and indexed one at a time.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -12,18 +11,20 @@ use jiff::civil::Date;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::chunk::{Sizes, chunks, estimate_tokens};
+use super::approvals::{Approvals, passage_hash};
+use super::chunk::{Chunk, Sizes, chunks, estimate_tokens};
+use super::documents::{Document, Documents};
 use super::editions::{Edition, resolve};
 use super::embedding::{Embedded, Embedding, embedded_text};
-use super::front_matter::{self, FrontMatter};
-use super::read::{self, SourceFile};
+use super::extract::Format;
 use super::segment::IndexesWriter;
-use super::{Finding, IngestError};
+use super::{Finding, Findings, IngestError, screen};
 use crate::model::embed::Embedder;
 use crate::store::disk::{Disk, Filesystem};
 use crate::store::manifest::{Counts, MadeBy, hex};
 use crate::store::publish::{BuildLock, Draft};
-use crate::store::schema::{Days, Record};
+use crate::store::quarantine::{self, HeldBack};
+use crate::store::schema::{Facts, Record};
 use crate::store::vectors::VECTORS;
 use crate::store::{Manifest, StoreError, io_error};
 
@@ -40,6 +41,8 @@ pub struct BuildOptions {
     pub overlap_tokens: usize,
     /// Refuse the build when any file has an error, instead of leaving the file out.
     pub strict: bool,
+    /// Generations that are kept besides the live one.
+    pub keep_generations: usize,
 }
 
 /// How far a build has come.
@@ -47,7 +50,7 @@ pub struct BuildOptions {
 pub enum Progress {
     /// Reading metadata: files done, of how many.
     Reading(usize, usize),
-    /// Cutting and indexing: files done, of how many.
+    /// Cutting and indexing: documents done, of how many.
     Indexing(usize, usize),
     /// Writing and checking the generation.
     Writing,
@@ -62,12 +65,18 @@ pub struct BuildReport {
     pub counts: Counts,
     /// Editions in effect on the day of the build.
     pub in_effect: usize,
+    /// Files of each format that something was read from.
+    pub files: BTreeMap<Format, usize>,
     /// Files that were left out because of an error.
     pub left_out: usize,
+    /// Passages that are held back until an operator has looked at them.
+    pub held_back: usize,
     /// Vectors of chunks; none without an embedder.
     pub embedded: Option<Embedded>,
-    /// Everything found.
+    /// Everything found, up to a thousand.
     pub findings: Vec<Finding>,
+    /// Findings beyond those.
+    pub more_findings: usize,
 }
 
 /// What a build works with.
@@ -106,7 +115,8 @@ pub fn build_with(
 ) -> Result<BuildReport, IngestError> {
     let BuildTools { disk, count_tokens, embedder } = tools;
     let lock = BuildLock::take(disk, &options.index)?;
-    let mut corpus = Corpus::read(options, progress)?;
+    let mut findings = Findings::default();
+    let mut corpus = Corpus::read(options, &mut findings, progress)?;
 
     let created = Timestamp::now();
     // To the millisecond, so that ids sort by age and no id is ever used twice.
@@ -115,9 +125,18 @@ pub fn build_with(
     let sizes =
         Sizes { limit: options.chunk_tokens.max(1), overlap: options.overlap_tokens, count: count_tokens };
     let mut embedding = embedder.map(|embedder| Embedding::start(embedder, &options.index));
-    let counts = corpus.index(disk, &draft, sizes, &mut embedding, progress)?;
+    let mut indexing = Indexing {
+        writer: IndexesWriter::create(disk, &draft)?,
+        approvals: Approvals::read(&options.source, &mut |finding| findings.push(finding)),
+        counts: Counts { editions: corpus.editions.len(), ..Counts::default() },
+        held_back: Vec::new(),
+    };
+    indexing.all(&mut corpus, sizes, &mut embedding, &mut findings, progress)?;
+    let Indexing { writer, counts, held_back, .. } = indexing;
+    writer.finish()?;
 
     progress(Progress::Writing);
+    quarantine::write(disk, &draft.dir, &held_back)?;
     let mut embedded = None;
     if let Some(embedding) = embedding {
         let (vectors, made) = embedding.finish()?;
@@ -127,157 +146,214 @@ pub fn build_with(
     }
     let made_by = embedder.map(|e| MadeBy { name: e.name().to_owned(), sha256: e.fingerprint().to_owned() });
     let manifest = publish(draft, &corpus.hash, &counts, made_by, created, options)?;
-    corpus.findings.sort_by(|a, b| (&a.file, a.line, &a.message).cmp(&(&b.file, b.line, &b.message)));
-    let left_out: HashSet<_> = corpus.findings.iter().filter(|f| f.is_error()).map(|f| &f.file).collect();
+    let left_out = findings.files_with_errors();
+    let (findings, more_findings) = findings.sorted();
     Ok(BuildReport {
         generation: manifest.id,
         counts,
-        in_effect: corpus.sources.iter().filter(|s| s.edition.in_effect(today)).count(),
-        left_out: left_out.len(),
+        in_effect: corpus.editions.iter().filter(|edition| edition.in_effect(today)).count(),
+        files: corpus.documents.files,
+        left_out,
+        held_back: held_back.len(),
         embedded,
-        findings: corpus.findings,
+        findings,
+        more_findings,
     })
 }
 
-/// The files that will be indexed, and what was found about those and the others.
+/// The editions that will be indexed, and their documents.
 struct Corpus {
-    sources: Vec<Source>,
-    findings: Vec<Finding>,
+    editions: Vec<Edition>,
+    documents: Documents,
     /// sha256 over names and contents.
     hash: String,
 }
 
-struct Source {
-    edition: Edition,
-    file: SourceFile,
-    body: usize,
-    sha256: String,
-}
-
 impl Corpus {
-    fn read(options: &BuildOptions, progress: &mut dyn FnMut(Progress)) -> Result<Self, IngestError> {
-        let (files, mut findings) = read::list(&options.source)?;
-        let total = files.len();
-        let mut fronts = Vec::new();
-        let mut rest = std::collections::HashMap::new();
-        for (done, file) in files.into_iter().enumerate() {
+    fn read(
+        options: &BuildOptions,
+        findings: &mut Findings,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, IngestError> {
+        let documents = Documents::read(&options.source, &options.index, findings, &mut |done, total| {
             progress(Progress::Reading(done, total));
-            if let Some((front, body, sha256)) = head(&file, &mut findings) {
-                fronts.push((file.name.clone(), front));
-                rest.insert(file.name.clone(), (file, body, sha256));
-            }
-        }
-        progress(Progress::Reading(total, total));
-        let (editions, more) = resolve(fronts);
-        findings.extend(more);
-        if options.strict && findings.iter().any(Finding::is_error) {
-            return Err(IngestError::Refused(findings));
+        })?;
+        let fronts = documents.all.iter().map(|d| (d.metadata_file.clone(), d.front.clone())).collect();
+        let (editions, found) = resolve(fronts);
+        findings.extend(found);
+        if options.strict && findings.files_with_errors() > 0 {
+            return Err(IngestError::Refused(findings.take()));
         }
         if editions.is_empty() {
-            return Err(IngestError::Empty { path: options.source.clone(), findings });
+            return Err(IngestError::Empty { path: options.source.clone(), findings: findings.take() });
         }
         let mut hash = Sha256::new();
-        let mut sources = Vec::new();
-        for edition in editions {
-            if let Some((file, body, sha256)) = rest.remove(&edition.file) {
-                hash.update(format!("{}\0{sha256}\n", file.name));
-                sources.push(Source { edition, file, body, sha256 });
-            }
+        for document in editions.iter().filter_map(|edition| documents.all.get(edition.number)) {
+            hash.update(format!("{}\0{}\n", document.file, document.sha256));
         }
-        Ok(Self { sources, findings, hash: hex(&hash.finalize()) })
+        Ok(Self { editions, documents, hash: hex(&hash.finalize()) })
     }
+}
 
-    fn index(
+/// Cuts documents and writes their chunks.
+struct Indexing {
+    writer: IndexesWriter,
+    approvals: Approvals,
+    counts: Counts,
+    held_back: Vec<HeldBack>,
+}
+
+impl Indexing {
+    fn all(
         &mut self,
-        disk: &dyn Disk,
-        draft: &Draft<'_>,
+        corpus: &mut Corpus,
         sizes: Sizes<'_>,
         embedding: &mut Option<Embedding<'_>>,
+        findings: &mut Findings,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Counts, IngestError> {
-        let mut writer = IndexesWriter::create(disk, draft)?;
-        let mut counts = Counts { editions: self.sources.len(), ..Counts::default() };
+    ) -> Result<(), IngestError> {
+        let total = corpus.editions.len();
         let mut guidelines = HashSet::new();
-        for (done, source) in self.sources.iter().enumerate() {
-            progress(Progress::Indexing(done, self.sources.len()));
-            let changed = || IngestError::Changed { file: source.file.name.clone() };
-            let text = read::read(&source.file).map_err(|_| changed())?;
-            if sha256(&text) != source.sha256 {
-                return Err(changed());
-            }
-            let front = &source.edition.front;
-            let found = chunks(&text, source.body, &front.title, sizes);
-            if found.is_empty() {
-                let message = "has headings but no text below them; nothing of it can be found";
-                self.findings.push(Finding::warning(&source.file.name, 1, message));
-            }
-            guidelines.insert(front.key.guideline.as_str());
-            counts.chunks += found.len();
-            *counts.chunks_by_language.entry(front.language).or_default() += found.len();
-            let tags = front.tags.join("\n");
-            let days = Days { begins: front.effective_from, ends: source.edition.ends };
-            writer.document(&format!("{}\n{tags}", front.title), &text[source.body..], days)?;
-            for (n, chunk) in found.into_iter().enumerate() {
-                if let Some(embedding) = embedding {
-                    let own = &text[chunk.span.clone()];
-                    embedding.push(embedded_text(&front.title, &chunk.section, own))?;
-                }
-                let head = [&front.title, &chunk.section, &tags].map(String::as_str).join("\n");
-                writer.chunk(&record(source, &text, n, chunk.section, chunk.span), &head)?;
+        for (done, edition) in corpus.editions.iter().enumerate() {
+            progress(Progress::Indexing(done, total));
+            let text =
+                corpus.documents.text(edition.number).map_err(|source| IngestError::Spool { source })?;
+            let Some(document) = corpus.documents.all.get(edition.number) else { continue };
+            guidelines.insert(edition.front.key.guideline.as_str());
+            self.document(edition, document, &text, sizes, embedding, findings)?;
+        }
+        progress(Progress::Indexing(total, total));
+        self.counts.guidelines = guidelines.len();
+        Ok(())
+    }
+
+    fn document(
+        &mut self,
+        edition: &Edition,
+        document: &Document,
+        text: &str,
+        sizes: Sizes<'_>,
+        embedding: &mut Option<Embedding<'_>>,
+        findings: &mut Findings,
+    ) -> Result<(), IngestError> {
+        let front = &edition.front;
+        let found = chunks(text, document.body, &front.title, sizes);
+        if found.is_empty() {
+            let message = "has headings but no text below them; nothing of it can be found";
+            findings.push(Finding::warning(&document.file, 1, message));
+        }
+        let mut served = Vec::new();
+        for (n, chunk) in found.into_iter().enumerate() {
+            let why = self.suspicion(edition, document, text, n, &chunk, findings);
+            if !why {
+                served.push((n, chunk));
             }
         }
-        progress(Progress::Indexing(self.sources.len(), self.sources.len()));
-        counts.guidelines = guidelines.len();
-        writer.finish()?;
-        Ok(counts)
+        self.counts.chunks += served.len();
+        *self.counts.chunks_by_language.entry(front.language).or_default() += served.len();
+        let tags = front.tags.join("\n");
+        let facts = Facts {
+            begins: front.effective_from,
+            ends: edition.ends,
+            issuer: &front.issuer,
+            jurisdiction: &front.jurisdiction,
+            language: front.language,
+            tags: &front.tags,
+        };
+        // What is held back finds nothing, its document included.
+        let words: Vec<&str> = served.iter().map(|(_, chunk)| &text[chunk.span.clone()]).collect();
+        let headings = headings(&served);
+        let about = format!("{}\n{tags}", front.title);
+        self.writer.document([&about, &format!("{headings}{}", words.join("\n")), text], &facts)?;
+        for (n, chunk) in served {
+            if let Some(embedding) = embedding {
+                let own = &text[chunk.span.clone()];
+                embedding.push(embedded_text(&front.title, &chunk.section, own))?;
+            }
+            let head = [&front.title, &chunk.section, &tags].map(String::as_str).join("\n");
+            self.writer.chunk(&record(edition, document, text, n, chunk), &head)?;
+        }
+        Ok(())
     }
-}
 
-/// The metadata of one file, where its body starts, and its hash; or findings.
-fn head(file: &SourceFile, findings: &mut Vec<Finding>) -> Option<(FrontMatter, usize, String)> {
-    let text = read::read(file).map_err(|finding| findings.push(finding)).ok()?;
-    let head = front_matter::parse(&file.name, &text);
-    let is_readme = file.path.file_stem().is_some_and(|s| s.eq_ignore_ascii_case("readme"));
-    if is_readme && !head.present {
-        return None;
-    }
-    findings.extend(head.findings);
-    let front = head.front?;
-    if text[head.body..].trim().is_empty() {
-        let line = text[..head.body].lines().count().max(1);
-        findings.push(Finding::error(
-            &file.name,
+    /// Whether a chunk looks suspect and nobody has let it through; then it is noted.
+    fn suspicion(
+        &mut self,
+        edition: &Edition,
+        document: &Document,
+        text: &str,
+        n: usize,
+        chunk: &Chunk,
+        findings: &mut Findings,
+    ) -> bool {
+        let own = &text[chunk.span.clone()];
+        let mut found = screen::screen(text, &chunk.span, &document.hidden);
+        // Headings go into prompts as well.
+        let heading = screen::screen(&chunk.section, &(0..chunk.section.len()), &[]);
+        found.extend(
+            heading.into_iter().map(|suspicion| screen::Suspicion { at: chunk.span.start, ..suspicion }),
+        );
+        let hash = passage_hash(&chunk.section, own);
+        let (Some(first), false) = (found.first(), self.approvals.contains(&hash)) else { return false };
+        let line = 1 + text[..first.at].bytes().filter(|b| *b == b'\n').count();
+        let why = found.iter().map(|suspicion| suspicion.what.as_str()).collect::<Vec<_>>().join("; ");
+        let message =
+            format!("a passage is held back, because of {why}; look at it with `shishin index held-back`");
+        findings.push(Finding::warning(&document.file, line, message));
+        self.held_back.push(HeldBack {
+            hash,
+            file: document.file.clone(),
             line,
-            "nothing stands below the front matter; add the text",
-        ));
-        return None;
+            chunk_id: chunk_id(edition, n),
+            section: chunk.section.clone(),
+            why,
+            text: own.to_owned(),
+        });
+        true
     }
-    Some((front, head.body, sha256(&text)))
 }
 
-fn sha256(text: &str) -> String {
-    hex(&Sha256::digest(text))
+/// The headings of a document's chunks, each once.
+fn headings(chunks: &[(usize, Chunk)]) -> String {
+    let mut out = String::new();
+    let mut last = "";
+    for (_, chunk) in chunks {
+        if chunk.section != last {
+            out.push_str(&chunk.section);
+            out.push('\n');
+            last = &chunk.section;
+        }
+    }
+    out
 }
 
-fn record(source: &Source, text: &str, n: usize, section: String, span: std::ops::Range<usize>) -> Record {
-    let Edition { front, ends, .. } = &source.edition;
+fn chunk_id(edition: &Edition, n: usize) -> String {
+    format!("{}#{}", edition.front.key, n + 1)
+}
+
+fn record(edition: &Edition, document: &Document, text: &str, n: usize, chunk: Chunk) -> Record {
+    let Edition { front, ends, replaced_by, .. } = edition;
+    let page = document.pages.partition_point(|start| *start <= chunk.span.start);
     Record {
-        chunk_id: format!("{}#{}", front.key, n + 1),
+        chunk_id: chunk_id(edition, n),
         guideline: front.key.guideline.clone(),
         title: front.title.clone(),
         edition: front.key.edition.clone(),
-        section,
+        section: chunk.section,
         issuer: front.issuer.clone(),
         jurisdiction: front.jurisdiction.clone(),
         language: front.language,
+        tags: front.tags.clone(),
         effective_from: front.effective_from,
         effective_to: front.effective_to,
         ends: *ends,
+        replaced_by: replaced_by.as_ref().map(ToString::to_string),
         source: front.source.clone(),
         licence: front.licence.clone(),
-        file: source.file.name.clone(),
-        text: text[span.clone()].to_owned(),
-        span,
+        file: document.file.clone(),
+        page: (page > 0).then_some(page),
+        text: text[chunk.span.clone()].to_owned(),
+        span: chunk.span,
     }
 }
 
@@ -289,7 +365,7 @@ fn publish(
     created: Timestamp,
     options: &BuildOptions,
 ) -> Result<Manifest, StoreError> {
-    draft.publish(|manifest| {
+    draft.publish(options.keep_generations, |manifest| {
         corpus.clone_into(&mut manifest.corpus);
         manifest.created = created.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let name = options.source.file_name().unwrap_or(options.source.as_os_str());

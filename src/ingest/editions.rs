@@ -9,17 +9,21 @@ use std::collections::{HashMap, HashSet};
 use jiff::civil::Date;
 
 use super::Finding;
-use super::front_matter::{EditionKey, FrontMatter};
+use super::metadata::{EditionKey, FrontMatter};
 
 /// A file's metadata on its way to the index.
 #[derive(Debug, Clone)]
 pub struct Edition {
+    /// Its number among those that were given.
+    pub number: usize,
     /// The file, relative to the guideline folder.
     pub file: String,
     /// Its metadata.
     pub front: FrontMatter,
     /// The first day on which it no longer holds, if there is one.
     pub ends: Option<Date>,
+    /// The edition that replaces it first, if one does.
+    pub replaced_by: Option<EditionKey>,
 }
 
 impl Edition {
@@ -30,13 +34,13 @@ impl Edition {
     }
 }
 
-/// Sets the end of each edition, and reports what does not fit together. Files with an error are left out.
+/// Sets the end of each edition, and reports what does not fit together. Those with an error are left out.
 pub fn resolve(files: Vec<(String, FrontMatter)>) -> (Vec<Edition>, Vec<Finding>) {
     let mut findings = Vec::new();
     let (files, known) = without_duplicates(files, &mut findings);
     let in_cycle = cycles(&files, &known, &mut findings);
-    let mut starts: HashMap<EditionKey, Date> = HashMap::new();
-    for (file, front) in &files {
+    let mut successors: HashMap<EditionKey, (Date, EditionKey)> = HashMap::new();
+    for (_, file, front) in &files {
         for old in &front.supersedes {
             if !known.contains_key(old) {
                 let text = format!(
@@ -44,47 +48,52 @@ pub fn resolve(files: Vec<(String, FrontMatter)>) -> (Vec<Edition>, Vec<Finding>
                 );
                 findings.push(Finding::warning(file, front.line("supersedes"), text));
             } else if !in_cycle.contains(&front.key) {
-                let first = starts.entry(old.clone()).or_insert(front.effective_from);
-                *first = (*first).min(front.effective_from);
+                let own = (front.effective_from, front.key.clone());
+                let first = successors.entry(old.clone()).or_insert_with(|| own.clone());
+                if own < *first {
+                    *first = own;
+                }
             }
         }
     }
     let editions: Vec<_> = files
         .into_iter()
-        .filter(|(_, front)| !in_cycle.contains(&front.key))
-        .map(|(file, front)| {
+        .filter(|(_, _, front)| !in_cycle.contains(&front.key))
+        .map(|(number, file, front)| {
             let expiry = front.effective_to.and_then(|last| last.tomorrow().ok());
-            let ends = [expiry, starts.get(&front.key).copied()].into_iter().flatten().min();
-            Edition { file, front, ends }
+            let (replaced, replaced_by) = successors.remove(&front.key).unzip();
+            let ends = [expiry, replaced].into_iter().flatten().min();
+            Edition { number, file, front, ends, replaced_by }
         })
         .collect();
     overlaps(&editions, &mut findings);
     (editions, findings)
 }
 
-type Named = (String, FrontMatter);
+type Named = (usize, String, FrontMatter);
 
 /// Of files that claim the same edition none can be trusted over the other, so all are left out.
 fn without_duplicates(
-    files: Vec<Named>,
+    files: Vec<(String, FrontMatter)>,
     findings: &mut Vec<Finding>,
 ) -> (Vec<Named>, HashMap<EditionKey, usize>) {
-    let mut claims: HashMap<EditionKey, Vec<String>> = HashMap::new();
-    for (file, front) in &files {
-        claims.entry(front.key.clone()).or_default().push(file.clone());
+    let mut claims: HashMap<EditionKey, Vec<(usize, String)>> = HashMap::new();
+    for (number, (file, front)) in files.iter().enumerate() {
+        let place = format!("{file}:{}", front.line("edition"));
+        claims.entry(front.key.clone()).or_default().push((number, place));
     }
     let mut kept = Vec::new();
-    for (file, front) in files {
-        match claims.get(&front.key).and_then(|c| c.iter().find(|other| **other != file)) {
-            Some(other) => findings.push(Finding::error(
+    for (number, (file, front)) in files.into_iter().enumerate() {
+        match claims.get(&front.key).and_then(|c| c.iter().find(|(other, _)| *other != number)) {
+            Some((_, other)) => findings.push(Finding::error(
                 &file,
                 front.line("edition"),
-                format!("`{}` is also in `{other}`; give each edition one file", front.key),
+                format!("`{}` is also in `{other}`; give each edition one place", front.key),
             )),
-            None => kept.push((file, front)),
+            None => kept.push((number, file, front)),
         }
     }
-    let known = kept.iter().enumerate().map(|(i, (_, front))| (front.key.clone(), i)).collect();
+    let known = kept.iter().enumerate().map(|(i, (_, _, front))| (front.key.clone(), i)).collect();
     (kept, known)
 }
 
@@ -97,7 +106,7 @@ fn cycles(
     // Strip editions that nothing replaces, then those that replace nothing, until nothing changes: what
     // remains lies in a ring or between two.
     let mut alive: HashSet<usize> = (0..files.len()).collect();
-    let olds = |i: usize| files[i].1.supersedes.iter().filter_map(|k| known.get(k).copied());
+    let olds = |i: usize| files[i].2.supersedes.iter().filter_map(|k| known.get(k).copied());
     loop {
         let replaced: HashSet<usize> = alive.iter().flat_map(|&i| olds(i)).collect();
         let next: HashSet<usize> = alive
@@ -114,7 +123,7 @@ fn cycles(
     ring.sort_unstable();
     ring.into_iter()
         .map(|i| {
-            let (file, front) = &files[i];
+            let (_, file, front) = &files[i];
             let text = format!("`{}` takes part in a ring of `supersedes`; break it", front.key);
             findings.push(Finding::error(file, front.line("supersedes"), text));
             front.key.clone()
@@ -175,6 +184,8 @@ mod tests {
             editions.iter().find(|x| x.front.key.guideline == id && x.front.key.edition == e).unwrap()
         };
         assert_eq!(find("htn", "2019").ends, Some(day("2025-04-01")));
+        assert_eq!(find("htn", "2019").replaced_by, Some(find("htn", "2025").front.key.clone()));
+        assert_eq!(find("flu", "1").replaced_by, None);
         assert!(find("htn", "2019").in_effect(day("2025-03-31")));
         assert!(!find("htn", "2019").in_effect(day("2025-04-01")));
         assert!(find("htn", "2025").in_effect(day("2025-04-01")));

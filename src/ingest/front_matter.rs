@@ -1,89 +1,18 @@
-//! Front matter: the metadata of one edition, checked, with every finding at its line.
+//! Front matter: metadata as a block of YAML between two `---` lines at the start of a file.
 //!
-//! Second step of the operator path. The YAML block between two `---` lines is read with the types the keys
-//! want, so that an edition written `2025.10` stays text. Returns the value *and* all findings; the value is
-//! there only when nothing found is an error.
+//! The block is read with the types the keys want, so that an edition written `2025.10` stays text.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use jiff::civil::Date;
 use serde::Deserialize;
 use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::Finding;
-use crate::language::Language;
+use super::metadata::{self, FrontMatter, List, Text, Written};
 
-const TEXT_KEYS: [&str; 10] = [
-    "id",
-    "title",
-    "edition",
-    "issuer",
-    "jurisdiction",
-    "language",
-    "effective_from",
-    "effective_to",
-    "source",
-    "licence",
-];
-const LIST_KEYS: [&str; 2] = ["supersedes", "tags"];
-const OPTIONAL: [&str; 1] = ["effective_to"];
 /// The block may not be longer than this.
 const MAX_BYTES: usize = 64 << 10;
-const MAX_VALUE_CHARS: usize = 500;
-
-/// One edition of a guideline, by its two names.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EditionKey {
-    /// The guideline.
-    pub guideline: String,
-    /// Its edition.
-    pub edition: String,
-}
-
-impl fmt::Display for EditionKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.guideline, self.edition)
-    }
-}
-
-/// The checked metadata of one file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FrontMatter {
-    /// Guideline and edition.
-    pub key: EditionKey,
-    /// The title as readers know it.
-    pub title: String,
-    /// Who issued it.
-    pub issuer: String,
-    /// Where it holds.
-    pub jurisdiction: String,
-    /// The language of the text.
-    pub language: Language,
-    /// The first day on which it holds.
-    pub effective_from: Date,
-    /// The last day on which it holds, if it names one.
-    pub effective_to: Option<Date>,
-    /// Editions that it replaces.
-    pub supersedes: Vec<EditionKey>,
-    /// Where the text came from.
-    pub source: String,
-    /// The licence of the text.
-    pub licence: String,
-    /// Free subject words.
-    pub tags: Vec<String>,
-    /// The line of each key, counted from 1, for findings that need other files too.
-    pub lines: BTreeMap<&'static str, usize>,
-}
-
-impl FrontMatter {
-    /// The line of a key, or the first one.
-    #[must_use]
-    pub fn line(&self, key: &str) -> usize {
-        self.lines.get(key).copied().unwrap_or(1)
-    }
-}
 
 /// What a file's head holds.
 #[derive(Debug)]
@@ -101,21 +30,23 @@ pub struct Head {
 /// Reads the front matter of a file.
 #[must_use]
 pub fn parse(file: &str, text: &str) -> Head {
-    let Some(block) = Block::find(text) else {
+    let Some(block) = Lines::find(text) else {
         let mend = "no front matter; start the file with `---`, the keys id, title, edition, … and `---`";
         let findings = vec![Finding::error(file, 1, mend)];
         return Head { front: None, present: text_opens_block(text), body: 0, findings };
     };
-    let mut check = Check { file, first_line: block.first_line, findings: Vec::new() };
     let yaml = &text[block.from..block.to];
-    let front = if yaml.len() > MAX_BYTES {
-        check.error(1, format!("the front matter is longer than {MAX_BYTES} bytes; keep the text below it"));
-        None
+    // One line, `---`, stands before the block.
+    let read = if yaml.len() > MAX_BYTES {
+        Err((2, format!("the front matter is longer than {MAX_BYTES} bytes; keep the text below it")))
     } else {
-        check.yaml(yaml)
+        read(yaml, 1)
     };
-    let failed = check.findings.iter().any(Finding::is_error);
-    Head { front: front.filter(|_| !failed), present: true, body: block.body, findings: check.findings }
+    let (front, findings) = match read {
+        Ok(written) => metadata::check(file, &written),
+        Err((line, message)) => (None, vec![Finding::error(file, line, message)]),
+    };
+    Head { front, present: true, body: block.body, findings }
 }
 
 fn text_opens_block(text: &str) -> bool {
@@ -123,15 +54,13 @@ fn text_opens_block(text: &str) -> bool {
 }
 
 /// Where the YAML stands in the file.
-struct Block {
+struct Lines {
     from: usize,
     to: usize,
     body: usize,
-    /// Line of the first YAML line, less one.
-    first_line: usize,
 }
 
-impl Block {
+impl Lines {
     fn find(text: &str) -> Option<Self> {
         if !text_opens_block(text) {
             return None;
@@ -143,7 +72,7 @@ impl Block {
             match from {
                 None => from = Some(at + line.len()),
                 Some(from) if bare == "---" || bare == "..." => {
-                    return Some(Self { from, to: at, body: at + line.len(), first_line: 1 });
+                    return Some(Self { from, to: at, body: at + line.len() });
                 }
                 Some(_) => {}
             }
@@ -153,207 +82,54 @@ impl Block {
     }
 }
 
-struct Check<'a> {
-    file: &'a str,
-    first_line: usize,
-    findings: Vec<Finding>,
+/// Reads the block's YAML; `lines_before` it stand in the file.
+fn read(yaml: &str, lines_before: usize) -> Result<Written, (usize, String)> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    let mut written = serde_saphyr::from_str_with_options::<Block>(yaml, options)
+        .map_err(|error| {
+            let line = error.location().map_or(1, |l| l.line() as usize);
+            (lines_before + line, format!("the front matter is not valid YAML: {error}"))
+        })?
+        .0;
+    let texts = written.texts.values_mut().map(|text| &mut text.line);
+    let lists = written.lists.values_mut().map(|list| &mut list.line);
+    for line in texts.chain(lists).chain(written.unknown.iter_mut().map(|(_, line)| line)) {
+        *line += lines_before;
+    }
+    written.line = lines_before;
+    Ok(written)
 }
 
-impl Check<'_> {
-    fn error(&mut self, yaml_line: usize, message: String) {
-        self.findings.push(Finding::error(self.file, self.first_line + yaml_line, message));
-    }
+/// The block as written, its lines counted within it.
+struct Block(Written);
 
-    fn yaml(&mut self, yaml: &str) -> Option<FrontMatter> {
-        let options = serde_saphyr::options! { with_snippet: false };
-        let raw: Raw = match serde_saphyr::from_str_with_options(yaml, options) {
-            Ok(raw) => raw,
-            Err(error) => {
-                let line = error.location().map_or(1, |l| l.line() as usize);
-                self.error(line, format!("the front matter is not valid YAML: {error}"));
-                return None;
-            }
-        };
-        self.unknown_keys(&raw);
-        let mut lines = BTreeMap::new();
-        let mut texts = BTreeMap::new();
-        for key in TEXT_KEYS {
-            match raw.texts.get(key) {
-                Some(found) => {
-                    let line = found.referenced.line() as usize;
-                    lines.insert(key, self.first_line + line);
-                    if let Some(value) = self.text(key, found) {
-                        texts.insert(key, (value, line));
-                    }
-                }
-                None if OPTIONAL.contains(&key) => {}
-                None => self.error(0, format!("`{key}` is missing; add it to the front matter")),
-            }
-        }
-        for (key, list) in &raw.lists {
-            lines.insert(*key, self.first_line + list.line);
-        }
-        let language = self.parsed(&texts, "language", |v| v.parse::<Language>().map_err(|e| e.to_string()));
-        let from = self.parsed(&texts, "effective_from", date);
-        let to = self.parsed(&texts, "effective_to", date);
-        let id = self.parsed(&texts, "id", name);
-        let edition = self.parsed(&texts, "edition", name);
-        if let (Some(from), Some(to)) = (from, to)
-            && to < from
-        {
-            let line = texts.get("effective_to").map_or(1, |t| t.1);
-            self.error(line, format!("`effective_to` {to} is before `effective_from` {from}"));
-        }
-        let supersedes = self.supersedes(&raw, id.as_deref().unwrap_or_default());
-        let tags = raw.lists.get("tags").map(|l| l.items.clone()).unwrap_or_default();
-        let mut take = |key: &str| texts.remove(key).map(|t| t.0);
-        Some(FrontMatter {
-            key: EditionKey { guideline: id?, edition: edition? },
-            title: take("title")?,
-            issuer: take("issuer")?,
-            jurisdiction: take("jurisdiction")?,
-            language: language?,
-            effective_from: from?,
-            effective_to: to,
-            supersedes,
-            source: take("source")?,
-            licence: take("licence")?,
-            tags,
-            lines,
-        })
-    }
-
-    fn unknown_keys(&mut self, raw: &Raw) {
-        for (key, line) in &raw.unknown {
-            let known = TEXT_KEYS.iter().chain(&LIST_KEYS).find(|k| nearly(k, key));
-            // A misspelt key silently loses what it says ("supersede" would leave the old edition current), so it
-            // is an error; a key of another tool is not.
-            match known {
-                Some(known) => self.error(*line, format!("unknown key `{key}`; did you mean `{known}`?")),
-                None => self.findings.push(Finding::warning(
-                    self.file,
-                    self.first_line + line,
-                    format!("unknown key `{key}` is ignored"),
-                )),
-            }
-        }
-    }
-
-    fn text(&mut self, key: &str, found: &Spanned<Option<String>>) -> Option<String> {
-        let value = found.value.as_deref().map(str::trim).filter(|v| !v.is_empty());
-        let line = found.referenced.line() as usize;
-        match value {
-            Some(v) if v.chars().count() > MAX_VALUE_CHARS => {
-                self.error(line, format!("`{key}` is longer than {MAX_VALUE_CHARS} characters"));
-                None
-            }
-            Some(v) => Some(v.to_owned()),
-            None if OPTIONAL.contains(&key) => None,
-            None => {
-                self.error(line, format!("`{key}` is empty; give it a value"));
-                None
-            }
-        }
-    }
-
-    fn parsed<T>(
-        &mut self,
-        texts: &BTreeMap<&str, (String, usize)>,
-        key: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        let (value, line) = texts.get(key)?;
-        parse(value).map_err(|why| self.error(*line, format!("`{key}`: {why}"))).ok()
-    }
-
-    /// `EDITION` names one of the same guideline, `ID@EDITION` one of any.
-    fn supersedes(&mut self, raw: &Raw, id: &str) -> Vec<EditionKey> {
-        let Some(list) = raw.lists.get("supersedes") else { return Vec::new() };
-        let mut keys = Vec::new();
-        for item in &list.items {
-            let (guideline, edition) = item.split_once('@').unwrap_or((id, item));
-            match name(edition).and_then(|e| Ok((name(guideline)?, e))) {
-                Ok((guideline, edition)) => keys.push(EditionKey { guideline, edition }),
-                Err(_) if id.is_empty() => {}
-                Err(why) => self.error(list.line, format!("`supersedes`: `{item}`: {why}")),
-            }
-        }
-        keys
-    }
-}
-
-fn date(value: &str) -> Result<Date, String> {
-    let shaped = value.len() == 10 && value.bytes().all(|b| b.is_ascii_digit() || b == b'-');
-    let parsed = if shaped { value.parse().ok() } else { None };
-    parsed.ok_or_else(|| format!("`{value}` is no date; write it as YYYY-MM-DD, such as 2025-04-01"))
-}
-
-fn name(value: &str) -> Result<String, String> {
-    let good = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if !value.is_empty() && value.chars().count() <= 80 && value.chars().all(good) {
-        Ok(value.to_owned())
-    } else {
-        Err(format!("`{value}` is no name; use up to 80 letters, digits, `-`, `_` and `.`"))
-    }
-}
-
-/// Whether two keys differ by at most two edits, or by case and dashes only.
-fn nearly(known: &str, key: &str) -> bool {
-    let key: String = key.chars().take(40).flat_map(char::to_lowercase).collect::<String>().replace('-', "_");
-    let key: Vec<char> = key.chars().collect();
-    let mut row: Vec<usize> = (0..=key.len()).collect();
-    for (i, a) in known.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &b) in key.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    // Two edits turn a short key into any other, so they count only in longer ones.
-    row[key.len()] <= if known.len() > 5 { 2 } else { 0 }
-}
-
-/// The block as written: values with their lines, unchecked.
-#[derive(Default)]
-struct Raw {
-    texts: BTreeMap<&'static str, Spanned<Option<String>>>,
-    lists: BTreeMap<&'static str, List>,
-    unknown: Vec<(String, usize)>,
-}
-
-#[derive(Default)]
-struct List {
-    items: Vec<String>,
-    line: usize,
-}
-
-impl<'de> Deserialize<'de> for Raw {
+impl<'de> Deserialize<'de> for Block {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Keys;
         impl<'de> Visitor<'de> for Keys {
-            type Value = Raw;
+            type Value = Block;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("keys with values, such as `id: htn-adults`")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
-                let mut raw = Raw::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Block, A::Error> {
+                let mut raw = Written::default();
                 while let Some(key) = map.next_key::<Spanned<String>>()? {
                     let line = key.referenced.line() as usize;
-                    if let Some(known) = TEXT_KEYS.into_iter().find(|k| *k == key.value) {
-                        raw.texts.insert(known, map.next_value()?);
-                    } else if let Some(known) = LIST_KEYS.into_iter().find(|k| *k == key.value) {
+                    if let Some(known) = Written::text_key(&key.value) {
+                        let found: Spanned<Option<String>> = map.next_value()?;
+                        let line = found.referenced.line() as usize;
+                        raw.texts.insert(known, Text { value: found.value, line });
+                    } else if let Some(known) = Written::list_key(&key.value) {
                         let items = map.next_value::<Items>()?.0;
                         raw.lists.insert(known, List { items, line });
                     } else {
                         map.next_value::<IgnoredAny>()?;
-                        raw.unknown.push((key.value.chars().take(80).collect(), line));
+                        raw.unknown(&key.value, line);
                     }
                 }
-                Ok(raw)
+                Ok(Block(raw))
             }
         }
         deserializer.deserialize_map(Keys)

@@ -1,19 +1,28 @@
 //! The operator path: guideline files in, one new generation of the index out.
 //!
-//! In path order: [`read`] (files of the folder, bounded) → [`front_matter`] (metadata, every finding with file
-//! and line) → [`editions`] (which edition holds from when until when) → [`chunk`] (retrievable pieces with byte
-//! spans) → [`mod@build`] (the spine: writes them into a generation beside the live one and swaps it in).
+//! In path order: [`read`] (files of the folder, bounded) → [`extract`] (text from each format) with [`metadata`] (from
+//! [`front_matter`], a [`sidecar`] or a line of [`json_lines`], every finding with file and line), once for each file
+//! (`documents`) → [`editions`] (which edition holds from when until when) → [`chunk`] (retrievable pieces with byte spans) →
+//! [`screen`] (what looks suspect is held back until it is among the [`approvals`]) → [`embedding`] → [`mod@build`] (the
+//! spine: writes them into a generation beside the live one and swaps it in).
 //!
 //! Nothing here touches what is being served: until the last rename a build only adds files, and when it fails
 //! the live generation stays.
 
+pub mod approvals;
 pub mod build;
 pub mod chunk;
+pub(crate) mod documents;
 pub mod editions;
 pub mod embedding;
+pub mod extract;
 pub mod front_matter;
+pub mod json_lines;
+pub mod metadata;
 pub mod read;
+pub mod screen;
 pub(crate) mod segment;
+pub mod sidecar;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -74,6 +83,50 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Collects findings: the first thousand of them in full, the others counted, so that a hostile folder cannot fill memory.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    kept: Vec<Finding>,
+    more: usize,
+    with_errors: std::collections::HashSet<String>,
+}
+
+impl Findings {
+    /// Findings that are kept.
+    pub(crate) const KEPT: usize = 1_000;
+
+    pub(crate) fn push(&mut self, finding: Finding) {
+        if finding.is_error() && !self.with_errors.contains(&finding.file) {
+            self.with_errors.insert(finding.file.clone());
+        }
+        if self.kept.len() < Self::KEPT {
+            self.kept.push(finding);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    pub(crate) fn extend(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        findings.into_iter().for_each(|finding| self.push(finding));
+    }
+
+    /// Files of which something is left out.
+    pub(crate) fn files_with_errors(&self) -> usize {
+        self.with_errors.len()
+    }
+
+    /// Those that were kept, by file and line, and the number of others.
+    pub(crate) fn sorted(mut self) -> (Vec<Finding>, usize) {
+        (self.take(), self.more)
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Finding> {
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.sort_by(|a, b| (&a.file, a.line, &a.message).cmp(&(&b.file, b.line, &b.message)));
+        kept
+    }
+}
+
 /// Why no generation was built. The live one is unchanged in every case.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
@@ -99,18 +152,18 @@ pub enum IngestError {
     #[error("{} in the guidelines and the build is strict; mend them or build without --strict", errors_in(.0))]
     Refused(Vec<Finding>),
     /// Nothing was left to index.
-    #[error("`{path}` has no guideline that can be indexed ({}); put Markdown files with front matter there", errors_in(.findings))]
+    #[error("`{path}` has no guideline that can be indexed ({}); put guidelines there, with their metadata", errors_in(.findings))]
     Empty {
         /// The guideline folder.
         path: PathBuf,
         /// What kept its files out.
         findings: Vec<Finding>,
     },
-    /// A file changed between its two readings.
-    #[error("`{file}` changed while the index was being built; run `shishin index build` again")]
-    Changed {
-        /// The file, relative to the guideline folder.
-        file: String,
+    /// A text that was put aside cannot be read back.
+    #[error("a text that was put aside cannot be read back: {source}; run `shishin index build` again")]
+    Spool {
+        /// Why.
+        source: std::io::Error,
     },
     /// A chunk has no vector.
     #[error(transparent)]

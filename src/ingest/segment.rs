@@ -12,7 +12,7 @@ use tantivy::{Index, IndexSettings, IndexWriter, TantivyDocument, TantivyError};
 use crate::analysis;
 use crate::store::disk::Disk;
 use crate::store::publish::Draft;
-use crate::store::schema::{Days, DocumentFields, Fields, Record};
+use crate::store::schema::{DocumentFields, Facts, Fields, Record};
 use crate::store::{DOCUMENTS, StoreError, io_error, search_error};
 
 /// Memory that an index writer may fill before it writes a segment.
@@ -40,9 +40,14 @@ impl IndexesWriter {
         })
     }
 
-    /// Adds a document; the chunks that follow are its.
-    pub(crate) fn document(&mut self, head: &str, text: &str, days: Days) -> Result<(), StoreError> {
-        let entry = self.document_fields.entry(self.documents.entries, head, text, days);
+    /// Adds a document; the chunks that follow are its. It is found by its head and the words that are served of it, and kept as it was
+    /// extracted.
+    pub(crate) fn document(
+        &mut self,
+        [head, served, extracted]: [&str; 3],
+        facts: &Facts<'_>,
+    ) -> Result<(), StoreError> {
+        let entry = self.document_fields.entry(self.documents.entries, [head, served, extracted], facts);
         self.documents.add(entry)
     }
 

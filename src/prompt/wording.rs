@@ -7,7 +7,7 @@ use minijinja::value::{Serde, Value};
 use minijinja::{Environment, UndefinedBehavior, context};
 
 use crate::language::Language;
-use crate::retrieve::{Passage, Span};
+use crate::retrieve::{NotInEffect, Passage, Span, Why};
 
 /// Why the prompt texts cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +37,7 @@ const FUEL: u64 = 100_000;
 const MARK: &str = "⟨sample⟩";
 
 /// Purpose, and the texts built into the program.
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("grounded.en.jinja", include_str!("../../config/prompts/grounded.en.jinja")),
     ("grounded.ja.jinja", include_str!("../../config/prompts/grounded.ja.jinja")),
     ("question.en.jinja", include_str!("../../config/prompts/question.en.jinja")),
@@ -46,11 +46,13 @@ const BUILT_IN: [(&str, &str); 8] = [
     ("plain.ja.jinja", include_str!("../../config/prompts/plain.ja.jinja")),
     ("abstain.en.jinja", include_str!("../../config/prompts/abstain.en.jinja")),
     ("abstain.ja.jinja", include_str!("../../config/prompts/abstain.ja.jinja")),
+    ("outdated.en.jinja", include_str!("../../config/prompts/outdated.en.jinja")),
+    ("outdated.ja.jinja", include_str!("../../config/prompts/outdated.ja.jinja")),
 ];
 
-/// The eight prompt texts: instructions with passages and the wrapping of the question that goes with
-/// them, instructions without passages, and what is said when nothing was found; each in English and in
-/// Japanese.
+/// The ten prompt texts: instructions with passages and the wrapping of the question that goes with
+/// them, instructions without passages, what is said when nothing was found, and what is said of editions that
+/// match and are not in effect; each in English and in Japanese.
 #[derive(Debug)]
 pub struct Wording {
     environment: Environment<'static>,
@@ -65,7 +67,7 @@ impl Wording {
         Self::of(BUILT_IN.map(|(name, text)| (name, text.to_owned())))
     }
 
-    /// The texts of a folder, all eight of them.
+    /// The texts of a folder, all ten of them.
     ///
     /// # Errors
     /// When a file is missing, unreadable, or does not render.
@@ -104,11 +106,13 @@ impl Wording {
             issuer: "issuer".into(),
             jurisdiction: "everywhere".into(),
             language: Language::En,
+            tags: Vec::new(),
             effective_from: Date::default(),
             effective_to: None,
             source: "source".into(),
             licence: "licence".into(),
             file: "file".into(),
+            page: None,
             span: Span { start: 0, end: MARK.len() },
             score: 1.0,
             coverage: 1.0,
@@ -129,6 +133,21 @@ impl Wording {
             holds(&format!("question.{language}.jinja"), &question, "the question")?;
             self.plain(language, Date::default())?;
             self.abstain(language, Date::default())?;
+            for why in [Why::Replaced, Why::Expired, Why::NotYet] {
+                let edition = NotInEffect {
+                    guideline: "sample".into(),
+                    title: MARK.into(),
+                    edition: "1".into(),
+                    why,
+                    effective_from: Date::default(),
+                    effective_to: Some(Date::default()),
+                    replaced_by: Some("sample@2".into()),
+                    coverage: 1.0,
+                    similarity: None,
+                };
+                let outdated = self.outdated(language, &[edition])?;
+                holds(&format!("outdated.{language}.jinja"), &outdated, "the edition's title")?;
+            }
         }
         Ok(())
     }
@@ -168,6 +187,18 @@ impl Wording {
     /// When the text fails to render.
     pub fn abstain(&self, language: Language, as_of: Date) -> Result<String, WordingError> {
         Ok(self.render(&format!("abstain.{language}.jinja"), &[], "", as_of)?.trim().to_owned())
+    }
+
+    /// What is said of editions that match the question and are not in effect.
+    ///
+    /// # Errors
+    /// When the text fails to render.
+    pub fn outdated(&self, language: Language, editions: &[NotInEffect]) -> Result<String, WordingError> {
+        let name = format!("outdated.{language}.jinja");
+        let template = self.environment.get_template(&name).map_err(|e| failed(&name, &e))?;
+        let editions = Value::from(Serde(editions));
+        let text = template.render(context! { editions }).map_err(|e| failed(&name, &e))?;
+        Ok(text.trim().to_owned())
     }
 
     fn render(

@@ -7,17 +7,17 @@
 use std::collections::HashMap;
 use std::ops::Bound;
 
-use jiff::civil::Date;
-use tantivy::collector::TopDocs;
+use tantivy::collector::{DocSetCollector, TopDocs};
 use tantivy::query::{
     Bm25StatisticsProvider, BooleanQuery, BoostQuery, ConstScoreQuery, Occur, Query, RangeQuery, TermQuery,
 };
 use tantivy::schema::{Field, IndexRecordOption, Value as _};
 use tantivy::{DocAddress, Searcher, TantivyDocument, Term};
 
+use super::Scope;
 use super::terms::{Asked, QueryTerms, is_hiragana};
 use crate::analysis::scan::Script;
-use crate::store::schema::{Fields, TextFields, day_number};
+use crate::store::schema::{Fields, TextFields, day_number, filter_value};
 
 /// What each kind of match weighs, beside an English stem or a pair of CJK content characters in the text.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -89,12 +89,12 @@ pub struct Indexes<'a> {
     pub document_fields: &'a TextFields,
 }
 
-/// The best chunks for the terms, among editions in effect on a day, best first.
+/// The best chunks for the terms within a scope, best first.
 pub fn search(
     indexes: Indexes<'_>,
     terms: &QueryTerms,
     weights: &Weights,
-    as_of: Date,
+    scope: &Scope<'_>,
     limit: usize,
 ) -> tantivy::Result<Vec<Hit>> {
     let Indexes { chunks, fields, documents, document_fields } = indexes;
@@ -102,8 +102,8 @@ pub fn search(
         return Ok(Vec::new());
     }
     let wanted = limit.max(AT_LEAST);
-    let found = top(chunks, &fields.words, terms, weights, as_of, wanted)?;
-    let about = top(documents, document_fields, terms, weights, as_of, wanted)?;
+    let found = top(chunks, &fields.words, terms, weights, scope, wanted)?;
+    let about = top(documents, document_fields, terms, weights, scope, wanted)?;
     let numbers = numbers(documents, "document")?;
     let about: HashMap<u64, f32> =
         about.into_iter().map(|(score, at)| (number(&numbers, at), score)).collect();
@@ -130,7 +130,7 @@ fn top(
     fields: &TextFields,
     terms: &QueryTerms,
     weights: &Weights,
-    as_of: Date,
+    scope: &Scope<'_>,
     limit: usize,
 ) -> tantivy::Result<Vec<(f32, DocAddress)>> {
     let clauses = any_of(fields, terms, weights);
@@ -138,7 +138,7 @@ fn top(
         return Ok(Vec::new());
     }
     let mut all: Vec<(Occur, Box<dyn Query>)> = vec![(Occur::Must, Box::new(BooleanQuery::new(clauses)))];
-    all.extend(in_effect(fields, as_of).map(|filter| (Occur::Must, filter)));
+    all.extend(within(fields, scope).into_iter().map(|filter| (Occur::Must, filter)));
     let statistics = Statistics { searcher, length: weights.length };
     let best = TopDocs::with_limit(limit).order_by_score();
     searcher.search_with_statistics_provider(&BooleanQuery::new(all), &best, &statistics)
@@ -173,12 +173,52 @@ fn number(columns: &[tantivy::columnar::Column<u64>], at: DocAddress) -> u64 {
     columns.get(at.segment_ord as usize).and_then(|column| column.first(at.doc_id)).unwrap_or(u64::MAX)
 }
 
-/// Begun on the day or before, and not ended by then; adds nothing to the score.
-fn in_effect(fields: &TextFields, day: Date) -> [Box<dyn Query>; 2] {
-    let day = day_number(day);
-    let begun = RangeQuery::new(Bound::Unbounded, Bound::Included(Term::from_field_i64(fields.begins, day)));
-    let open = RangeQuery::new(Bound::Excluded(Term::from_field_i64(fields.ends, day)), Bound::Unbounded);
-    [begun, open].map(|range| Box::new(ConstScoreQuery::new(Box::new(range), 0.0)) as Box<dyn Query>)
+/// What a scope leaves out, as clauses that add nothing to the score: editions that had not begun by its day, or had ended, and what
+/// its filter does not name.
+fn within(fields: &TextFields, scope: &Scope<'_>) -> Vec<Box<dyn Query>> {
+    let mut clauses: Vec<Box<dyn Query>> = Vec::new();
+    if let Some(day) = scope.as_of {
+        let day = day_number(day);
+        let begun = Bound::Included(Term::from_field_i64(fields.begins, day));
+        let open = Bound::Excluded(Term::from_field_i64(fields.ends, day));
+        clauses.push(Box::new(RangeQuery::new(Bound::Unbounded, begun)));
+        clauses.push(Box::new(RangeQuery::new(open, Bound::Unbounded)));
+    }
+    if let Some(filter) = scope.filter {
+        let language = filter.language.map(|language| language.to_string());
+        let named = [
+            (fields.issuer, filter.issuer.as_deref()),
+            (fields.jurisdiction, filter.jurisdiction.as_deref()),
+            (fields.language, language.as_deref()),
+        ];
+        let named = named.into_iter().filter_map(|(field, value)| Some((field, value?)));
+        for (field, value) in named.chain(filter.tags.iter().map(|tag| (fields.tag, tag.as_str()))) {
+            let term = Term::from_field_text(field, &filter_value(value));
+            clauses.push(Box::new(TermQuery::new(term, IndexRecordOption::Basic)));
+        }
+    }
+    clauses.into_iter().map(|clause| Box::new(ConstScoreQuery::new(clause, 0.0)) as Box<dyn Query>).collect()
+}
+
+/// Whether each chunk, by its number, is within a scope; `None` when all are.
+pub fn within_scope(
+    searcher: &Searcher,
+    fields: &Fields,
+    scope: &Scope<'_>,
+) -> tantivy::Result<Option<Vec<bool>>> {
+    let clauses = within(&fields.words, scope);
+    if clauses.is_empty() {
+        return Ok(None);
+    }
+    let all = BooleanQuery::new(clauses.into_iter().map(|clause| (Occur::Must, clause)).collect());
+    let rows = numbers(searcher, "row")?;
+    let mut within = vec![false; searcher.num_docs() as usize];
+    for at in searcher.search(&all, &DocSetCollector)? {
+        if let Some(place) = within.get_mut(number(&rows, at) as usize) {
+            *place = true;
+        }
+    }
+    Ok(Some(within))
 }
 
 fn any_of(fields: &TextFields, terms: &QueryTerms, weights: &Weights) -> Vec<(Occur, Box<dyn Query>)> {

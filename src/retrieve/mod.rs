@@ -20,7 +20,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use jiff::civil::Date;
 
-pub use passage::{Passage, Retrieval, Span};
+pub use passage::{NotInEffect, Passage, Retrieval, Span, Why};
 pub use snapshot::{Ranked, Ranking, Snapshot};
 
 use crate::kernels::Cpu;
@@ -35,6 +35,34 @@ use crate::store::{self, StoreError};
 /// 75 % of 16 everyday questions, and 50 % and 81 % of questions on the same field that no document answers: words
 /// alone cannot tell those, so the prompt must still ask for an answer from the passages only.
 pub const DEFAULT_MIN_COVERAGE: f32 = 0.45;
+
+/// The similarity from which a passage answers the question whatever words it has, unless the configuration says otherwise.
+pub const DEFAULT_MIN_SIMILARITY: f32 = 0.88;
+
+/// Tells passages that answer a question from those that merely match best: by the words they share, or by what they mean. Either is
+/// enough: a passage in the other language shares no words.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gate {
+    /// The share of a question's content that a passage must cover, from 0 to 1.
+    pub min_coverage: f32,
+    /// The cosine of their vectors that does as well, from −1 to 1; above 1, words alone decide.
+    pub min_similarity: f32,
+}
+
+impl Gate {
+    /// Whether a passage of such coverage and similarity answers.
+    #[must_use]
+    pub fn lets_pass(&self, coverage: f32, similarity: Option<f32>) -> bool {
+        coverage >= self.min_coverage
+            || similarity.is_some_and(|similarity| similarity >= self.min_similarity)
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { min_coverage: DEFAULT_MIN_COVERAGE, min_similarity: DEFAULT_MIN_SIMILARITY }
+    }
+}
 
 /// The most passages one search returns.
 pub const MAX_PASSAGES: usize = 100;
@@ -74,10 +102,42 @@ pub struct SearchQuery<'a> {
     pub as_of: Date,
     /// The language to prefer; that of the text when not given. The other one stays findable.
     pub language: Option<Language>,
+    /// What editions must be; all of them when not given.
+    pub filter: Option<&'a Filter>,
     /// The most passages to return, bounded by [`MAX_PASSAGES`].
     pub limit: usize,
     /// What to go by; [`Snapshot::ranking`] when not given.
     pub ranking: Option<Ranking>,
+}
+
+/// What editions must be to be searched. Widths, case and outer white space do not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Who issued them.
+    pub issuer: Option<String>,
+    /// Where they hold.
+    pub jurisdiction: Option<String>,
+    /// Their language.
+    pub language: Option<Language>,
+    /// Tags that they have, all of them.
+    pub tags: Vec<String>,
+}
+
+impl Filter {
+    /// Whether it lets everything pass.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a search looks at.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scope<'a> {
+    /// Editions in effect on that day; of any day when not given.
+    pub as_of: Option<Date>,
+    /// Editions that a filter lets pass; all when not given.
+    pub filter: Option<&'a Filter>,
 }
 
 /// What searching by meaning needs.

@@ -8,6 +8,7 @@ use std::ops::Range;
 use jiff::civil::Date;
 use serde::Serialize;
 
+use super::Gate;
 use crate::language::Language;
 use crate::store::schema::Record;
 
@@ -45,6 +46,9 @@ pub struct Passage {
     pub jurisdiction: String,
     /// The language of the text.
     pub language: Language,
+    /// Subject words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// The first day of effect.
     pub effective_from: Date,
     /// The last day of effect: the edition's own, or the day before its replacement.
@@ -55,7 +59,10 @@ pub struct Passage {
     pub licence: String,
     /// The file, relative to the guideline folder.
     pub file: String,
-    /// Where the text stands in the file.
+    /// The page of the file, from 1, where it has pages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page: Option<usize>,
+    /// Where the text stands in the file; in what was extracted from it, where it is no text file.
     pub span: Span,
     /// How well it matches; comparable within one search only.
     pub score: f32,
@@ -81,11 +88,13 @@ impl Passage {
             issuer: record.issuer,
             jurisdiction: record.jurisdiction,
             language: record.language,
+            tags: record.tags,
             effective_from: record.effective_from,
             effective_to: record.ends.and_then(|end| end.yesterday().ok()).or(record.effective_to),
             source: record.source,
             licence: record.licence,
             file: record.file,
+            page: record.page,
             span: record.span.into(),
             score,
             coverage: 0.0,
@@ -96,20 +105,82 @@ impl Passage {
     }
 }
 
+/// Why an edition is not in effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// Another edition has replaced it.
+    Replaced,
+    /// It says itself that it holds no longer.
+    Expired,
+    /// It does not hold yet.
+    NotYet,
+}
+
+/// An edition that matches the question better than any that is in effect, and is not.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NotInEffect {
+    /// The guideline.
+    pub guideline: String,
+    /// Its title.
+    pub title: String,
+    /// The edition.
+    pub edition: String,
+    /// Why it is left out.
+    pub why: Why,
+    /// The first day of effect.
+    pub effective_from: Date,
+    /// The last day of effect.
+    pub effective_to: Option<Date>,
+    /// What replaces it, as `guideline@edition`.
+    pub replaced_by: Option<String>,
+    /// How much of the question's content its best passage contains, from 0 to 1.
+    pub coverage: f32,
+    /// The cosine of that passage's vector and the question's, where the index has vectors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<f32>,
+}
+
+impl NotInEffect {
+    /// Of a chunk's record, seen from a day on which it is not in effect.
+    pub(super) fn new(record: Record, day: Date, coverage: f32, similarity: Option<f32>) -> Self {
+        let why = if record.effective_from > day {
+            Why::NotYet
+        } else if record.replaced_by.is_some() {
+            // It may have expired as well; what came after it is what a reader wants to know.
+            Why::Replaced
+        } else {
+            Why::Expired
+        };
+        Self {
+            coverage,
+            similarity,
+            why,
+            guideline: record.guideline,
+            title: record.title,
+            edition: record.edition,
+            effective_from: record.effective_from,
+            effective_to: record.ends.and_then(|end| end.yesterday().ok()).or(record.effective_to),
+            replaced_by: record.replaced_by,
+        }
+    }
+}
+
 /// What a search found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Retrieval {
     /// The passages, best first.
     pub passages: Vec<Passage>,
+    /// Editions that match better than those, and are not in effect on the day, best first.
+    pub not_in_effect: Vec<NotInEffect>,
     /// The generation they come from.
     pub generation: String,
 }
 
 impl Retrieval {
-    /// Whether any passage covers at least this share of the question. When none does, answering would mean
-    /// inventing.
+    /// Whether any passage answers the question, as far as a gate can tell. When none does, answering would mean inventing.
     #[must_use]
-    pub fn relevant(&self, min_coverage: f32) -> bool {
-        self.passages.iter().any(|p| p.coverage >= min_coverage)
+    pub fn relevant(&self, gate: Gate) -> bool {
+        self.passages.iter().any(|p| gate.lets_pass(p.coverage, p.similarity))
     }
 }

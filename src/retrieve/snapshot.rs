@@ -9,12 +9,12 @@ use tantivy::{DocAddress, ReloadPolicy, Searcher};
 use super::dense::{Cosines, DenseIndex, nearest};
 use super::fuse::{Scored, normalised_average};
 use super::lexical::{self, Indexes};
-use super::passage::{Passage, Retrieval};
+use super::passage::{NotInEffect, Passage, Retrieval};
 use super::terms::QueryTerms;
-use super::{MAX_PASSAGES, Meaning, RetrieveError, SearchQuery, coverage};
+use super::{MAX_PASSAGES, Meaning, RetrieveError, Scope, SearchQuery, coverage};
 use crate::language::Language;
 use crate::model::embed::TextKind;
-use crate::store::schema::{DocumentFields, Fields, day_number};
+use crate::store::schema::{DocumentFields, Fields, Record, day_number};
 use crate::store::vectors::Vectors;
 use crate::store::{Generation, Manifest, StoreError, search_error};
 
@@ -27,6 +27,11 @@ const VECTOR_WEIGHT: f32 = 0.4;
 const SAME_LANGUAGE: f32 = 1.3;
 /// The same where scores are between 0 and 1 whatever the words.
 const SAME_LANGUAGE_FUSED: f32 = 1.1;
+
+/// What a passage of another guideline must score, against the best one, to be shown in any case.
+const NEARLY_AS_GOOD: f32 = 0.7;
+/// Chunks that are looked at for editions that are not in effect.
+const OTHERS: usize = 10;
 
 /// What chunks are ranked by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -86,6 +91,36 @@ struct Place {
     document: usize,
     begins: i64,
     ends: i64,
+}
+
+impl Place {
+    fn in_effect(&self, day: Date) -> bool {
+        let day = day_number(day);
+        self.begins <= day && self.ends > day
+    }
+}
+
+/// A question, cut into terms and compared with all vectors.
+struct Asked {
+    terms: QueryTerms,
+    cosines: Option<Cosines>,
+}
+
+/// Gives the last place to the best passage of another guideline, where all places would go to one and the other is nearly as good: two
+/// guidelines that hold at once may disagree, and then a reader must see both.
+fn show_both(hits: &mut [Passage], limit: usize) {
+    let [first, .., last] = &hits[..limit.min(hits.len())] else { return };
+    let (best, lowest) = (first.score, last.score);
+    let guideline = first.guideline.clone();
+    if limit < 2 || hits[..limit.min(hits.len())].iter().any(|hit| hit.guideline != guideline) {
+        return;
+    }
+    let other = hits.iter().position(|hit| hit.guideline != guideline);
+    if let Some(other) = other.filter(|at| hits[*at].score >= NEARLY_AS_GOOD * best) {
+        hits.swap(limit - 1, other);
+        // Scores stay in order for whoever cuts by them.
+        hits[limit - 1].score = hits[limit - 1].score.min(lowest);
+    }
 }
 
 /// One generation, open for searching. While it lives, its files stay.
@@ -152,13 +187,17 @@ impl Snapshot {
     /// When the index cannot be read, or the question cannot be embedded.
     pub fn search(&self, query: &SearchQuery<'_>) -> Result<Retrieval, RetrieveError> {
         let limit = query.limit.min(MAX_PASSAGES);
-        let terms = self.terms(query.text)?;
         let ranking = query.ranking.unwrap_or_else(|| self.ranking());
-        // More than asked for, so that the language preference has something to choose from.
-        let found = self.rank_terms(query.text, &terms, ranking, query.as_of, limit * 2 + 10)?;
+        let asked = self.asked(query.text, ranking)?;
+        let scope = Scope { as_of: Some(query.as_of), filter: query.filter };
         let language = query.language.unwrap_or_else(|| Language::detect(query.text));
-        let mut hits = found.into_iter().map(|hit| self.passage(hit)).collect::<Result<Vec<_>, _>>()?;
         let factor = if ranking == Ranking::Bm25 { SAME_LANGUAGE } else { SAME_LANGUAGE_FUSED };
+        // Those of other days are ranked along: were one left out that matches best, its reader should know.
+        let others = self.places.iter().any(|place| !place.in_effect(query.as_of));
+        // More than asked for, so that the language preference has something to choose from.
+        let wanted = limit * 2 + 10;
+        let found = self.rank_asked(&asked, ranking, &scope, wanted)?;
+        let mut hits = found.into_iter().map(|hit| self.passage(hit)).collect::<Result<Vec<_>, _>>()?;
         for passage in &mut hits {
             if passage.language == language {
                 passage.score *= factor;
@@ -166,16 +205,48 @@ impl Snapshot {
         }
         // Ties go to the chunk id, so that the same question always gets the same order.
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.chunk_id.cmp(&b.chunk_id)));
+        let best = hits.first().map_or(f32::NEG_INFINITY, |passage| passage.score);
+        show_both(&mut hits, limit);
         hits.truncate(limit);
         for (i, passage) in hits.iter_mut().enumerate() {
             passage.n = i + 1;
-            passage.coverage = coverage::share(&terms, &passage.title, &passage.section, &passage.text);
+            passage.coverage = coverage::share(&asked.terms, &passage.title, &passage.section, &passage.text);
         }
-        Ok(Retrieval { passages: hits, generation: self.generation().to_owned() })
+        let not_in_effect = match others && limit > 0 {
+            true => self.not_in_effect(&asked, ranking, query, best, (language, factor))?,
+            false => Vec::new(),
+        };
+        Ok(Retrieval { passages: hits, not_in_effect, generation: self.generation().to_owned() })
     }
 
-    /// The best chunks for a question among the editions in effect on a day, best first. Without vectors, rankings by them find
-    /// nothing.
+    /// The editions that match better than `best`, and are not in effect on the day.
+    fn not_in_effect(
+        &self,
+        asked: &Asked,
+        ranking: Ranking,
+        query: &SearchQuery<'_>,
+        best: f32,
+        (language, factor): (Language, f32),
+    ) -> Result<Vec<NotInEffect>, RetrieveError> {
+        let scope = Scope { as_of: None, filter: query.filter };
+        let mut found: Vec<NotInEffect> = Vec::new();
+        for hit in self.rank_asked(asked, ranking, &scope, OTHERS)? {
+            let in_effect = self.places.get(hit.row).is_none_or(|place| place.in_effect(query.as_of));
+            if in_effect {
+                continue;
+            }
+            let record = self.record(hit.row)?;
+            let score = if record.language == language { hit.score * factor } else { hit.score };
+            let known = found.iter().any(|f| f.guideline == record.guideline && f.edition == record.edition);
+            if score > best && !known {
+                let covered = coverage::share(&asked.terms, &record.title, &record.section, &record.text);
+                found.push(NotInEffect::new(record, query.as_of, covered, hit.similarity));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The best chunks for a question within a scope, best first. Without vectors, rankings by them find nothing.
     ///
     /// # Errors
     /// When the index cannot be read, or the question cannot be embedded.
@@ -183,18 +254,28 @@ impl Snapshot {
         &self,
         text: &str,
         ranking: Ranking,
-        as_of: Date,
+        scope: &Scope<'_>,
         limit: usize,
     ) -> Result<Vec<Ranked>, RetrieveError> {
-        self.rank_terms(text, &self.terms(text)?, ranking, as_of, limit)
+        self.rank_asked(&self.asked(text, ranking)?, ranking, scope, limit)
     }
 
-    fn rank_terms(
+    fn asked(&self, text: &str, ranking: Ranking) -> Result<Asked, RetrieveError> {
+        let cosines = match (ranking, &self.dense) {
+            (Ranking::Bm25, _) | (_, None) => None,
+            (_, Some((index, meaning))) => {
+                let vectors = meaning.embedder.embed(TextKind::Query, &[text])?;
+                vectors.first().map(|vector| index.cosines(vector))
+            }
+        };
+        Ok(Asked { terms: self.terms(text)?, cosines })
+    }
+
+    fn rank_asked(
         &self,
-        text: &str,
-        terms: &QueryTerms,
+        asked: &Asked,
         ranking: Ranking,
-        as_of: Date,
+        scope: &Scope<'_>,
         limit: usize,
     ) -> Result<Vec<Ranked>, RetrieveError> {
         let depth = limit.max(FUSED);
@@ -205,38 +286,45 @@ impl Snapshot {
                 documents: &self.documents,
                 document_fields: &self.document_fields.words,
             };
-            let hits = lexical::search(indexes, terms, &lexical::WEIGHTS, as_of, limit);
+            let hits = lexical::search(indexes, &asked.terms, &lexical::WEIGHTS, scope, limit);
             Ok(hits.map_err(|e| self.failed(e))?.into_iter().map(|hit| (hit.row, hit.score)).collect())
         };
-        let (found, similarities) = match (ranking, &self.dense) {
-            (Ranking::Bm25, _) => (words(limit)?, Vec::new()),
-            (_, None) => (Vec::new(), Vec::new()),
-            (_, Some((index, meaning))) => {
-                let vectors = meaning.embedder.embed(TextKind::Query, &[text])?;
-                let cosines = vectors.first().map_or_else(Cosines::default, |vector| index.cosines(vector));
-                let day = day_number(as_of);
-                let in_effect = |row: usize| {
-                    self.places.get(row).is_some_and(|place| place.begins <= day && place.ends > day)
-                };
-                let near = nearest(&cosines.ranked_by, depth, in_effect);
-                let near: Vec<Scored> = near.into_iter().map(|near| (near.row, near.score)).collect();
-                let found = match ranking {
+        let found = match (ranking, &asked.cosines) {
+            (Ranking::Bm25, _) => words(limit)?,
+            (_, None) => Vec::new(),
+            (_, Some(cosines)) => {
+                let near = self.near(cosines, scope, depth)?;
+                match ranking {
                     Ranking::Dense => near,
                     _ => {
                         let rankings =
                             [(&words(depth)?[..], 1.0 - VECTOR_WEIGHT), (&near[..], VECTOR_WEIGHT)];
                         normalised_average(&rankings)
                     }
-                };
-                (found, cosines.chunks)
+                }
             }
         };
-        let ranked = found.into_iter().take(limit).map(|(row, score)| Ranked {
-            row,
-            score,
-            similarity: similarities.get(row).copied(),
-        });
-        Ok(ranked.collect())
+        let similarity = |row: usize| asked.cosines.as_ref().and_then(|c| c.chunks.get(row).copied());
+        let ranked = found.into_iter().take(limit);
+        Ok(ranked.map(|(row, score)| Ranked { row, score, similarity: similarity(row) }).collect())
+    }
+
+    /// The chunks within a scope whose vectors are nearest to the question's.
+    fn near(&self, cosines: &Cosines, scope: &Scope<'_>, limit: usize) -> Result<Vec<Scored>, RetrieveError> {
+        // Days are at hand; the rest is the index's to say.
+        let filtered = match scope.filter {
+            Some(filter) if !filter.is_empty() => {
+                let scope = Scope { as_of: None, filter: Some(filter) };
+                lexical::within_scope(&self.searcher, &self.fields, &scope).map_err(|e| self.failed(e))?
+            }
+            _ => None,
+        };
+        let keep = |row: usize| {
+            let on_day = scope.as_of.is_none_or(|day| self.places.get(row).is_some_and(|p| p.in_effect(day)));
+            on_day && filtered.as_ref().is_none_or(|within| within.get(row) == Some(&true))
+        };
+        let near = nearest(&cosines.ranked_by, limit, keep);
+        Ok(near.into_iter().map(|near| (near.row, near.score)).collect())
     }
 
     /// The share of a question's content, from 0 to 1, that occurs in the index at all; 1 for a question
@@ -253,11 +341,18 @@ impl Snapshot {
     }
 
     fn passage(&self, hit: Ranked) -> Result<Passage, RetrieveError> {
-        let place = self.places.get(hit.row).map_or(DocAddress::new(0, u32::MAX), |place| place.at);
+        Ok(Passage::new(self.record(hit.row)?, hit.score, hit.similarity))
+    }
+
+    /// What is stored of a chunk.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn record(&self, row: usize) -> Result<Record, RetrieveError> {
+        let place = self.places.get(row).map_or(DocAddress::new(0, u32::MAX), |place| place.at);
         let json = lexical::record(&self.searcher, &self.fields, place).map_err(|e| self.failed(e))?;
-        let record = serde_json::from_str(&json)
-            .map_err(|source| RetrieveError::Record { generation: self.generation().to_owned(), source })?;
-        Ok(Passage::new(record, hit.score, hit.similarity))
+        serde_json::from_str(&json)
+            .map_err(|source| RetrieveError::Record { generation: self.generation().to_owned(), source })
     }
 
     fn failed(&self, source: tantivy::TantivyError) -> RetrieveError {

@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     /// A manifest as version 1 of the format writes it; it must stay readable.
-    const V1: &str = r#"{"format":1,"id":"g1","schema":2,"analysis":"v2","corpus":"00","created":"2026-11-24T00:00:00Z",
+    const V1: &str = r#"{"format":1,"id":"g1","schema":3,"analysis":"v2","corpus":"00","created":"2026-11-24T00:00:00Z",
         "source":"guidelines","counts":{"guidelines":1,"editions":2,"chunks":3,"chunks_by_language":{"en":2,"ja":1}},
         "files":{"meta.json":{"bytes":2,"sha256":"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}}}"#;
 
@@ -207,7 +207,7 @@ mod tests {
     fn other_versions_are_refused_with_the_mend() {
         let dir = tempfile::tempdir().unwrap();
         for (change, to) in
-            [("\"format\":1", "\"format\":2"), ("\"schema\":2", "\"schema\":9"), ("\"v2\"", "\"v0\"")]
+            [("\"format\":1", "\"format\":2"), ("\"schema\":3", "\"schema\":9"), ("\"v2\"", "\"v0\"")]
         {
             fs::write(dir.path().join(MANIFEST), V1.replacen(change, to, 1)).unwrap();
             let refused = Manifest::read(dir.path(), "g1").and_then(|m| m.check_versions()).unwrap_err();

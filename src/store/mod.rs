@@ -7,6 +7,7 @@
 //! <index>/generations/<id>/manifest.json  what is in it, with the sha256 of every file; written last
 //! <index>/generations/<id>/documents/     the index of whole documents
 //! <index>/generations/<id>/vectors.bin    the vectors of its chunks, if it was built with an embedder
+//! <index>/generations/<id>/held-back.json passages that are not served until an operator has looked at them
 //! <index>/generations/<id>/IN_USE         readers hold a shared lock on it, so that it is not removed
 //! <index>/generations/.building-<id>/     a build under way, or one that died
 //! ```
@@ -17,6 +18,7 @@
 pub mod disk;
 pub mod manifest;
 pub mod publish;
+pub mod quarantine;
 pub mod schema;
 pub mod vectors;
 
@@ -56,6 +58,17 @@ pub enum StoreError {
         /// Why it failed.
         source: io::Error,
     },
+    /// No generation has that id.
+    #[error("there is no generation `{id}`; there are: {known}")]
+    NoSuchGeneration {
+        /// The id asked for.
+        id: String,
+        /// The generations there are.
+        known: String,
+    },
+    /// No generation is older than the live one.
+    #[error("there is no generation before the live one; `shishin index list` shows all")]
+    NothingBefore,
     /// Another process builds.
     #[error("another build of this index is running (it holds `{0}`); wait for it to finish")]
     Busy(PathBuf),

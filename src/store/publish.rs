@@ -11,8 +11,6 @@ use super::disk::Disk;
 use super::manifest::{self, Manifest};
 use super::{CURRENT, DOCUMENTS, GENERATIONS, IN_USE, LOCK, MANIFEST, StoreError, current_id, io_error};
 
-/// Generations kept besides the live one, newest first.
-const KEPT: usize = 3;
 const BUILDING: &str = ".building-";
 const REMOVING: &str = ".removing-";
 
@@ -70,13 +68,48 @@ impl<'a> BuildLock<'a> {
         Ok(names)
     }
 
-    /// Removes generations beyond the kept ones. What cannot be removed now stays for the next build: the new
+    /// Makes a complete generation the live one.
+    fn make_current(&self, id: &str) -> Result<(), StoreError> {
+        let next = self.index_dir.join(format!("{CURRENT}.next"));
+        self.disk.write(&next, format!("{id}\n").as_bytes()).map_err(io_error("write", &next))?;
+        let current = self.index_dir.join(CURRENT);
+        self.disk.rename(&next, &current).map_err(io_error("replace", &current))?;
+        // From here on the generation is live, so what fails now is worth a line in the log, not an error.
+        if let Err(error) = self.disk.sync(&self.index_dir) {
+            tracing::warn!(%error, "the new generation is live, but may be forgotten in a power failure");
+        }
+        Ok(())
+    }
+
+    /// Goes back to an older generation, or forward to a newer one: the named one, or the newest that is older than the live one. It is
+    /// checked like one that is opened, before anything changes.
+    pub fn roll_back(&self, to: Option<&str>) -> Result<Manifest, StoreError> {
+        let live = current_id(&self.index_dir)?;
+        let all: Vec<_> = self.names()?.into_iter().filter(|name| !name.starts_with('.')).collect();
+        let known = || all.join(", ");
+        let id = match to {
+            Some(id) if all.iter().any(|name| name == id) => id.to_owned(),
+            Some(id) => return Err(StoreError::NoSuchGeneration { id: id.to_owned(), known: known() }),
+            None => {
+                let before = all.iter().rev().find(|name| live.as_ref().is_some_and(|live| *name < live));
+                before.cloned().ok_or(StoreError::NothingBefore)?
+            }
+        };
+        let dir = super::generation_dir(&self.index_dir, &id);
+        let manifest = Manifest::read(&dir, &id)?;
+        manifest.check_versions()?;
+        manifest.check_files(&dir)?;
+        self.make_current(&id)?;
+        Ok(manifest)
+    }
+
+    /// Removes generations but the live one and the newest `keep` others. What cannot be removed now stays for the next build: the new
     /// generation is live already, so nothing here may fail the build.
-    fn prune(&self, live: &str) -> Result<usize, StoreError> {
+    fn prune(&self, live: &str, keep: usize) -> Result<usize, StoreError> {
         let old: Vec<_> = self.names()?.into_iter().filter(|n| !n.starts_with('.') && n != live).collect();
         let mut removed = 0;
         // Ids begin with the time, so names sort by age.
-        for id in old.iter().rev().skip(KEPT) {
+        for id in old.iter().rev().skip(keep) {
             let dir = self.index_dir.join(GENERATIONS).join(id);
             let free = match File::open(dir.join(IN_USE)) {
                 Ok(file) => file.try_lock().is_ok().then_some(Some(file)),
@@ -112,8 +145,9 @@ pub struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// Completes the generation and makes it the live one. `fill` gets the manifest with the checksums set.
-    pub fn publish(self, fill: impl FnOnce(&mut Manifest)) -> Result<Manifest, StoreError> {
+    /// Completes the generation and makes it the live one; of the others the newest `keep` stay. `fill` gets the manifest with the
+    /// checksums set.
+    pub fn publish(self, keep: usize, fill: impl FnOnce(&mut Manifest)) -> Result<Manifest, StoreError> {
         let disk = self.lock.disk;
         let index_dir = &self.lock.index_dir;
         let generations = index_dir.join(GENERATIONS);
@@ -149,15 +183,8 @@ impl Draft<'_> {
         disk.rename(&self.dir, &home).map_err(io_error("rename", &self.dir))?;
         sync(&generations)?;
 
-        let next = index_dir.join(format!("{CURRENT}.next"));
-        write(&next, format!("{}\n", self.id).as_bytes())?;
-        let current = index_dir.join(CURRENT);
-        disk.rename(&next, &current).map_err(io_error("replace", &current))?;
-        // From here on the new generation is live, so what fails now is worth a line in the log, not an error.
-        if let Err(error) = sync(index_dir) {
-            tracing::warn!(%error, "the new generation is live, but may be forgotten in a power failure");
-        }
-        if let Err(error) = self.lock.prune(&self.id) {
+        self.lock.make_current(&self.id)?;
+        if let Err(error) = self.lock.prune(&self.id, keep) {
             tracing::warn!(%error, "old generations stay until the next build");
         }
         Ok(record)

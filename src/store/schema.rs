@@ -3,7 +3,7 @@
 //! Shared by the build, which writes them, and by the search, which reads them; so a change here must change
 //! [`VERSION`]. The text is indexed three times, with every term, as stemmed English words and as Japanese words, and so is the head
 //! (title, heading path, tags), because a match there says more. Chunks and whole documents have an index each. What a passage
-//! shows is stored as one record.
+//! shows is stored as one record; a document stores the text that the spans of its chunks point into.
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ use crate::analysis;
 use crate::language::Language;
 
 /// The version of the fields and the record.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What chunks and documents are found by.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +42,14 @@ pub struct TextFields {
     pub ends: Field,
     /// The document's number in its generation, from 0.
     pub document: Field,
+    /// Who issued it, as [`filter_value`].
+    pub issuer: Field,
+    /// Where it holds, as [`filter_value`].
+    pub jurisdiction: Field,
+    /// The language of the text.
+    pub language: Field,
+    /// Each of its tags, as [`filter_value`].
+    pub tag: Field,
 }
 
 impl TextFields {
@@ -53,6 +61,13 @@ impl TextFields {
             TextOptions::default().set_indexing_options(indexing)
         };
         let day = || NumericOptions::from(INDEXED).set_fast();
+        let whole = || {
+            let indexing = TextFieldIndexing::default()
+                .set_tokenizer("raw")
+                .set_fieldnorms(false)
+                .set_index_option(IndexRecordOption::Basic);
+            TextOptions::default().set_indexing_options(indexing)
+        };
         Self {
             text: schema.add_text_field("text", words(analysis::TEXT)),
             text_english: schema.add_text_field("text_english", words(analysis::ENGLISH)),
@@ -63,10 +78,14 @@ impl TextFields {
             begins: schema.add_i64_field("begins", day()),
             ends: schema.add_i64_field("ends", day()),
             document: schema.add_u64_field("document", NumericOptions::default().set_fast()),
+            issuer: schema.add_text_field("issuer", whole()),
+            jurisdiction: schema.add_text_field("jurisdiction", whole()),
+            language: schema.add_text_field("language", whole()),
+            tag: schema.add_text_field("tag", whole()),
         }
     }
 
-    fn fill(&self, [head, text]: [&str; 2], days: Days, document: u64) -> TantivyDocument {
+    fn fill(&self, [head, text]: [&str; 2], facts: &Facts<'_>, document: u64) -> TantivyDocument {
         let mut doc = TantivyDocument::default();
         for field in [self.text, self.text_english, self.text_japanese] {
             doc.add_text(field, text);
@@ -74,20 +93,53 @@ impl TextFields {
         for field in [self.head, self.head_english, self.head_japanese] {
             doc.add_text(field, head);
         }
-        doc.add_i64(self.begins, day_number(days.begins));
-        doc.add_i64(self.ends, days.ends.map_or(i64::MAX, day_number));
+        doc.add_i64(self.begins, day_number(facts.begins));
+        doc.add_i64(self.ends, facts.ends.map_or(i64::MAX, day_number));
         doc.add_u64(self.document, document);
+        doc.add_text(self.issuer, filter_value(facts.issuer));
+        doc.add_text(self.jurisdiction, filter_value(facts.jurisdiction));
+        doc.add_text(self.language, facts.language.to_string());
+        for tag in facts.tags {
+            doc.add_text(self.tag, filter_value(tag));
+        }
         doc
     }
 }
 
-/// When an edition is in effect.
+/// What an edition is filtered by.
 #[derive(Debug, Clone, Copy)]
-pub struct Days {
-    /// The first day.
+pub struct Facts<'a> {
+    /// The first day of effect.
     pub begins: Date,
     /// The first day after.
     pub ends: Option<Date>,
+    /// Who issued it.
+    pub issuer: &'a str,
+    /// Where it holds.
+    pub jurisdiction: &'a str,
+    /// The language of the text.
+    pub language: Language,
+    /// Subject words.
+    pub tags: &'a [String],
+}
+
+impl<'a> From<&'a Record> for Facts<'a> {
+    fn from(record: &'a Record) -> Self {
+        Self {
+            begins: record.effective_from,
+            ends: record.ends,
+            issuer: &record.issuer,
+            jurisdiction: &record.jurisdiction,
+            language: record.language,
+            tags: &record.tags,
+        }
+    }
+}
+
+/// A value as filters compare it: widths, case and outer white space do not matter.
+#[must_use]
+pub fn filter_value(text: &str) -> String {
+    analysis::normalise::fold_text(text.trim())
 }
 
 /// The fields of the index of chunks.
@@ -124,8 +176,7 @@ impl Fields {
         record: &Record,
         head: &str,
     ) -> Result<TantivyDocument, serde_json::Error> {
-        let days = Days { begins: record.effective_from, ends: record.ends };
-        let mut doc = self.words.fill([head, &record.text], days, document);
+        let mut doc = self.words.fill([head, &record.text], &record.into(), document);
         doc.add_u64(self.row, row);
         doc.add_text(self.record, serde_json::to_string(record)?);
         Ok(doc)
@@ -145,6 +196,8 @@ pub struct DocumentFields {
     pub schema: Schema,
     /// What a document is found by.
     pub words: TextFields,
+    /// The stored text that spans point into.
+    pub extracted: Field,
 }
 
 impl DocumentFields {
@@ -153,13 +206,21 @@ impl DocumentFields {
     pub fn new() -> Self {
         let mut schema = Schema::builder();
         let words = TextFields::new(&mut schema);
-        Self { schema: schema.build(), words }
+        let extracted = schema.add_text_field("extracted", STORED);
+        Self { schema: schema.build(), words, extracted }
     }
 
-    /// The entry of the document with that number.
+    /// The entry of the document with that number: found by its head and the words that are served of it, kept as it was extracted.
     #[must_use]
-    pub fn entry(&self, document: u64, head: &str, text: &str, days: Days) -> TantivyDocument {
-        self.words.fill([head, text], days, document)
+    pub fn entry(
+        &self,
+        document: u64,
+        [head, served, extracted]: [&str; 3],
+        facts: &Facts<'_>,
+    ) -> TantivyDocument {
+        let mut doc = self.words.fill([head, served], facts, document);
+        doc.add_text(self.extracted, extracted);
+        doc
     }
 }
 
@@ -194,19 +255,25 @@ pub struct Record {
     pub jurisdiction: String,
     /// The language of the text.
     pub language: Language,
+    /// Subject words.
+    pub tags: Vec<String>,
     /// The first day of effect.
     pub effective_from: Date,
     /// The last day of effect that the edition itself names.
     pub effective_to: Option<Date>,
     /// The first day after the effect, replacement included.
     pub ends: Option<Date>,
+    /// The edition that replaces it, as `guideline@edition`.
+    pub replaced_by: Option<String>,
     /// Where the text came from.
     pub source: String,
     /// The licence of the text.
     pub licence: String,
     /// The file, relative to the guideline folder.
     pub file: String,
-    /// Where the text stands in the file, in bytes.
+    /// The page of the file, from 1, where it has pages.
+    pub page: Option<usize>,
+    /// Where the text stands in the file, in bytes; in what was extracted from it, where it is no text file.
     pub span: Range<usize>,
     /// The text.
     pub text: String,

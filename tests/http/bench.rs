@@ -26,7 +26,7 @@ use shishin::model::lora::Adapter;
 use shishin::model::tensors::Projection;
 use shishin::model::weights::WeightForm;
 use shishin::prompt::Wording;
-use shishin::retrieve::{DEFAULT_MIN_COVERAGE, GuidelineIndex};
+use shishin::retrieve::{Gate, GuidelineIndex};
 use tokio::sync::oneshot;
 use tower::ServiceExt as _;
 
@@ -95,6 +95,7 @@ static INDEX: LazyLock<Arc<GuidelineIndex>> = LazyLock::new(|| {
         chunk_tokens: 120,
         overlap_tokens: 20,
         strict: true,
+        keep_generations: 3,
     };
     build(&options, "2026-01-01".parse().unwrap(), &mut |_| {}).unwrap();
     // What is open stays open when its folder goes.
@@ -152,7 +153,7 @@ pub(crate) fn answerer(engine: EngineSettings) -> Arc<Answerer> {
             default_mode: Mode::Hybrid,
             default_adapter: None,
             passages: 1,
-            min_coverage: DEFAULT_MIN_COVERAGE,
+            gate: Gate::default(),
             max_tokens: 8,
             sampling,
             limits: Limits { messages: 8, message_chars: 8000, max_tokens, passages: 4 },
