@@ -66,7 +66,7 @@ pub fn run(settings: &Settings, args: AskArgs) -> anyhow::Result<ExitCode> {
     };
     let cancel = Cancel::default();
     cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
-    let Running { answerer, engine } = setup::start(settings, &cancel, &note)?;
+    let Running { answerer, engine, .. } = setup::start(settings, &cancel, &note)?;
     let question = Question {
         messages: vec![Turn { role: Role::User, content: args.question }],
         mode: args.mode,

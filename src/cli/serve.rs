@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use super::setup;
 use super::signals::Signals;
 use crate::config::{LogFormat, Settings};
-use crate::http::{self, AppState, HttpSettings};
+use crate::http::{self, AdminKey, AppState, HttpSettings};
 use crate::model::fetch::Cancel;
 
 /// How long an interrupted download may take to clear up.
@@ -41,6 +41,7 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
     let state = AppState::new(HttpSettings {
         body_limit: settings.server.body_limit,
         keep_alive: settings.server.keep_alive,
+        admin_key: settings.server.admin_key.as_ref().map(|key| AdminKey::new(&key.0)),
         ..HttpSettings::default()
     });
     let mut signals = Signals::listen().context("cannot listen for signals")?;
@@ -83,6 +84,7 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
         let _ = tokio::time::timeout(CANCEL_GRACE, loading).await;
         return Ok(ExitCode::SUCCESS);
     };
+    state.set_indexer(running.indexer);
     state.set_ready(running.answerer.clone());
     tracing::info!(%address, "ready");
     let refresher = tokio::spawn(refresh(running.answerer.clone(), settings.index.refresh));

@@ -6,21 +6,24 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use candle_core::Device;
-use jiff::ZonedDateTime;
 
 use super::fetch_options;
 use super::progress::DownloadBar;
 use crate::answer::{Answerer, AnswererParts};
 use crate::config::{CpuSettings, IndexSettings, Settings};
 use crate::engine::Engine;
-use crate::ingest::{self, BuildOptions, BuildTools};
+use crate::ingest::chunk::estimate_tokens;
+use crate::ingest::indexer::LoadEmbedder;
+use crate::ingest::{BuildOptions, Indexer};
 use crate::kernels::{Cpu, Variant};
 use crate::model::BaseModel;
 use crate::model::catalog::{Catalog, Format, Kind, ModelEntry};
-use crate::model::embed;
+use crate::model::embed::{self, EmbedError};
 use crate::model::fast::PackedAdapter;
 use crate::model::fetch::{self, Cancel};
+use crate::model::gguf::Gguf;
 use crate::model::lora::Adapter;
+use crate::model::tokenizer::Tokenizer;
 use crate::prompt::Wording;
 use crate::retrieve::{GuidelineIndex, Meaning};
 
@@ -28,6 +31,8 @@ use crate::retrieve::{GuidelineIndex, Meaning};
 pub struct Running {
     /// Answers questions.
     pub answerer: Arc<Answerer>,
+    /// Builds the index anew.
+    pub indexer: Indexer,
     /// To be closed and joined at the end.
     pub engine: Engine,
 }
@@ -113,7 +118,44 @@ pub fn meaning(settings: &Settings, cancel: &Cancel) -> anyhow::Result<Option<Me
     };
     let cpu = Arc::new(cpu(settings.cpu)?);
     let embedder = embed::load(name, &path, Arc::clone(&cpu)).context("index.embedder")?;
-    Ok(Some(Meaning { embedder: Arc::from(embedder), cpu }))
+    Ok(Some(Meaning { embedder: Arc::from(embedder), path, cpu }))
+}
+
+/// Counts tokens as the model that will read the passages does.
+///
+/// # Errors
+/// When its tokenizer cannot be had.
+pub fn token_counter(settings: &Settings, cancel: &Cancel) -> anyhow::Result<CountTokens> {
+    let located = locate(settings, &settings.model.name, cancel)?;
+    let tokenizer = if located.path.is_dir() {
+        Tokenizer::from_hf(&located.path)
+    } else {
+        Tokenizer::from_gguf(Gguf::open(&located.path)?.header())
+    };
+    let tokenizer = tokenizer.with_context(|| format!("the tokenizer of {}", located.name))?;
+    Ok(Arc::new(move |text| count(&tokenizer, text)))
+}
+
+/// Counts the tokens of a text.
+pub type CountTokens = Arc<dyn Fn(&str) -> usize + Send + Sync>;
+
+fn count(tokenizer: &Tokenizer, text: &str) -> usize {
+    tokenizer.encode_content(text).map_or_else(|_| estimate_tokens(text), |tokens| tokens.len())
+}
+
+/// What builds the index, with an embedder that is loaded anew for each build: it must not wait for questions, nor they for it.
+pub fn indexer(settings: &Settings, count_tokens: CountTokens, meaning: Option<&Meaning>) -> Indexer {
+    let cpu_settings = settings.cpu;
+    let embedder = meaning.map(|meaning| {
+        let (name, path) = (meaning.embedder.name().to_owned(), meaning.path.clone());
+        let load: LoadEmbedder = Arc::new(move || {
+            let cpu = cpu(cpu_settings)
+                .map_err(|error| EmbedError::Unusable { path: path.clone(), why: format!("{error:#}") })?;
+            Ok(Arc::from(embed::load(&name, &path, Arc::new(cpu))?))
+        });
+        load
+    });
+    Indexer { options: build_options(&settings.index, false), count_tokens, embedder }
 }
 
 /// What a build makes of the settings.
@@ -139,7 +181,8 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
         None => Wording::built_in()?,
     };
     note("opening the guideline index");
-    let index = Arc::new(open_index(settings, cancel)?);
+    let meaning = meaning(settings, cancel)?;
+    let index = Arc::new(GuidelineIndex::open_with(&settings.index.directory, meaning.clone())?);
     note("looking for the model");
     let located = locate(settings, &settings.model.name, cancel)?;
     note("loading the model");
@@ -168,6 +211,12 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
         adapters.insert(name.clone(), Arc::new(packed));
     }
     let model = Arc::new(model);
+    let tokens = Arc::clone(&model);
+    let indexer = indexer(settings, Arc::new(move |text| count(&tokens.tokenizer, text)), meaning.as_ref());
+    if index.snapshot().is_none() {
+        note("building the guideline index");
+        first_build(&indexer, &index)?;
+    }
     let engine = Engine::start(&model, &settings.engine)?;
     let answerer = Answerer::new(AnswererParts {
         settings: settings.answer.clone(),
@@ -178,7 +227,7 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
         index,
         engine: engine.handle(),
     });
-    Ok(Running { answerer: Arc::new(answerer), engine })
+    Ok(Running { answerer: Arc::new(answerer), indexer, engine })
 }
 
 /// Threads and kernels as the settings have them.
@@ -194,28 +243,21 @@ pub fn cpu(settings: CpuSettings) -> anyhow::Result<Cpu> {
     Cpu::new(variant, threads).context("engine.kernels; `auto` takes what the processor has")
 }
 
-/// Opens the index; where nothing was ever built and there are guidelines, builds it first.
-fn open_index(settings: &Settings, cancel: &Cancel) -> anyhow::Result<GuidelineIndex> {
-    let meaning = meaning(settings, cancel)?;
-    let index = GuidelineIndex::open_with(&settings.index.directory, meaning.clone())?;
-    if index.snapshot().is_some() {
-        return Ok(index);
-    }
-    if !settings.index.guidelines.is_dir() {
+/// Builds the index where nothing was ever built and there are guidelines.
+fn first_build(indexer: &Indexer, index: &GuidelineIndex) -> anyhow::Result<()> {
+    let folder = &indexer.options.source;
+    if !folder.is_dir() {
         tracing::warn!(
-            folder = %settings.index.guidelines.display(),
+            folder = %folder.display(),
             "there is no guideline folder: only the modes base and tuned will answer"
         );
-        return Ok(index);
+        return Ok(());
     }
-    let options = build_options(&settings.index, false);
-    let embedder = meaning.as_ref().map(|meaning| &*meaning.embedder);
-    let tools = BuildTools { embedder, ..BuildTools::default() };
-    let report = ingest::build_with(tools, &options, ZonedDateTime::now().date(), &mut |_| {})?;
+    let report = indexer.build(false, &mut |_| {})?;
     for finding in &report.findings {
         tracing::warn!(file = finding.file, line = finding.line, "{}", finding.message);
     }
     tracing::info!(generation = report.generation, left_out = report.left_out, "index built");
     index.refresh()?;
-    Ok(index)
+    Ok(())
 }

@@ -120,6 +120,8 @@ pub struct ServerSettings {
     pub drain: Duration,
     /// Time between comments on a quiet stream.
     pub keep_alive: Duration,
+    /// The key to `/admin/*`; `None` lets the machine itself in only.
+    pub admin_key: Option<Secret>,
 }
 
 /// Logs.
@@ -224,6 +226,7 @@ struct RawServer {
     body_limit_bytes: usize,
     drain_seconds: u64,
     keep_alive_seconds: u64,
+    admin_key: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -294,6 +297,9 @@ struct RawSampling {
     repetition_penalty: f32,
     seed: u64,
 }
+
+/// The shortest admin key: what is shorter can be guessed.
+const MIN_ADMIN_KEY: usize = 16;
 
 /// The most passages that a request may ask for.
 const MAX_PASSAGES: usize = 16;
@@ -377,6 +383,13 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
             ),
         ));
     }
+    let short = (1..MIN_ADMIN_KEY).contains(&raw.server.admin_key.trim().len());
+    if short || raw.server.admin_key.trim() != raw.server.admin_key {
+        let problem = format!(
+            "must have at least {MIN_ADMIN_KEY} characters and no white space around it, or be empty"
+        );
+        return Err(layers.refuse("server.admin_key", problem));
+    }
     for (key, path) in
         [("index.guidelines", &raw.index.guidelines), ("index.directory", &raw.index.directory)]
     {
@@ -424,6 +437,7 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
             body_limit: raw.server.body_limit_bytes,
             drain: Duration::from_secs(raw.server.drain_seconds),
             keep_alive: Duration::from_secs(raw.server.keep_alive_seconds),
+            admin_key: Some(raw.server.admin_key).filter(|key| !key.is_empty()).map(Secret),
         },
         log: LogSettings { format: raw.log.format, filter: raw.log.filter },
         model: ModelSettings {

@@ -46,20 +46,25 @@ async fn prepare(
     answerer: Arc<Answerer>,
     question: Question,
 ) -> Result<AnswerStream, ApiError> {
+    in_turn(state, move || answerer.answer(question)).await?.map_err(ApiError::from)
+}
+
+/// Does what retrieves, where blocking is allowed and not for too many at a time.
+pub(super) async fn in_turn<T: Send + 'static>(
+    state: &AppState,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
     let turn = tokio::time::timeout(PATIENCE, state.preparing().acquire_owned()).await;
     let Ok(Ok(permit)) = turn else {
         return Err(ApiError::queue_full("too many requests at once; try again in a moment", PATIENCE));
     };
     let span = Span::current();
-    let prepared = tokio::task::spawn_blocking(move || {
-        let answer = span.in_scope(|| answerer.answer(question));
+    let done = tokio::task::spawn_blocking(move || {
+        let done = span.in_scope(work);
         drop(permit);
-        answer
+        done
     });
-    match prepared.await {
-        Ok(answer) => answer.map_err(ApiError::from),
-        Err(_) => Err(ApiError::internal(&"preparing the answer panicked")),
-    }
+    done.await.map_err(|_| ApiError::internal(&"a request panicked while it was prepared"))
 }
 
 /// Waits for the whole answer. A client that goes away drops this future, and the answer with it.

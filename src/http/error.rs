@@ -53,6 +53,11 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", message).param(param)
     }
 
+    /// A field that there is none of.
+    pub(super) fn unknown_field(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field", message).param(param)
+    }
+
     /// A mode that is none.
     pub(super) fn unknown_mode(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown_mode", message).param("mode")
@@ -79,8 +84,9 @@ impl ApiError {
     }
 
     pub(super) fn no_route(method: &Method, path: &str) -> Self {
-        let message =
-            format!("there is no {method} {path}; there are POST /chat, GET /health and GET /ready");
+        let message = format!(
+            "there is no {method} {path}; there are POST /chat, GET /search, GET /health, GET /ready and /admin/index"
+        );
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 

@@ -4,11 +4,12 @@
 //! and at its end waits for connections for ever; so this one drives hyper itself.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -17,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::admin::Peer;
 use super::socket::StallGuard;
 use super::state::AppState;
 use super::{HttpSettings, router};
@@ -47,12 +49,17 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
-        let (socket, place) = tokio::select! {
+        let (socket, peer, place) = tokio::select! {
             () = &mut shutdown => break,
             accepted = accept(&listener, &places) => accepted,
             Some(_) = connections.join_next() => continue,
         };
-        let served = connection(socket, router.clone(), state.settings(), stopping.clone());
+        let served = connection(
+            socket,
+            router.clone().layer(Extension(Peer(peer))),
+            state.settings(),
+            stopping.clone(),
+        );
         connections.spawn(async move {
             served.await;
             drop(place);
@@ -81,12 +88,12 @@ async fn all<T: 'static>(tasks: &mut JoinSet<T>) {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
     // The semaphore is never closed, so there is always a place in the end.
     let place = Arc::clone(places).acquire_owned().await.ok();
     loop {
         match listener.accept().await {
-            Ok((socket, _)) => return (socket, place),
+            Ok((socket, peer)) => return (socket, peer, place),
             // The client was gone before it was taken.
             Err(error)
                 if matches!(

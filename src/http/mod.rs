@@ -3,14 +3,18 @@
 //! In the order in which a request meets them: [`serve`] takes connections and drains them at the end,
 //! `observe` gives the request its id, its log line and the form of its errors, [`AppState`] says
 //! whether the server is ready, `extract` reads a body into `types`, `chat` answers it through
-//! [`crate::answer`], `sse` writes the answer as events. `error` maps every refusal to its status.
+//! [`crate::answer`], `sse` writes the answer as events; `search` gives passages alone; `admin` lets operators in, who start
+//! `jobs`. `error` maps every refusal to its status.
 
+mod admin;
 mod chat;
 mod error;
 mod extract;
 mod health;
+mod jobs;
 mod listen;
 mod observe;
+mod search;
 mod socket;
 mod sse;
 mod state;
@@ -23,6 +27,7 @@ use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
+pub use admin::AdminKey;
 pub use listen::serve;
 pub use state::AppState;
 
@@ -45,6 +50,8 @@ pub struct HttpSettings {
     pub max_connections: usize,
     /// Requests that retrieve and make their prompt at a time; more wait a moment and are then refused.
     pub preparing: usize,
+    /// The key to `/admin/*`; without one they answer on the machine itself only.
+    pub admin_key: Option<AdminKey>,
 }
 
 impl Default for HttpSettings {
@@ -57,14 +64,23 @@ impl Default for HttpSettings {
             keep_alive: Duration::from_secs(10),
             max_connections: 1024,
             preparing: 4,
+            admin_key: None,
         }
     }
 }
 
 /// The routes over a state; needs no socket.
 pub fn router(state: AppState) -> Router {
+    let admin = Router::new()
+        .route("/index", get(admin::status).post(admin::build))
+        .route("/index/events", get(admin::events))
+        .route("/index/generations", get(admin::generations))
+        .route("/index/rollback", post(admin::roll_back))
+        .route_layer(from_fn_with_state(state.clone(), admin::guard));
     Router::new()
+        .nest("/admin", admin)
         .route("/chat", post(chat::chat))
+        .route("/search", get(search::search))
         .route(health::HEALTH, get(health::health))
         .route(health::READY, get(health::ready))
         .fallback(no_route)

@@ -7,7 +7,9 @@ use tokio::sync::Semaphore;
 
 use super::HttpSettings;
 use super::error::ApiError;
+use super::jobs::Jobs;
 use crate::answer::Answerer;
+use crate::ingest::Indexer;
 
 /// The server's state; clones share it. It starts as loading, so that the listener can be up, and say
 /// so, while the model is fetched and read.
@@ -18,6 +20,8 @@ struct Shared {
     settings: HttpSettings,
     preparing: Arc<Semaphore>,
     answerer: OnceLock<Arc<Answerer>>,
+    indexer: OnceLock<Arc<Indexer>>,
+    jobs: Jobs,
     detail: Mutex<String>,
     closing: AtomicBool,
 }
@@ -40,6 +44,8 @@ impl AppState {
             settings,
             preparing,
             answerer: OnceLock::new(),
+            indexer: OnceLock::new(),
+            jobs: Jobs::default(),
             detail: Mutex::new("starting".into()),
             closing: AtomicBool::new(false),
         }))
@@ -55,6 +61,19 @@ impl AppState {
         if self.0.answerer.set(answerer).is_err() {
             tracing::warn!("the server was given a second answerer; the first one stays");
         }
+    }
+
+    /// Hands over what builds the index; without it `/admin/index` cannot. Only the first one counts.
+    pub fn set_indexer(&self, indexer: Indexer) {
+        let _ = self.0.indexer.set(Arc::new(indexer));
+    }
+
+    pub(super) fn indexer(&self) -> Option<Arc<Indexer>> {
+        self.0.indexer.get().cloned()
+    }
+
+    pub(super) fn jobs(&self) -> &Jobs {
+        &self.0.jobs
     }
 
     /// Refuses requests from now on; those under way go on.

@@ -17,6 +17,7 @@ pub mod editions;
 pub mod embedding;
 pub mod extract;
 pub mod front_matter;
+pub mod indexer;
 pub mod json_lines;
 pub mod metadata;
 pub mod read;
@@ -31,6 +32,7 @@ use serde::Serialize;
 
 pub use build::{BuildOptions, BuildReport, BuildTools, Progress, build, build_with};
 pub use embedding::Embedded;
+pub use indexer::Indexer;
 
 use crate::model::embed::EmbedError;
 use crate::store::StoreError;
@@ -165,6 +167,15 @@ pub enum IngestError {
         /// Why.
         source: std::io::Error,
     },
+    /// No thread for the build.
+    #[error("cannot start a thread for the build: {source}; try again")]
+    Thread {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A fault of ours.
+    #[error("the build panicked; the log has the reason, and the index is as it was")]
+    Panicked,
     /// A chunk has no vector.
     #[error(transparent)]
     Embed(#[from] EmbedError),

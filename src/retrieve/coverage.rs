@@ -6,27 +6,41 @@
 
 use std::collections::HashSet;
 
-use super::terms::QueryTerms;
+use super::terms::{Asked, QueryTerms};
 use crate::analysis::fields::{is_english_word, stem_all};
 use crate::analysis::scan::terms;
 
 /// How much of the question's content the passage holds, from 0 to 1; 0 when the question has none.
 #[must_use]
 pub fn share(asked: &QueryTerms, title: &str, section: &str, text: &str) -> f32 {
-    let found: Vec<_> = [title, section, text].into_iter().flat_map(terms).collect();
-    let stems: HashSet<String> =
-        stem_all(found.iter().filter(|t| is_english_word(t)).map(|t| t.text.as_str())).into_iter().collect();
-    let plain: HashSet<&str> = found.iter().map(|t| t.text.as_str()).collect();
+    let held = held(asked, [title, section, text]);
     let (mut all, mut covered) = (0.0f32, 0.0f32);
-    for asked in asked.asked.iter().filter(|a| a.content) {
+    for (asked, held) in asked.asked.iter().zip(held) {
         all += asked.weight;
-        let held = match &asked.stem {
-            Some(stem) => stems.contains(stem),
-            None => plain.contains(asked.term.text.as_str()),
-        };
         if held {
             covered += asked.weight;
         }
     }
     if all > 0.0 { covered / all } else { 0.0 }
+}
+
+/// The terms of the question's content that the passage lacks.
+#[must_use]
+pub fn missing(asked: &QueryTerms, title: &str, section: &str, text: &str) -> Vec<String> {
+    let held = held(asked, [title, section, text]);
+    let lacking = asked.asked.iter().zip(held).filter(|(asked, held)| asked.weight > 0.0 && !held);
+    lacking.map(|(asked, _)| asked.term.text.clone()).collect()
+}
+
+/// Whether the passage holds each term.
+fn held(asked: &QueryTerms, passage: [&str; 3]) -> Vec<bool> {
+    let found: Vec<_> = passage.into_iter().flat_map(terms).collect();
+    let stems: HashSet<String> =
+        stem_all(found.iter().filter(|t| is_english_word(t)).map(|t| t.text.as_str())).into_iter().collect();
+    let plain: HashSet<&str> = found.iter().map(|t| t.text.as_str()).collect();
+    let holds = |asked: &Asked| match &asked.stem {
+        Some(stem) => stems.contains(stem),
+        None => plain.contains(asked.term.text.as_str()),
+    };
+    asked.asked.iter().map(holds).collect()
 }

@@ -70,10 +70,10 @@ const AT_LEAST: usize = 200;
 pub struct Hit {
     /// How well, in BM25, its document's share included.
     pub score: f32,
+    /// The part of it that is the chunk's own words'.
+    pub own: f32,
     /// The chunk's number in the generation.
     pub row: usize,
-    /// Where it is in the index.
-    pub at: DocAddress,
 }
 
 /// The two indexes of a generation, open.
@@ -111,7 +111,7 @@ pub fn search(
     let hit = |(score, at)| {
         let document = about.get(&number(&owners, at)).copied().unwrap_or(0.0);
         let row = number(&rows, at) as usize;
-        Hit { score: score + weights.document * document, row, at }
+        Hit { score: score + weights.document * document, own: score, row }
     };
     let mut hits: Vec<Hit> = found.into_iter().map(hit).collect();
     hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.row.cmp(&b.row)));

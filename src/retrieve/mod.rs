@@ -8,11 +8,13 @@
 
 pub mod coverage;
 pub mod dense;
+pub mod explain;
 pub mod fuse;
 pub mod lexical;
 pub mod passage;
 pub mod snapshot;
 pub mod terms;
+pub mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,8 +22,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use jiff::civil::Date;
 
+pub use explain::Explanation;
 pub use passage::{NotInEffect, Passage, Retrieval, Span, Why};
 pub use snapshot::{Ranked, Ranking, Snapshot};
+pub use verify::{Checked, verify};
 
 use crate::kernels::Cpu;
 use crate::language::Language;
@@ -145,6 +149,8 @@ pub struct Scope<'a> {
 pub struct Meaning {
     /// Makes the vectors of questions; those of the chunks must be its own.
     pub embedder: Arc<dyn Embedder>,
+    /// Where it was loaded from.
+    pub path: PathBuf,
     /// Multiplies vectors.
     pub cpu: Arc<Cpu>,
 }
@@ -169,6 +175,12 @@ impl GuidelineIndex {
         let index = Self { index_dir: index_dir.to_owned(), meaning, live: ArcSwapOption::empty() };
         index.refresh()?;
         Ok(index)
+    }
+
+    /// The folder of the index.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.index_dir
     }
 
     /// The live snapshot, or `None` when nothing was built yet. Cheap.

@@ -163,6 +163,49 @@ impl Snapshot {
         })
     }
 
+    /// Chunks in it.
+    pub(super) fn rows(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The number of a chunk's document.
+    pub(super) fn document_of(&self, row: usize) -> Option<usize> {
+        self.places.get(row).map(|place| place.document).filter(|document| *document != usize::MAX)
+    }
+
+    pub(super) fn documents(&self) -> &Searcher {
+        &self.documents
+    }
+
+    pub(super) fn document_fields(&self) -> &DocumentFields {
+        &self.document_fields
+    }
+
+    /// The best by words alone, with the parts of their scores.
+    pub(super) fn lexical_hits(
+        &self,
+        terms: &QueryTerms,
+        query: &SearchQuery<'_>,
+    ) -> Result<Vec<lexical::Hit>, RetrieveError> {
+        let scope = Scope { as_of: Some(query.as_of), filter: query.filter };
+        self.words(terms, &scope, FUSED)
+    }
+
+    fn words(
+        &self,
+        terms: &QueryTerms,
+        scope: &Scope<'_>,
+        limit: usize,
+    ) -> Result<Vec<lexical::Hit>, RetrieveError> {
+        let indexes = Indexes {
+            chunks: &self.searcher,
+            fields: &self.fields,
+            documents: &self.documents,
+            document_fields: &self.document_fields.words,
+        };
+        lexical::search(indexes, terms, &lexical::WEIGHTS, scope, limit).map_err(|e| self.failed(e))
+    }
+
     /// The id of its generation.
     #[must_use]
     pub fn generation(&self) -> &str {
@@ -280,14 +323,8 @@ impl Snapshot {
     ) -> Result<Vec<Ranked>, RetrieveError> {
         let depth = limit.max(FUSED);
         let words = |limit: usize| -> Result<Vec<Scored>, RetrieveError> {
-            let indexes = Indexes {
-                chunks: &self.searcher,
-                fields: &self.fields,
-                documents: &self.documents,
-                document_fields: &self.document_fields.words,
-            };
-            let hits = lexical::search(indexes, &asked.terms, &lexical::WEIGHTS, scope, limit);
-            Ok(hits.map_err(|e| self.failed(e))?.into_iter().map(|hit| (hit.row, hit.score)).collect())
+            let hits = self.words(&asked.terms, scope, limit)?;
+            Ok(hits.into_iter().map(|hit| (hit.row, hit.score)).collect())
         };
         let found = match (ranking, &asked.cosines) {
             (Ranking::Bm25, _) => words(limit)?,
@@ -336,7 +373,7 @@ impl Snapshot {
         Ok(self.terms(text)?.familiarity())
     }
 
-    fn terms(&self, text: &str) -> Result<QueryTerms, RetrieveError> {
+    pub(super) fn terms(&self, text: &str) -> Result<QueryTerms, RetrieveError> {
         QueryTerms::of(text, &self.searcher, &self.fields).map_err(|e| self.failed(e))
     }
 

@@ -53,7 +53,7 @@ fn load_model() -> Arc<BaseModel<FastDecoder>> {
 
 static MODEL: LazyLock<Arc<BaseModel<FastDecoder>>> = LazyLock::new(load_model);
 
-fn guideline(folder: &Path, file: &str, head: &str, body: &str) {
+pub(crate) fn guideline(folder: &Path, file: &str, head: &str, body: &str) {
     let text = format!(
         "---\n{head}issuer: Test Society\njurisdiction: INT\nsource: made for this test\nlicence: CC0-1.0\n---\n{body}"
     );
@@ -142,9 +142,14 @@ pub(crate) fn small() -> EngineSettings {
     EngineSettings { queue: 1, concurrent: 1, prefill_chunk: 32, context: 8192, ..EngineSettings::default() }
 }
 
-/// An answerer with an engine of its own over the shared model.
-#[allow(clippy::needless_pass_by_value, reason = "each test writes its settings where it starts")]
+/// An answerer with an engine of its own over the shared model and index.
 pub(crate) fn answerer(engine: EngineSettings) -> Arc<Answerer> {
+    answerer_over(Arc::clone(&INDEX), engine)
+}
+
+/// The same over another index.
+#[allow(clippy::needless_pass_by_value, reason = "each test writes its settings where it starts")]
+pub(crate) fn answerer_over(index: Arc<GuidelineIndex>, engine: EngineSettings) -> Arc<Answerer> {
     // What the context cannot hold is not offered.
     let max_tokens = engine.context;
     let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, seed: 0 };
@@ -162,7 +167,7 @@ pub(crate) fn answerer(engine: EngineSettings) -> Arc<Answerer> {
         model: Arc::clone(&MODEL),
         adapters: BTreeMap::from([("noise".to_owned(), Arc::clone(&ADAPTER))]),
         wording: Wording::built_in().unwrap(),
-        index: Arc::clone(&INDEX),
+        index,
         engine: Engine::start(&MODEL, &engine).unwrap().handle(),
     }))
 }

@@ -4,6 +4,7 @@
 // clippy.toml lets the tests unwrap and print; this lets what they share do so.
 #![allow(clippy::unwrap_used)]
 
+mod admin;
 mod bench;
 mod chat;
 mod connections;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde::Serialize;
 
-use super::setup;
-use super::signals::cancel_on_signal;
+use super::super::setup;
+use super::super::signals::cancel_on_signal;
 use crate::config::Settings;
 use crate::evaluate::beir::Collection;
 use crate::evaluate::metrics::Mean;
@@ -17,13 +17,6 @@ use crate::evaluate::retrieval::{self, Answered, Summary};
 use crate::ingest::chunk::{Sizes, estimate_tokens};
 use crate::model::fetch::Cancel;
 use crate::retrieve::{Meaning, Ranking};
-
-/// What to evaluate.
-#[derive(Debug, Subcommand)]
-pub enum EvaluateCommand {
-    /// Index collections in the form of BEIR, ask their questions, and judge what is found
-    Retrieval(RetrievalArgs),
-}
 
 /// Flags of `shishin evaluate retrieval`.
 #[derive(Debug, Args)]
@@ -82,8 +75,11 @@ struct Line<'a> {
 ///
 /// # Errors
 /// When a collection cannot be read, indexed or searched, or a file cannot be written.
-pub fn run(settings: &Settings, command: EvaluateCommand, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let EvaluateCommand::Retrieval(args) = command;
+pub(super) fn run(
+    settings: &Settings,
+    args: &RetrievalArgs,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
     let wants_vectors = args.mode.iter().any(|mode| *mode != Ranking::Bm25);
     let meaning = if args.mode.is_empty() || wants_vectors { meaning(settings)? } else { None };
     anyhow::ensure!(
@@ -98,7 +94,7 @@ pub fn run(settings: &Settings, command: EvaluateCommand, out: &mut dyn Write) -
     let mut lines = Vec::new();
     let mut all = Vec::new();
     for folder in &args.beir {
-        let evaluated = evaluate(settings, &args, folder, &modes, meaning.as_ref(), &mut lines)?;
+        let evaluated = evaluate(settings, args, folder, &modes, meaning.as_ref(), &mut lines)?;
         print(&evaluated, out)?;
         all.push(evaluated);
     }

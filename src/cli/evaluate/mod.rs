@@ -1,0 +1,33 @@
+//! `shishin evaluate`: judge the search, on collections with known answers and on questions of one's own.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
+
+mod passages;
+mod retrieval;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::config::Settings;
+
+/// What to evaluate.
+#[derive(Debug, Subcommand)]
+pub enum EvaluateCommand {
+    /// Index collections in the form of BEIR, ask their questions, and judge what is found
+    Retrieval(retrieval::RetrievalArgs),
+    /// Ask the live index questions of your own, and judge what is found and when it keeps silent
+    Passages(passages::PassagesArgs),
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// When what is to be evaluated cannot be read, indexed or searched.
+pub fn run(settings: &Settings, command: EvaluateCommand, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    match command {
+        EvaluateCommand::Retrieval(args) => retrieval::run(settings, &args, out),
+        EvaluateCommand::Passages(args) => passages::run(settings, &args, out),
+    }
+}

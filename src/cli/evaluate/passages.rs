@@ -1,0 +1,118 @@
+//! `shishin evaluate passages`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use jiff::ZonedDateTime;
+use jiff::civil::Date;
+
+use super::super::setup;
+use super::super::signals::cancel_on_signal;
+use crate::config::Settings;
+use crate::evaluate::metrics::Mean;
+use crate::evaluate::passages::{self, Found, Gated, Judged};
+use crate::language::Language;
+use crate::model::fetch::Cancel;
+use crate::retrieve::{Filter, Gate, GuidelineIndex};
+
+/// Flags of `shishin evaluate passages`.
+#[derive(Debug, Args)]
+pub struct PassagesArgs {
+    /// Files with a question a line, as JSON: question, and guideline and section where one answers it
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Ask guidelines in this language only: en or ja
+    #[arg(long)]
+    language: Option<Language>,
+    /// The day for questions that name none (YYYY-MM-DD); today when not given
+    #[arg(long, value_name = "DATE")]
+    as_of: Option<Date>,
+    /// Show what other gates would make of the questions
+    #[arg(long)]
+    sweep: bool,
+    /// Print the figures, and each question, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(settings: &Settings, args: &PassagesArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let mut sets = Vec::new();
+    for file in &args.files {
+        sets.push((file.display().to_string(), passages::read(file)?));
+    }
+    let cancel = Cancel::default();
+    cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
+    let index = GuidelineIndex::open_with(&settings.index.directory, setup::meaning(settings, &cancel)?)?;
+    let nothing = || {
+        format!("nothing has been built in {}; run `shishin index build`", settings.index.directory.display())
+    };
+    let snapshot = index.snapshot().with_context(nothing)?;
+    let filter = Filter { language: args.language, ..Filter::default() };
+    let today = args.as_of.unwrap_or_else(|| ZonedDateTime::now().date());
+    let gate = settings.answer.gate;
+    let mut all: Vec<Judged> = Vec::new();
+    let mut figures = Vec::new();
+    for (name, questions) in &sets {
+        let judged = passages::ask(&snapshot, questions, &filter, today)?;
+        let found = Found::of(&judged);
+        if args.json {
+            let gated = Gated::of(&judged, gate);
+            figures.push(
+                serde_json::json!({ "file": name, "found": found, "gate": gated, "questions": judged }),
+            );
+        } else {
+            write!(out, "{name}: {} questions", judged.len())?;
+            if let Some(Found { recall_1, recall_5 }) = found {
+                let show = |Mean { mean, low, high }: Mean| format!("{mean:.3} ({low:.2}–{high:.2})");
+                write!(out, "; recall@1 {}, recall@5 {}", show(recall_1), show(recall_5))?;
+            }
+            writeln!(out)?;
+            let missed = judged.iter().filter(|j| j.answerable && j.rank.is_none()).map(|j| j.id.as_str());
+            let missed: Vec<_> = missed.filter(|id| !id.is_empty()).collect();
+            if !missed.is_empty() {
+                writeln!(out, "    not among the first {}: {}", passages::DEPTH, missed.join(", "))?;
+            }
+        }
+        all.extend(judged);
+    }
+    if args.json {
+        let body = serde_json::json!({
+            "generation": snapshot.generation(), "sets": figures, "gate": Gated::of(&all, gate),
+        });
+        writeln!(out, "{}", serde_json::to_string_pretty(&body)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    writeln!(
+        out,
+        "\n{:>12} {:>14} {:>10} {:>10} {:>10}",
+        "min_coverage", "min_similarity", "recall", "precision", "stopped"
+    )?;
+    for gate in gates(gate, args.sweep) {
+        let gated = Gated::of(&all, gate);
+        writeln!(
+            out,
+            "{:>12.2} {:>14.3} {:>10.3} {:>10.3} {:>10.3}",
+            gated.min_coverage, gated.min_similarity, gated.recall, gated.precision, gated.stopped
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The gate of the settings; and around it, where others are asked for.
+fn gates(own: Gate, sweep: bool) -> Vec<Gate> {
+    if !sweep {
+        return vec![own];
+    }
+    let mut gates = Vec::new();
+    for coverage in 0..=8 {
+        let min_coverage = 0.3 + 0.05 * coverage as f32;
+        for similarity in 0..=10 {
+            gates.push(Gate { min_coverage, min_similarity: 0.80 + 0.01 * similarity as f32 });
+        }
+        gates.push(Gate { min_coverage, min_similarity: 2.0 });
+    }
+    gates
+}

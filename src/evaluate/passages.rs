@@ -1,0 +1,228 @@
+//! Judges the live index on questions of one's own: does it find the passage that answers, and keep silent where none does?
+
+use std::path::Path;
+
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+
+use super::metrics::Mean;
+use crate::retrieve::{Filter, Gate, RetrieveError, SearchQuery, Snapshot};
+
+/// Passages that are looked at for a question.
+pub const DEPTH: usize = 5;
+
+/// A question, and where its answer stands.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskedQuestion {
+    /// Names it in what is written of it.
+    #[serde(default)]
+    pub id: String,
+    /// The question.
+    pub question: String,
+    /// The day whose editions are asked.
+    pub as_of: Option<Date>,
+    /// The guideline that answers it; none where no guideline does.
+    pub guideline: Option<String>,
+    /// A part of the heading path of the passage that answers.
+    #[serde(default)]
+    pub section: String,
+}
+
+/// Why questions cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum QuestionsError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line is no question.
+    #[error(
+        "{path}:{line}: {reason}; write {{\"question\": …, \"guideline\": …, \"section\": …}}, without guideline where none answers"
+    )]
+    Line {
+        /// The file.
+        path: String,
+        /// The line, from 1.
+        line: usize,
+        /// Why.
+        reason: String,
+    },
+    /// There are none.
+    #[error("{path} holds no questions")]
+    Empty {
+        /// The file.
+        path: String,
+    },
+}
+
+/// Reads questions, one a line.
+///
+/// # Errors
+/// When the file cannot be read, or a line is no question.
+pub fn read(path: &Path) -> Result<Vec<AskedQuestion>, QuestionsError> {
+    let shown = || path.display().to_string();
+    let text =
+        std::fs::read_to_string(path).map_err(|source| QuestionsError::Read { path: shown(), source })?;
+    let mut questions = Vec::new();
+    for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        questions.push(serde_json::from_str(line).map_err(|error| QuestionsError::Line {
+            path: shown(),
+            line: n + 1,
+            reason: error.to_string(),
+        })?);
+    }
+    if questions.is_empty() { Err(QuestionsError::Empty { path: shown() }) } else { Ok(questions) }
+}
+
+/// What a question found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Judged {
+    /// The question's name.
+    pub id: String,
+    /// Whether a guideline answers it.
+    pub answerable: bool,
+    /// The rank of the first passage that answers, from 1.
+    pub rank: Option<usize>,
+    /// Coverage and similarity of each passage, best first.
+    pub passages: Vec<(f32, Option<f32>)>,
+}
+
+impl Judged {
+    /// Whether a gate lets any passage through.
+    #[must_use]
+    pub fn passes(&self, gate: Gate) -> bool {
+        self.passages.iter().any(|(coverage, similarity)| gate.lets_pass(*coverage, *similarity))
+    }
+}
+
+/// Asks the questions.
+///
+/// # Errors
+/// When the index cannot be searched.
+pub fn ask(
+    snapshot: &Snapshot,
+    questions: &[AskedQuestion],
+    filter: &Filter,
+    today: Date,
+) -> Result<Vec<Judged>, RetrieveError> {
+    let judge = |asked: &AskedQuestion| {
+        let found = snapshot.search(&SearchQuery {
+            text: &asked.question,
+            as_of: asked.as_of.unwrap_or(today),
+            language: None,
+            filter: Some(filter),
+            limit: DEPTH,
+            ranking: None,
+        })?;
+        let answers = found.passages.iter().position(|passage| {
+            asked.guideline.as_ref() == Some(&passage.guideline) && passage.section.contains(&asked.section)
+        });
+        Ok(Judged {
+            id: asked.id.clone(),
+            answerable: asked.guideline.is_some(),
+            rank: answers.map(|at| at + 1),
+            passages: found.passages.iter().map(|p| (p.coverage, p.similarity)).collect(),
+        })
+    };
+    questions.iter().map(judge).collect()
+}
+
+/// How good the search is, over questions that a guideline answers.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Found {
+    /// The share whose first passage answers.
+    pub recall_1: Mean,
+    /// The share of which one of [`DEPTH`] passages answers.
+    pub recall_5: Mean,
+}
+
+impl Found {
+    /// `None` without such questions.
+    #[must_use]
+    pub fn of(judged: &[Judged]) -> Option<Self> {
+        let within = |depth: usize| -> Vec<f64> {
+            let answerable = judged.iter().filter(|j| j.answerable);
+            answerable.map(|j| f64::from(u8::from(j.rank.is_some_and(|rank| rank <= depth)))).collect()
+        };
+        let first = within(1);
+        (!first.is_empty()).then(|| Self { recall_1: Mean::of(&first), recall_5: Mean::of(&within(DEPTH)) })
+    }
+}
+
+/// What a gate makes of the questions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Gated {
+    /// The coverage it asks for.
+    pub min_coverage: f32,
+    /// The similarity that does as well.
+    pub min_similarity: f32,
+    /// Of the questions that a guideline answers, the share that is answered.
+    pub recall: f64,
+    /// Of the questions that are answered, the share that a guideline answers.
+    pub precision: f64,
+    /// Of the questions that no guideline answers, the share that gets no answer.
+    pub stopped: f64,
+}
+
+impl Gated {
+    /// Counts.
+    #[must_use]
+    pub fn of(judged: &[Judged], gate: Gate) -> Self {
+        let count = |answerable: bool| judged.iter().filter(|j| j.answerable == answerable).count() as f64;
+        let passed = |answerable: bool| {
+            judged.iter().filter(|j| j.answerable == answerable && j.passes(gate)).count() as f64
+        };
+        let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 1.0 };
+        Self {
+            min_coverage: gate.min_coverage,
+            min_similarity: gate.min_similarity,
+            recall: share(passed(true), count(true)),
+            precision: share(passed(true), passed(true) + passed(false)),
+            stopped: 1.0 - share(passed(false), count(false)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_those_worked_out_by_hand() {
+        let judged = |answerable, rank, coverage, similarity| Judged {
+            id: String::new(),
+            answerable,
+            rank,
+            passages: vec![(coverage, similarity)],
+        };
+        let all = [
+            judged(true, Some(1), 0.9, None),
+            judged(true, Some(3), 0.1, Some(0.9)),
+            judged(true, None, 0.1, Some(0.1)),
+            judged(false, None, 0.5, None),
+            judged(false, None, 0.2, Some(0.2)),
+        ];
+        let found = Found::of(&all).unwrap();
+        assert!(
+            (found.recall_1.mean - 1.0 / 3.0).abs() < 1e-9 && (found.recall_5.mean - 2.0 / 3.0).abs() < 1e-9
+        );
+        let gated = Gated::of(&all, Gate { min_coverage: 0.45, min_similarity: 0.88 });
+        assert!((gated.recall - 2.0 / 3.0).abs() < 1e-9 && (gated.precision - 2.0 / 3.0).abs() < 1e-9);
+        assert!((gated.stopped - 0.5).abs() < 1e-9);
+        assert!(Found::of(&all[3..]).is_none());
+    }
+
+    #[test]
+    fn a_line_that_is_no_question_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("q.jsonl");
+        std::fs::write(&path, "{\"question\":\"a\"}\n\n{\"query\":\"b\"}\n").unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("q.jsonl:3") && error.contains("query"), "{error}");
+    }
+}
