@@ -9,6 +9,7 @@ pub mod fields;
 pub mod normalise;
 pub mod scan;
 pub mod sentences;
+pub mod synonyms;
 pub mod words;
 
 pub use fields::{ENGLISH, JAPANESE, TEXT, register};

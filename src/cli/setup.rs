@@ -9,6 +9,7 @@ use candle_core::Device;
 
 use super::fetch_options;
 use super::progress::DownloadBar;
+use crate::analysis::synonyms::Synonyms;
 use crate::answer::{Answerer, AnswererParts};
 use crate::config::{CpuSettings, IndexSettings, Settings};
 use crate::engine::Engine;
@@ -25,7 +26,7 @@ use crate::model::gguf::Gguf;
 use crate::model::lora::Adapter;
 use crate::model::tokenizer::Tokenizer;
 use crate::prompt::Wording;
-use crate::retrieve::{GuidelineIndex, Meaning};
+use crate::retrieve::{GuidelineIndex, Meaning, SearchTools};
 
 /// A running engine and what asks it.
 pub struct Running {
@@ -121,6 +122,18 @@ pub fn meaning(settings: &Settings, cancel: &Cancel) -> anyhow::Result<Option<Me
     Ok(Some(Meaning { embedder: Arc::from(embedder), path, cpu }))
 }
 
+/// What a search works with, loaded.
+///
+/// # Errors
+/// When the embedder or the synonyms cannot be had.
+pub fn search_tools(settings: &Settings, meaning: Option<Meaning>) -> anyhow::Result<SearchTools> {
+    let synonyms = match &settings.index.synonyms {
+        Some(path) => Synonyms::with_file(path).context("index.synonyms")?,
+        None => Synonyms::built_in()?,
+    };
+    Ok(SearchTools { meaning, synonyms: Arc::new(synonyms) })
+}
+
 /// Counts tokens as the model that will read the passages does.
 ///
 /// # Errors
@@ -182,7 +195,10 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
     };
     note("opening the guideline index");
     let meaning = meaning(settings, cancel)?;
-    let index = Arc::new(GuidelineIndex::open_with(&settings.index.directory, meaning.clone())?);
+    let index = Arc::new(GuidelineIndex::open_with(
+        &settings.index.directory,
+        search_tools(settings, meaning.clone())?,
+    )?);
     note("looking for the model");
     let located = locate(settings, &settings.model.name, cancel)?;
     note("loading the model");

@@ -173,6 +173,8 @@ pub struct IndexSettings {
     pub overlap_tokens: usize,
     /// Name or path of the embedder; `None` for search by words alone.
     pub embedder: Option<String>,
+    /// The operator's own list of terms that mean the same, besides the one that is shipped.
+    pub synonyms: Option<PathBuf>,
     /// Generations kept besides the live one.
     pub keep_generations: usize,
     /// Time between looks for a new generation.
@@ -269,6 +271,7 @@ struct RawIndex {
     chunk_tokens: usize,
     overlap_tokens: usize,
     embedder: String,
+    synonyms: PathBuf,
     passages: usize,
     min_coverage: f32,
     min_similarity: f32,
@@ -466,6 +469,7 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
             chunk_tokens: raw.index.chunk_tokens,
             overlap_tokens: raw.index.overlap_tokens,
             embedder: Some(raw.index.embedder).filter(|name| !name.is_empty()),
+            synonyms: non_empty(raw.index.synonyms),
             keep_generations: raw.index.keep_generations,
             refresh: Duration::from_secs(raw.index.refresh_seconds),
         },

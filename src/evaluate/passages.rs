@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::metrics::Mean;
-use crate::retrieve::{Filter, Gate, RetrieveError, SearchQuery, Snapshot};
+use crate::retrieve::{Filter, Gate, Ranking, RetrieveError, SearchQuery, Snapshot};
 
 /// Passages that are looked at for a question.
 pub const DEPTH: usize = 5;
@@ -108,6 +108,7 @@ pub fn ask(
     snapshot: &Snapshot,
     questions: &[AskedQuestion],
     filter: &Filter,
+    ranking: Option<Ranking>,
     today: Date,
 ) -> Result<Vec<Judged>, RetrieveError> {
     let judge = |asked: &AskedQuestion| {
@@ -117,7 +118,7 @@ pub fn ask(
             language: None,
             filter: Some(filter),
             limit: DEPTH,
-            ranking: None,
+            ranking,
         })?;
         let answers = found.passages.iter().position(|passage| {
             asked.guideline.as_ref() == Some(&passage.guideline) && passage.section.contains(&asked.section)

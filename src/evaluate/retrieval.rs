@@ -19,7 +19,7 @@ use crate::ingest::chunk::{Sizes, chunks};
 use crate::ingest::embedding::{Embedding, embedded_text};
 use crate::ingest::segment::IndexesWriter;
 use crate::language::Language;
-use crate::retrieve::{GuidelineIndex, Meaning, Ranking, RetrieveError, Scope, Snapshot};
+use crate::retrieve::{GuidelineIndex, Ranking, RetrieveError, Scope, SearchTools, Snapshot};
 use crate::store::disk::{Disk as _, Filesystem};
 use crate::store::manifest::MadeBy;
 use crate::store::publish::BuildLock;
@@ -67,9 +67,10 @@ pub fn index(
     collection: &Collection,
     folder: &Path,
     sizes: Sizes<'_>,
-    meaning: Option<&Meaning>,
+    tools: &SearchTools,
 ) -> Result<Indexed, EvaluateError> {
     let begun = Instant::now();
+    let meaning = tools.meaning.as_ref();
     let disk = Filesystem;
     let lock = BuildLock::take(&disk, folder)?;
     let draft = lock.start(&Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string())?;
@@ -110,7 +111,7 @@ pub fn index(
             sha256: meaning.embedder.fingerprint().to_owned(),
         });
     })?;
-    let index = GuidelineIndex::open_with(folder, meaning.cloned())?;
+    let index = GuidelineIndex::open_with(folder, tools.clone())?;
     let missing = || StoreError::Missing { id: manifest.id.clone(), path: folder.to_owned() };
     let snapshot = index.snapshot().ok_or_else(missing)?;
     let bytes = manifest.files.values().map(|file| file.bytes).sum();

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use super::terms::{Asked, QueryTerms};
 use crate::analysis::fields::{is_english_word, stem_all};
 use crate::analysis::scan::terms;
+use crate::analysis::synonyms::Member;
 
 /// How much of the question's content the passage holds, from 0 to 1; 0 when the question has none.
 #[must_use]
@@ -38,9 +39,16 @@ fn held(asked: &QueryTerms, passage: [&str; 3]) -> Vec<bool> {
     let stems: HashSet<String> =
         stem_all(found.iter().filter(|t| is_english_word(t)).map(|t| t.text.as_str())).into_iter().collect();
     let plain: HashSet<&str> = found.iter().map(|t| t.text.as_str()).collect();
-    let holds = |asked: &Asked| match &asked.stem {
-        Some(stem) => stems.contains(stem),
-        None => plain.contains(asked.term.text.as_str()),
+    let means = |member: &Member| {
+        member.stems.iter().all(|stem| stems.contains(stem))
+            && member.pairs.iter().all(|pair| plain.contains(pair.as_str()))
+    };
+    let holds = |asked: &Asked| {
+        let itself = match &asked.stem {
+            Some(stem) => stems.contains(stem),
+            None => plain.contains(asked.term.text.as_str()),
+        };
+        itself || asked.alternatives.iter().any(means)
     };
     asked.asked.iter().map(holds).collect()
 }

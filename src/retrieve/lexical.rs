@@ -32,6 +32,8 @@ pub struct Weights {
     pub part: f32,
     /// A Japanese word; its pairs of characters count besides.
     pub word: f32,
+    /// What means the same as a part of the question, beside that itself.
+    pub synonym: f32,
     /// Stop words and kana endings.
     pub filler: f32,
     /// The head against the text, for English stems.
@@ -54,6 +56,7 @@ pub const WEIGHTS: Weights = Weights {
     one: 0.3,
     part: 0.3,
     word: 0.6,
+    synonym: 0.3,
     filler: 0.1,
     head: 0.55,
     exact_head: 0.3,
@@ -237,6 +240,20 @@ fn any_of(fields: &TextFields, terms: &QueryTerms, weights: &Weights) -> Vec<(Oc
         if let Some(stem) = &asked.stem {
             add(fields.text_english, stem, 1.0);
             add(fields.head_english, stem, weights.head);
+        }
+    }
+    for member in &terms.alternatives {
+        for stem in &member.stems {
+            add(fields.text_english, stem, weights.synonym);
+            add(fields.head_english, stem, weights.synonym * weights.head);
+        }
+        for pair in &member.pairs {
+            add(fields.text, pair, weights.synonym);
+            add(fields.head, pair, weights.synonym * weights.exact_head);
+        }
+        for word in &member.words {
+            add(fields.text_japanese, word, weights.synonym * weights.word);
+            add(fields.head_japanese, word, weights.synonym * weights.word * weights.word_head);
         }
     }
     for word in &terms.words {

@@ -27,6 +27,7 @@ pub use passage::{NotInEffect, Passage, Retrieval, Span, Why};
 pub use snapshot::{Ranked, Ranking, Snapshot};
 pub use verify::{Checked, verify};
 
+use crate::analysis::synonyms::Synonyms;
 use crate::kernels::Cpu;
 use crate::language::Language;
 use crate::model::embed::{EmbedError, Embedder};
@@ -155,10 +156,25 @@ pub struct Meaning {
     pub cpu: Arc<Cpu>,
 }
 
+/// What a search works with besides the index.
+#[derive(Clone, Default)]
+pub struct SearchTools {
+    /// For searching by meaning; by words alone without.
+    pub meaning: Option<Meaning>,
+    /// Terms that mean the same.
+    pub synonyms: Arc<Synonyms>,
+}
+
+impl From<Option<Meaning>> for SearchTools {
+    fn from(meaning: Option<Meaning>) -> Self {
+        Self { meaning, ..Self::default() }
+    }
+}
+
 /// The live index: hands out snapshots and swaps in new generations.
 pub struct GuidelineIndex {
     index_dir: PathBuf,
-    meaning: Option<Meaning>,
+    tools: SearchTools,
     live: ArcSwapOption<Snapshot>,
 }
 
@@ -166,13 +182,14 @@ impl GuidelineIndex {
     /// Opens the live generation of an index folder, to be searched by words alone. A folder in which nothing was built yet is no
     /// error: there is no snapshot until a [`GuidelineIndex::refresh`] finds one.
     pub fn open(index_dir: &Path) -> Result<Self, StoreError> {
-        Self::open_with(index_dir, None)
+        Self::open_with(index_dir, SearchTools::default())
     }
 
     /// As [`open`](Self::open), to be searched by meaning too where an embedder is given; a generation whose vectors are not its own
     /// is refused.
-    pub fn open_with(index_dir: &Path, meaning: Option<Meaning>) -> Result<Self, StoreError> {
-        let index = Self { index_dir: index_dir.to_owned(), meaning, live: ArcSwapOption::empty() };
+    pub fn open_with(index_dir: &Path, tools: impl Into<SearchTools>) -> Result<Self, StoreError> {
+        let tools = tools.into();
+        let index = Self { index_dir: index_dir.to_owned(), tools, live: ArcSwapOption::empty() };
         index.refresh()?;
         Ok(index)
     }
@@ -200,7 +217,7 @@ impl GuidelineIndex {
         match store::open_current(&self.index_dir)? {
             Some(generation) => {
                 let dir = store::generation_dir(&self.index_dir, &generation.manifest.id);
-                let snapshot = Snapshot::open(generation, &dir, self.meaning.as_ref())?;
+                let snapshot = Snapshot::open(generation, &dir, &self.tools)?;
                 self.live.store(Some(Arc::new(snapshot)));
                 Ok(true)
             }

@@ -11,7 +11,8 @@ use super::fuse::{Scored, normalised_average};
 use super::lexical::{self, Indexes};
 use super::passage::{NotInEffect, Passage, Retrieval};
 use super::terms::QueryTerms;
-use super::{MAX_PASSAGES, Meaning, RetrieveError, Scope, SearchQuery, coverage};
+use super::{MAX_PASSAGES, Meaning, RetrieveError, Scope, SearchQuery, SearchTools, coverage};
+use crate::analysis::synonyms::Synonyms;
 use crate::language::Language;
 use crate::model::embed::TextKind;
 use crate::store::schema::{DocumentFields, Fields, Record, day_number};
@@ -133,14 +134,11 @@ pub struct Snapshot {
     /// By the chunk's number.
     places: Vec<Place>,
     dense: Option<(DenseIndex, Meaning)>,
+    synonyms: Arc<Synonyms>,
 }
 
 impl Snapshot {
-    pub(super) fn open(
-        generation: Generation,
-        dir: &Path,
-        meaning: Option<&Meaning>,
-    ) -> Result<Self, StoreError> {
+    pub(super) fn open(generation: Generation, dir: &Path, tools: &SearchTools) -> Result<Self, StoreError> {
         let searcher = |index: &tantivy::Index| {
             let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into();
             let reader: tantivy::IndexReader = reader.map_err(search_error("open", dir))?;
@@ -148,7 +146,7 @@ impl Snapshot {
         };
         let chunks = searcher(&generation.index)?;
         let places = places(&chunks).map_err(search_error("read", dir))?;
-        let dense = match meaning {
+        let dense = match &tools.meaning {
             Some(meaning) => Some((dense(&generation.manifest, dir, &places, meaning)?, meaning.clone())),
             None => None,
         };
@@ -159,6 +157,7 @@ impl Snapshot {
             document_fields: DocumentFields::new(),
             places,
             dense,
+            synonyms: Arc::clone(&tools.synonyms),
             generation,
         })
     }
@@ -374,7 +373,7 @@ impl Snapshot {
     }
 
     pub(super) fn terms(&self, text: &str) -> Result<QueryTerms, RetrieveError> {
-        QueryTerms::of(text, &self.searcher, &self.fields).map_err(|e| self.failed(e))
+        QueryTerms::of(text, &self.searcher, &self.fields, &self.synonyms).map_err(|e| self.failed(e))
     }
 
     fn passage(&self, hit: Ranked) -> Result<Passage, RetrieveError> {

@@ -10,6 +10,7 @@ use tantivy::{Searcher, Term as IndexTerm};
 use crate::analysis::fields::{is_english_word, stem_all};
 use crate::analysis::is_stop_word;
 use crate::analysis::scan::{Script, Term, terms};
+use crate::analysis::synonyms::{Member, Synonyms};
 use crate::analysis::words::japanese_words;
 use crate::language::is_han;
 use crate::store::schema::Fields;
@@ -85,6 +86,8 @@ pub struct Asked {
     pub content: bool,
     /// How much it counts in coverage: its rarity, less for what frames a question; 0 for what is no content.
     pub weight: f32,
+    /// What means the same as that which it is a part of: a passage that holds one of these whole holds it.
+    pub alternatives: Vec<Member>,
 }
 
 /// The terms of a question.
@@ -94,6 +97,8 @@ pub struct QueryTerms {
     pub asked: Vec<Asked>,
     /// Japanese words, each once.
     pub words: Vec<String>,
+    /// What means the same as parts of the question, each once.
+    pub alternatives: Vec<Member>,
 }
 
 impl QueryTerms {
@@ -107,7 +112,12 @@ impl QueryTerms {
     }
 
     /// Cuts a question into terms and weighs them by the index at hand.
-    pub fn of(text: &str, searcher: &Searcher, fields: &Fields) -> tantivy::Result<Self> {
+    pub fn of(
+        text: &str,
+        searcher: &Searcher,
+        fields: &Fields,
+        synonyms: &Synonyms,
+    ) -> tantivy::Result<Self> {
         let start = text.char_indices().nth_back(MAX_CHARS - 1).map_or(0, |(at, _)| at);
         let mut seen = HashSet::new();
         let mut found = terms(&text[start..]);
@@ -141,18 +151,56 @@ impl QueryTerms {
                 1.0
             };
             let known = holding > 0.0;
-            asked.push(Asked { term, stem, idf, known, content, weight: idf * share });
+            asked.push(Asked {
+                term,
+                stem,
+                idf,
+                known,
+                content,
+                weight: idf * share,
+                alternatives: Vec::new(),
+            });
         }
         if asked.len() > MAX_TERMS {
             asked.sort_by(|a, b| b.content.cmp(&a.content).then(b.idf.total_cmp(&a.idf)));
             asked.truncate(MAX_TERMS);
             asked.sort_by_key(|a| (a.term.position, a.term.width));
         }
+        let mut alternatives: Vec<Member> = Vec::new();
+        for meant in synonyms.find(&text[start..]) {
+            let inside =
+                |asked: &&mut Asked| asked.term.from >= meant.span.start && asked.term.to <= meant.span.end;
+            for asked in asked.iter_mut().filter(inside) {
+                if !asked.known {
+                    asked.known = holds_any(searcher, fields, &meant.others)?;
+                }
+                asked.alternatives.extend(meant.others.iter().cloned());
+            }
+            for other in meant.others {
+                if !alternatives.contains(&other) && alternatives.len() < MAX_TERMS {
+                    alternatives.push(other);
+                }
+            }
+        }
         let mut seen = HashSet::new();
         let words = japanese_words(&text[start..]).into_iter().map(|word| word.text);
         let words = words.filter(|word| seen.insert(word.clone())).take(MAX_TERMS).collect();
-        Ok(Self { asked, words })
+        Ok(Self { asked, words, alternatives })
     }
+}
+
+/// Whether any passage holds all terms of one of the members.
+fn holds_any(searcher: &Searcher, fields: &Fields, members: &[Member]) -> tantivy::Result<bool> {
+    let held = |field, text: &String| Ok(searcher.doc_freq(&IndexTerm::from_field_text(field, text))? > 0);
+    for member in members {
+        let stems = member.stems.iter().map(|stem| held(fields.words.text_english, stem));
+        let pairs = member.pairs.iter().map(|pair| held(fields.words.text, pair));
+        let all: tantivy::Result<Vec<bool>> = stems.chain(pairs).collect();
+        if all?.into_iter().all(|held| held) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Which terms carry the subject: words that are no stop words, numbers, and CJK pairs without hiragana (a kanji

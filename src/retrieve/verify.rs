@@ -6,6 +6,7 @@ use std::path::Path;
 use tantivy::schema::Value as _;
 use tantivy::{DocAddress, TantivyDocument};
 
+use super::SearchTools;
 use super::snapshot::Snapshot;
 use crate::store::{self, Manifest, StoreError, search_error};
 
@@ -36,7 +37,7 @@ pub fn verify(index_dir: &Path, id: &str) -> Result<Checked, StoreError> {
         // What is damaged cannot be trusted to say more.
         return Ok(checked);
     }
-    let snapshot = Snapshot::open(store::open(index_dir, id)?, &dir, None)?;
+    let snapshot = Snapshot::open(store::open(index_dir, id)?, &dir, &SearchTools::default())?;
     checked.passages = snapshot.rows();
     if snapshot.rows() != manifest.counts.chunks {
         checked.faults.push(format!("it holds {} passages, not {}", snapshot.rows(), manifest.counts.chunks));

@@ -16,7 +16,7 @@ use crate::evaluate::metrics::Mean;
 use crate::evaluate::passages::{self, Found, Gated, Judged};
 use crate::language::Language;
 use crate::model::fetch::Cancel;
-use crate::retrieve::{Filter, Gate, GuidelineIndex};
+use crate::retrieve::{Filter, Gate, GuidelineIndex, Ranking};
 
 /// Flags of `shishin evaluate passages`.
 #[derive(Debug, Args)]
@@ -30,6 +30,9 @@ pub struct PassagesArgs {
     /// The day for questions that name none (YYYY-MM-DD); today when not given
     #[arg(long, value_name = "DATE")]
     as_of: Option<Date>,
+    /// What to go by: bm25, dense or fused; as the settings have it when not given
+    #[arg(long)]
+    ranking: Option<Ranking>,
     /// Show what other gates would make of the questions
     #[arg(long)]
     sweep: bool,
@@ -45,7 +48,8 @@ pub(super) fn run(settings: &Settings, args: &PassagesArgs, out: &mut dyn Write)
     }
     let cancel = Cancel::default();
     cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
-    let index = GuidelineIndex::open_with(&settings.index.directory, setup::meaning(settings, &cancel)?)?;
+    let tools = setup::search_tools(settings, setup::meaning(settings, &cancel)?)?;
+    let index = GuidelineIndex::open_with(&settings.index.directory, tools)?;
     let nothing = || {
         format!("nothing has been built in {}; run `shishin index build`", settings.index.directory.display())
     };
@@ -56,7 +60,7 @@ pub(super) fn run(settings: &Settings, args: &PassagesArgs, out: &mut dyn Write)
     let mut all: Vec<Judged> = Vec::new();
     let mut figures = Vec::new();
     for (name, questions) in &sets {
-        let judged = passages::ask(&snapshot, questions, &filter, today)?;
+        let judged = passages::ask(&snapshot, questions, &filter, args.ranking, today)?;
         let found = Found::of(&judged);
         if args.json {
             let gated = Gated::of(&judged, gate);

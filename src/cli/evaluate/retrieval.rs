@@ -144,7 +144,8 @@ fn evaluate(
         overlap: settings.index.overlap_tokens,
         count: &estimate_tokens,
     };
-    let indexed = retrieval::index(&collection, &folder, sizes, meaning)?;
+    let indexed =
+        retrieval::index(&collection, &folder, sizes, &setup::search_tools(settings, meaning.cloned())?)?;
     let mut evaluated = Evaluated {
         documents: collection.documents.len(),
         chunks: indexed.documents.len(),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use super::super::printable;
+use super::super::{printable, setup};
 use super::{Asked, nothing_built, today};
 use crate::config::Settings;
 use crate::retrieve::{
@@ -20,7 +20,7 @@ fn with_snapshot<T>(
     ask: impl FnOnce(&Snapshot, &SearchQuery<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let directory = &settings.index.directory;
-    let index = GuidelineIndex::open_with(directory, meaning)?;
+    let index = GuidelineIndex::open_with(directory, setup::search_tools(settings, meaning)?)?;
     let snapshot = index.snapshot().with_context(|| nothing_built(directory))?;
     let filter = asked.filter();
     let query = SearchQuery {
