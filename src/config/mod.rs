@@ -274,7 +274,7 @@ struct RawIndex {
     synonyms: PathBuf,
     passages: usize,
     min_coverage: f32,
-    min_similarity: f32,
+    min_support: f32,
     keep_generations: usize,
     refresh_seconds: u64,
 }
@@ -366,7 +366,7 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
         false => Err(layers.refuse(key, format!("is {value}; it must be from {low} to {high}"))),
     };
     share("index.min_coverage", raw.index.min_coverage, 0.0, 1.0)?;
-    share("index.min_similarity", raw.index.min_similarity, -1.0, 2.0)?;
+    share("index.min_support", raw.index.min_support, -1.0, 2.0)?;
     share("sampling.temperature", raw.sampling.temperature, 0.0, 2.0)?;
     share("sampling.top_p", raw.sampling.top_p, f32::EPSILON, 1.0)?;
     share("sampling.repetition_penalty", raw.sampling.repetition_penalty, 0.5, 2.0)?;
@@ -477,7 +477,7 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
             default_mode: raw.answer.default_mode,
             default_adapter,
             passages: raw.index.passages,
-            gate: Gate { min_coverage: raw.index.min_coverage, min_similarity: raw.index.min_similarity },
+            gate: Gate { min_coverage: raw.index.min_coverage, min_support: raw.index.min_support },
             max_tokens: raw.answer.max_tokens,
             sampling: Sampling {
                 temperature: raw.sampling.temperature,

@@ -158,10 +158,10 @@ impl Found {
 /// What a gate makes of the questions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Gated {
-    /// The coverage it asks for.
+    /// The coverage it asks for where there are no vectors.
     pub min_coverage: f32,
-    /// The similarity that does as well.
-    pub min_similarity: f32,
+    /// The support it asks for where there are.
+    pub min_support: f32,
     /// Of the questions that a guideline answers, the share that is answered.
     pub recall: f64,
     /// Of the questions that are answered, the share that a guideline answers.
@@ -181,7 +181,7 @@ impl Gated {
         let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 1.0 };
         Self {
             min_coverage: gate.min_coverage,
-            min_similarity: gate.min_similarity,
+            min_support: gate.min_support,
             recall: share(passed(true), count(true)),
             precision: share(passed(true), passed(true) + passed(false)),
             stopped: 1.0 - share(passed(false), count(false)),
@@ -212,7 +212,7 @@ mod tests {
         assert!(
             (found.recall_1.mean - 1.0 / 3.0).abs() < 1e-9 && (found.recall_5.mean - 2.0 / 3.0).abs() < 1e-9
         );
-        let gated = Gated::of(&all, Gate { min_coverage: 0.45, min_similarity: 0.88 });
+        let gated = Gated::of(&all, Gate { min_coverage: 0.45, min_support: 0.9 });
         assert!((gated.recall - 2.0 / 3.0).abs() < 1e-9 && (gated.precision - 2.0 / 3.0).abs() < 1e-9);
         assert!((gated.stopped - 0.5).abs() < 1e-9);
         assert!(Found::of(&all[3..]).is_none());

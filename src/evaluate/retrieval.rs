@@ -12,14 +12,14 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::Serialize;
 
-use super::beir::{Collection, Document};
-use super::metrics::{Figures, Mean};
+use super::beir::{Asked, Collection, Document};
+use super::metrics::{Figures, Judged, Mean};
 use crate::ingest::IngestError;
 use crate::ingest::chunk::{Sizes, chunks};
 use crate::ingest::embedding::{Embedding, embedded_text};
 use crate::ingest::segment::IndexesWriter;
 use crate::language::Language;
-use crate::retrieve::{GuidelineIndex, Ranking, RetrieveError, Scope, SearchTools, Snapshot};
+use crate::retrieve::{Gate, GuidelineIndex, Ranked, Ranking, RetrieveError, Scope, SearchTools, Snapshot};
 use crate::store::disk::{Disk as _, Filesystem};
 use crate::store::manifest::MadeBy;
 use crate::store::publish::BuildLock;
@@ -160,6 +160,18 @@ pub struct Answered {
     pub found: Vec<String>,
     /// What searching took, in milliseconds.
     pub milliseconds: f64,
+    /// What a gate would make of it, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gated: Option<GatedPair>,
+}
+
+/// What a gate makes of a question: with all documents, and were those that answer it not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct GatedPair {
+    /// Whether it lets one of the first passages through.
+    pub with_answer: bool,
+    /// Whether it lets one through of the first passages of documents that do not answer.
+    pub without: bool,
 }
 
 /// Asks every question.
@@ -170,6 +182,7 @@ pub fn ask(
     collection: &Collection,
     indexed: &Indexed,
     ranking: Ranking,
+    gate: Option<Gate>,
 ) -> Result<Vec<Answered>, EvaluateError> {
     let mut answered = Vec::with_capacity(collection.questions.len());
     for (asked, judged) in &collection.questions {
@@ -181,10 +194,40 @@ pub fn ask(
         let ranked = best_documents(&rows, &indexed.documents);
         let names: Vec<&str> = ranked.iter().map(|at| collection.documents[*at].id.as_str()).collect();
         let Some(figures) = Figures::of(&names, judged) else { continue };
+        let gated = match gate {
+            Some(gate) => Some(gated(collection, indexed, (asked, judged), &found, gate)?),
+            None => None,
+        };
         let found = names.iter().take(10).map(|name| (*name).to_owned()).collect();
-        answered.push(Answered { id: asked.id.clone(), figures, found, milliseconds });
+        answered.push(Answered { id: asked.id.clone(), figures, found, milliseconds, gated });
     }
     Ok(answered)
+}
+
+/// Passages that a gate looks at.
+const GATED: usize = 5;
+
+fn gated(
+    collection: &Collection,
+    indexed: &Indexed,
+    (asked, judged): (&Asked, &Judged),
+    found: &[Ranked],
+    gate: Gate,
+) -> Result<GatedPair, EvaluateError> {
+    let answers = |row: usize| {
+        let document = indexed.documents.get(row).and_then(|at| collection.documents.get(*at));
+        document.is_some_and(|document| judged.get(&document.id).is_some_and(|grade| *grade > 0))
+    };
+    let passes = |all: bool| -> Result<bool, EvaluateError> {
+        for ranked in found.iter().filter(|ranked| all || !answers(ranked.row)).take(GATED) {
+            let (coverage, similarity) = indexed.snapshot.judge(&asked.text, ranked)?;
+            if gate.lets_pass(coverage, similarity) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    Ok(GatedPair { with_answer: passes(true)?, without: passes(false)? })
 }
 
 /// Documents in the order of their best chunks.
@@ -203,6 +246,12 @@ pub struct Summary {
     pub mrr_10: Mean,
     /// R@100.
     pub recall_100: Mean,
+    /// The share of questions that a gate lets be answered, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Mean>,
+    /// The share that it would stop, were the documents that answer not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Mean>,
     /// Milliseconds of a search: the median.
     pub median_ms: f64,
     /// Milliseconds of a search: 99 % are faster.
@@ -221,7 +270,14 @@ impl Summary {
         let at = |share: f64| {
             times.get(((times.len().max(1) - 1) as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
         };
+        let pairs: Vec<GatedPair> = answered.iter().filter_map(|one| one.gated).collect();
+        let gated = |is: fn(&GatedPair) -> bool| {
+            let shares: Vec<f64> = pairs.iter().map(|pair| f64::from(u8::from(is(pair)))).collect();
+            (!shares.is_empty()).then(|| Mean::of(&shares))
+        };
         Self {
+            kept: gated(|pair| pair.with_answer),
+            stopped: gated(|pair| !pair.without),
             ndcg_10: mean(|f| f.ndcg_10),
             mrr_10: mean(|f| f.mrr_10),
             recall_100: mean(|f| f.recall_100),

@@ -41,31 +41,43 @@ use crate::store::{self, StoreError};
 /// alone cannot tell those, so the prompt must still ask for an answer from the passages only.
 pub const DEFAULT_MIN_COVERAGE: f32 = 0.45;
 
-/// The similarity from which a passage answers the question whatever words it has, unless the configuration says otherwise.
-pub const DEFAULT_MIN_SIMILARITY: f32 = 0.88;
+/// The support below which a passage does not answer the question, unless the configuration says otherwise.
+pub const DEFAULT_MIN_SUPPORT: f32 = 1.01;
 
-/// Tells passages that answer a question from those that merely match best: by the words they share, or by what they mean. Either is
-/// enough: a passage in the other language shares no words.
+/// What coverage counts beside similarity, in [`support`].
+const COVERAGE_IN_SUPPORT: f32 = 0.4;
+
+/// How well a passage supports an answer: the cosine of its vector and the question's, and 0.4 of the share of the question's
+/// content that it holds. Neither can tell alone: a passage in the other language shares few words, and cosines of texts about
+/// one field are high whatever they say.
+#[must_use]
+pub fn support(coverage: f32, similarity: f32) -> f32 {
+    similarity + COVERAGE_IN_SUPPORT * coverage
+}
+
+/// Tells passages that answer a question from those that merely match best.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gate {
-    /// The share of a question's content that a passage must cover, from 0 to 1.
+    /// The share of a question's content that a passage must cover, from 0 to 1, where the index has no vectors.
     pub min_coverage: f32,
-    /// The cosine of their vectors that does as well, from −1 to 1; above 1, words alone decide.
-    pub min_similarity: f32,
+    /// The [`support`] that a passage must give, where it has.
+    pub min_support: f32,
 }
 
 impl Gate {
     /// Whether a passage of such coverage and similarity answers.
     #[must_use]
     pub fn lets_pass(&self, coverage: f32, similarity: Option<f32>) -> bool {
-        coverage >= self.min_coverage
-            || similarity.is_some_and(|similarity| similarity >= self.min_similarity)
+        match similarity {
+            Some(similarity) => support(coverage, similarity) >= self.min_support,
+            None => coverage >= self.min_coverage,
+        }
     }
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { min_coverage: DEFAULT_MIN_COVERAGE, min_similarity: DEFAULT_MIN_SIMILARITY }
+        Self { min_coverage: DEFAULT_MIN_COVERAGE, min_support: DEFAULT_MIN_SUPPORT }
     }
 }
 

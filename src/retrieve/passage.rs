@@ -8,7 +8,7 @@ use std::ops::Range;
 use jiff::civil::Date;
 use serde::Serialize;
 
-use super::Gate;
+use super::{Gate, Ranked};
 use crate::language::Language;
 use crate::store::schema::Record;
 
@@ -78,7 +78,7 @@ pub struct Passage {
 }
 
 impl Passage {
-    pub(super) fn new(record: Record, score: f32, similarity: Option<f32>) -> Self {
+    pub(super) fn new(record: Record, hit: Ranked) -> Self {
         Self {
             n: 0,
             guideline: record.guideline,
@@ -96,9 +96,9 @@ impl Passage {
             file: record.file,
             page: record.page,
             span: record.span.into(),
-            score,
+            score: hit.score,
             coverage: 0.0,
-            similarity,
+            similarity: hit.similarity,
             text: record.text,
             chunk_id: record.chunk_id,
         }

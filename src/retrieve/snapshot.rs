@@ -302,6 +302,16 @@ impl Snapshot {
         self.rank_asked(&self.asked(text, ranking)?, ranking, scope, limit)
     }
 
+    /// What a gate judges of a chunk: its coverage of a question and its similarity.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn judge(&self, text: &str, ranked: &Ranked) -> Result<(f32, Option<f32>), RetrieveError> {
+        let record = self.record(ranked.row)?;
+        let coverage = coverage::share(&self.terms(text)?, &record.title, &record.section, &record.text);
+        Ok((coverage, ranked.similarity))
+    }
+
     fn asked(&self, text: &str, ranking: Ranking) -> Result<Asked, RetrieveError> {
         let cosines = match (ranking, &self.dense) {
             (Ranking::Bm25, _) | (_, None) => None,
@@ -377,7 +387,7 @@ impl Snapshot {
     }
 
     fn passage(&self, hit: Ranked) -> Result<Passage, RetrieveError> {
-        Ok(Passage::new(self.record(hit.row)?, hit.score, hit.similarity))
+        Ok(Passage::new(self.record(hit.row)?, hit))
     }
 
     /// What is stored of a chunk.

@@ -89,34 +89,26 @@ pub(super) fn run(settings: &Settings, args: &PassagesArgs, out: &mut dyn Write)
         writeln!(out, "{}", serde_json::to_string_pretty(&body)?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    writeln!(
-        out,
-        "\n{:>12} {:>14} {:>10} {:>10} {:>10}",
-        "min_coverage", "min_similarity", "recall", "precision", "stopped"
-    )?;
-    for gate in gates(gate, args.sweep) {
+    let vectors = snapshot.manifest().embedder.is_some() && args.ranking != Some(Ranking::Bm25);
+    let by = if vectors { "min_support" } else { "min_coverage" };
+    writeln!(out, "\n{by:>12} {:>10} {:>10} {:>10}", "recall", "precision", "stopped")?;
+    for gate in gates(gate, vectors, args.sweep) {
         let gated = Gated::of(&all, gate);
+        let bar = if vectors { gated.min_support } else { gated.min_coverage };
         writeln!(
             out,
-            "{:>12.2} {:>14.3} {:>10.3} {:>10.3} {:>10.3}",
-            gated.min_coverage, gated.min_similarity, gated.recall, gated.precision, gated.stopped
+            "{bar:>12.2} {:>10.3} {:>10.3} {:>10.3}",
+            gated.recall, gated.precision, gated.stopped
         )?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The gate of the settings; and around it, where others are asked for.
-fn gates(own: Gate, sweep: bool) -> Vec<Gate> {
-    if !sweep {
-        return vec![own];
-    }
-    let mut gates = Vec::new();
-    for coverage in 0..=8 {
-        let min_coverage = 0.3 + 0.05 * coverage as f32;
-        for similarity in 0..=10 {
-            gates.push(Gate { min_coverage, min_similarity: 0.80 + 0.01 * similarity as f32 });
-        }
-        gates.push(Gate { min_coverage, min_similarity: 2.0 });
-    }
-    gates
+fn gates(own: Gate, vectors: bool, sweep: bool) -> Vec<Gate> {
+    let around = |n: i16| match vectors {
+        true => Gate { min_support: own.min_support + 0.02 * f32::from(n), ..own },
+        false => Gate { min_coverage: own.min_coverage + 0.05 * f32::from(n), ..own },
+    };
+    if sweep { (-6..=6).map(around).collect() } else { vec![own] }
 }

@@ -36,6 +36,10 @@ pub struct RetrievalArgs {
     /// Keep the indexes in this folder: the next run takes their vectors along
     #[arg(long, value_name = "DIR")]
     index: Option<PathBuf>,
+    /// Also say how many questions the gate of the settings would let be answered, and how many it would stop, were the documents that
+    /// answer them not there
+    #[arg(long)]
+    gate: bool,
     /// Write the figures as JSON too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -155,8 +159,9 @@ fn evaluate(
         modes: Vec::new(),
         collection: collection.name.clone(),
     };
+    let gate = args.gate.then_some(settings.answer.gate);
     for mode in modes {
-        let answered = retrieval::ask(&collection, &indexed, *mode)?;
+        let answered = retrieval::ask(&collection, &indexed, *mode, gate)?;
         if args.per_query.is_some() {
             for one in &answered {
                 let line = Line { collection: &collection.name, mode: *mode, answered: one };
@@ -192,6 +197,14 @@ fn print(evaluated: &Evaluated, out: &mut dyn Write) -> std::io::Result<()> {
             summary.median_ms,
             summary.p99_ms
         )?;
+        if let (Some(kept), Some(stopped)) = (summary.kept, summary.stopped) {
+            let kept = show(kept);
+            let stopped = show(stopped);
+            writeln!(
+                out,
+                "       gate: {kept} answered; without the documents that answer, {stopped} stopped"
+            )?;
+        }
     }
     writeln!(out)
 }

@@ -250,7 +250,7 @@ mod tests {
             &["search", "x", "--limit", "0"],
             &["build", "--force", "1", "2"],
             &["search", "x", "--language", "fr"],
-            &["approve"],
+            &["approve"][..],
             &["approve", "0123", "--all"],
         ] {
             assert!(Line::try_parse_from([&["index"][..], &bad[..]].concat()).is_err(), "{bad:?}");
