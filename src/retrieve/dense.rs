@@ -13,7 +13,7 @@ use crate::store::vectors::Vectors;
 const SLAB_ROWS: usize = 1 << 14;
 
 /// What a document's cosine counts, beside its chunk's: a chunk out of the middle often does not say what it is about.
-const DOCUMENT_SHARE: f32 = 0.5;
+const DOCUMENT_SHARE: f32 = 0.8;
 
 /// A chunk by its number in the generation, and how near it is to the question.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -30,7 +30,7 @@ pub use verify::{Checked, verify};
 use crate::analysis::synonyms::Synonyms;
 use crate::kernels::Cpu;
 use crate::language::Language;
-use crate::model::embed::{EmbedError, Embedder};
+use crate::model::embed::{EmbedError, Embedder, TextKind};
 use crate::store::{self, StoreError};
 
 /// The coverage below which a passage does not answer the question, unless the configuration says otherwise.
@@ -42,7 +42,7 @@ use crate::store::{self, StoreError};
 pub const DEFAULT_MIN_COVERAGE: f32 = 0.45;
 
 /// The support below which a passage does not answer the question, unless the configuration says otherwise.
-pub const DEFAULT_MIN_SUPPORT: f32 = 1.01;
+pub const DEFAULT_MIN_SUPPORT: f32 = 1.02;
 
 /// What coverage counts beside similarity, in [`support`].
 const COVERAGE_IN_SUPPORT: f32 = 0.4;
@@ -166,6 +166,30 @@ pub struct Meaning {
     pub path: PathBuf,
     /// Multiplies vectors.
     pub cpu: Arc<Cpu>,
+}
+
+/// What the vector of a question as a passage counts beside that as a question.
+const AS_PASSAGE: f32 = 0.5;
+
+impl Meaning {
+    /// The vector that a question is searched with. Much of what is asked is a statement rather than a question ("statins raise the
+    /// risk of diabetes"), and lies nearer to passages when it is taken for one; an encoder that tells the two apart is given it both
+    /// ways.
+    ///
+    /// # Errors
+    /// When the question has no vector.
+    pub fn of_question(&self, text: &str) -> Result<Vec<f32>, EmbedError> {
+        let as_kind = |kind| Ok(self.embedder.embed(kind, &[text])?.pop().unwrap_or_default());
+        let mut vector = as_kind(TextKind::Query)?;
+        if self.embedder.tells_kinds_apart() {
+            for (sum, part) in vector.iter_mut().zip(as_kind(TextKind::Passage)?) {
+                *sum += AS_PASSAGE * part;
+            }
+            let length = vector.iter().map(|n| n * n).sum::<f32>().sqrt();
+            vector.iter_mut().for_each(|n| *n /= length.max(f32::MIN_POSITIVE));
+        }
+        Ok(vector)
+    }
 }
 
 /// What a search works with besides the index.

@@ -14,7 +14,6 @@ use super::terms::QueryTerms;
 use super::{MAX_PASSAGES, Meaning, RetrieveError, Scope, SearchQuery, SearchTools, coverage};
 use crate::analysis::synonyms::Synonyms;
 use crate::language::Language;
-use crate::model::embed::TextKind;
 use crate::store::schema::{DocumentFields, Fields, Record, day_number};
 use crate::store::vectors::Vectors;
 use crate::store::{Generation, Manifest, StoreError, search_error};
@@ -315,10 +314,7 @@ impl Snapshot {
     fn asked(&self, text: &str, ranking: Ranking) -> Result<Asked, RetrieveError> {
         let cosines = match (ranking, &self.dense) {
             (Ranking::Bm25, _) | (_, None) => None,
-            (_, Some((index, meaning))) => {
-                let vectors = meaning.embedder.embed(TextKind::Query, &[text])?;
-                vectors.first().map(|vector| index.cosines(vector))
-            }
+            (_, Some((index, meaning))) => Some(index.cosines(&meaning.of_question(text)?)),
         };
         Ok(Asked { terms: self.terms(text)?, cosines })
     }

@@ -43,6 +43,9 @@ pub trait Embedder: Send + Sync {
     /// # Errors
     /// When a text cannot be embedded.
     fn embed(&self, kind: TextKind, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError>;
+
+    /// Whether a text has another vector as a question than as a passage.
+    fn tells_kinds_apart(&self) -> bool;
 }
 
 /// Why a text has no vector, or an embedder cannot be loaded.
@@ -141,6 +144,10 @@ impl Embedder for BertEmbedder {
 
     fn max_tokens(&self) -> usize {
         self.max_tokens
+    }
+
+    fn tells_kinds_apart(&self) -> bool {
+        self.prefixes.query != self.prefixes.passage
     }
 
     fn embed(&self, kind: TextKind, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
