@@ -1,0 +1,156 @@
+//! The embedders against programs of others on the same weights, and against themselves.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test reports by panicking, and says what it skips"
+)]
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::bert::{BertModel, Config};
+use serde::Deserialize;
+use shishin::kernels::{Cpu, Variant};
+use shishin::model::catalog::Catalog;
+use shishin::model::embed::{Embedder, TextKind, load};
+use shishin::model::fetch::{FetchOptions, default_cache_dir, ensure};
+
+#[allow(clippy::disallowed_methods, reason = "a test finds the user's cache as the program does")]
+fn cache() -> PathBuf {
+    let var = |name| std::env::var_os(name);
+    var("SHISHIN_MODEL_CACHE")
+        .map(Into::into)
+        .or_else(|| default_cache_dir(var("XDG_CACHE_HOME").as_deref(), var("HOME").as_deref()))
+        .unwrap()
+}
+
+fn cpu() -> Arc<Cpu> {
+    Arc::new(Cpu::new(Variant::best(), 2).unwrap())
+}
+
+static E5: LazyLock<Box<dyn Embedder>> = LazyLock::new(|| {
+    let catalog = Catalog::builtin().unwrap();
+    let path =
+        ensure(catalog.get("multilingual-e5-small").unwrap(), &FetchOptions::new(cache()), &mut ()).unwrap();
+    load("multilingual-e5-small", &path, cpu()).unwrap()
+});
+
+/// The folder of an embedder that only some machines have.
+fn folder(name: &str) -> Option<PathBuf> {
+    let path = cache().join("models").join(name);
+    let there = path.join("model.safetensors").exists();
+    if !there {
+        println!("skipped: {name} is not in the cache (shishin model pull {name})");
+    }
+    there.then_some(path)
+}
+
+#[derive(Deserialize)]
+struct Golden {
+    rows: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    kind: String,
+    text: String,
+    starts: Vec<f32>,
+}
+
+#[test]
+fn vectors_are_those_of_the_program_that_the_weights_come_from() {
+    let golden = include_str!("fixtures/embeddings/multilingual-e5-small.json");
+    let golden: Golden = serde_json::from_str(golden).unwrap();
+    let mut worst = 0f32;
+    for Row { kind, text, starts } in &golden.rows {
+        let kind = if kind == "query" { TextKind::Query } else { TextKind::Passage };
+        let vector = E5.embed(kind, &[text]).unwrap().remove(0);
+        let length: f32 = vector.iter().map(|n| n * n).sum();
+        assert!((length - 1.0).abs() < 1e-4, "{text}: {length}");
+        for (own, other) in vector.iter().zip(starts) {
+            worst = worst.max((own - other).abs());
+        }
+    }
+    println!("largest difference to the C program over {} texts: {worst:.5}", golden.rows.len());
+    // Both round activations to 8 bits, in different places; a number of a vector is about 0.05.
+    assert!(worst < 6e-3, "{worst}");
+}
+
+#[test]
+fn a_text_has_one_vector_alone_and_in_any_company() {
+    let texts = ["a", "血圧の目標は130/80mmHg未満である。", &"long text ".repeat(100), "", "🙂", "b c d"];
+    let together = E5.embed(TextKind::Passage, &texts).unwrap();
+    for (text, vector) in texts.iter().zip(&together) {
+        assert_eq!(&E5.embed(TextKind::Passage, &[text]).unwrap()[0], vector, "{text:.20}");
+    }
+    let many: Vec<&str> = texts.iter().copied().cycle().take(90).collect();
+    let all = E5.embed(TextKind::Passage, &many).unwrap();
+    assert!(all.iter().zip(together.iter().cycle()).all(|(a, b)| a == b));
+}
+
+#[test]
+fn what_is_too_long_is_cut_and_the_kinds_differ() {
+    let long = "hypertension ".repeat(2_000);
+    let longer = format!("{long} and something else at its end");
+    let vectors = E5.embed(TextKind::Passage, &[&long, &longer]).unwrap();
+    assert_eq!(vectors[0], vectors[1]);
+    assert!(E5.tells_kinds_apart());
+    assert_ne!(
+        E5.embed(TextKind::Query, &["blood"]).unwrap(),
+        E5.embed(TextKind::Passage, &["blood"]).unwrap()
+    );
+}
+
+#[test]
+fn a_question_is_nearest_to_what_answers_it_in_either_language() {
+    let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let passages = [
+        "成人の降圧目標は診察室血圧130/80mmHg未満とする。",
+        "Use formoterol as the asthma reliever.",
+        "骨密度は腰椎と大腿骨近位部で測る。",
+        "The blood pressure target for adults is below 130/80 mmHg.",
+    ];
+    let vectors = E5.embed(TextKind::Passage, &passages).unwrap();
+    for (question, answers) in
+        [("What is the blood pressure target?", [3, 0]), ("降圧目標はいくつですか", [0, 3])]
+    {
+        let asked = E5.embed(TextKind::Query, &[question]).unwrap().remove(0);
+        let mut order: Vec<usize> = (0..passages.len()).collect();
+        order.sort_by(|a, b| cosine(&asked, &vectors[*b]).total_cmp(&cosine(&asked, &vectors[*a])));
+        assert!(order[..2].iter().all(|n| answers.contains(n)), "{question}: {order:?}");
+    }
+}
+
+/// Mean-pooled, normalised vectors by candle's own BERT, in 32-bit floats.
+fn by_candle(folder: &Path, text: &str) -> Vec<f32> {
+    let config: Config =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
+    let weights = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).unwrap();
+    let model =
+        BertModel::load(VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu), &config).unwrap();
+    let mut tokenizer = tokenizers::Tokenizer::from_file(folder.join("tokenizer.json")).unwrap();
+    tokenizer.with_padding(None);
+    let ids = tokenizer.encode(text, true).unwrap().get_ids().to_vec();
+    let ids = Tensor::new(ids.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let states = model.forward(&ids, &ids.zeros_like().unwrap(), None).unwrap();
+    let mean: Vec<f32> = states.mean(1).unwrap().squeeze(0).unwrap().to_vec1().unwrap();
+    let length = mean.iter().map(|n| n * n).sum::<f32>().sqrt();
+    mean.into_iter().map(|n| n / length).collect()
+}
+
+#[test]
+fn minilm_is_that_of_candle() {
+    let Some(folder) = folder("all-minilm-l6-v2") else { return };
+    let own = load("all-minilm-l6-v2", &folder, cpu()).unwrap();
+    for text in
+        ["What is the blood pressure target?", "Colchicine treats a gout flare, 0.5 mg twice a day.", "x"]
+    {
+        let vector = own.embed(TextKind::Passage, &[text]).unwrap().remove(0);
+        let cosine: f32 = vector.iter().zip(by_candle(&folder, text)).map(|(a, b)| a * b).sum();
+        println!("{text:.30}: cosine with candle {cosine:.6}");
+        assert!(cosine > 0.999, "{text}: {cosine}");
+    }
+}
