@@ -19,7 +19,10 @@ use jiff::civil::Date;
 use shishin::ingest::approvals::Approvals;
 use shishin::ingest::{BuildOptions, BuildReport, BuildTools, IngestError, build, build_with};
 use shishin::language::Language;
-use shishin::retrieve::{Filter, Gate, GuidelineIndex, Retrieval, SearchQuery, Why, verify};
+use shishin::retrieve::{
+    Filter, Gate, GuidelineIndex, Passage, Reranker, Retrieval, RetrieveError, SearchQuery, SearchTools, Why,
+    verify,
+};
 use shishin::store::disk::Filesystem;
 use shishin::store::publish::{BuildLock, list};
 use shishin::store::{StoreError, generation_dir, quarantine};
@@ -328,6 +331,30 @@ fn two_guidelines_that_disagree_are_both_shown() {
         );
         assert!(found.windows(2).all(|pair| pair[0].score >= pair[1].score));
     }
+}
+
+#[test]
+fn a_reranker_has_the_last_word() {
+    struct Shortest;
+    impl Reranker for Shortest {
+        fn scores(&self, _: &str, passages: &[Passage]) -> Result<Vec<f32>, RetrieveError> {
+            Ok(passages.iter().map(|p| -(p.text.len() as f32)).collect())
+        }
+    }
+    let clinic = Clinic::new();
+    clinic.build().unwrap();
+    let tools = SearchTools { reranker: Some(std::sync::Arc::new(Shortest)), ..SearchTools::default() };
+    let index = GuidelineIndex::open_with(&clinic.index(), tools).unwrap();
+    let query = SearchQuery {
+        text: "blood pressure target and drugs in hypertension",
+        as_of: day(TODAY),
+        language: None,
+        filter: None,
+        limit: 5,
+        ranking: None,
+    };
+    let found = index.snapshot().unwrap().search(&query).unwrap().passages;
+    assert!(found.len() > 1 && found.windows(2).all(|pair| pair[0].text.len() <= pair[1].text.len()));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::bench_embedder;
 use super::bench_engine::{self, DraftTimes, PrefixTimes, Spread};
 use super::quality::{self, Quality};
 use super::setup;
@@ -70,6 +71,8 @@ enum Figure {
     Draft,
     /// Against the reference decoder on 32-bit weights (4 bytes each); only when asked for
     Quality,
+    /// The embedder of the settings, without a model; only when asked for, and alone
+    Embedder,
 }
 
 /// One timed figure.
@@ -132,6 +135,13 @@ struct Report {
 /// # Errors
 /// When the model cannot be had, does not have room for the prompt, or the JSON file cannot be written.
 pub fn run(settings: &Settings, args: &BenchArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    if args.only.contains(&Figure::Embedder) {
+        anyhow::ensure!(
+            args.only.len() == 1,
+            "--only embedder measures no model; ask for other figures apart"
+        );
+        return bench_embedder::run(settings, args.repeat as usize, args.json.as_deref(), out);
+    }
     let wants = |figure| args.only.is_empty() || args.only.contains(&figure);
     let located = setup::locate(settings, &settings.model.name, &Cancel::default())?;
     let load = || -> anyhow::Result<(f64, BaseModel<FastDecoder>)> {
@@ -277,7 +287,7 @@ impl Bench<'_> {
 
     fn prefills(&mut self) -> anyhow::Result<Vec<Timed>> {
         let count = self.args.prompt as usize;
-        let timed = self.rounds(&self.counts(1), |bench, adapters, round| bench.prefill(adapters, round))?;
+        let timed = self.rounds(&self.counts(1), Self::prefill)?;
         let (block, head) = self.model.decoder.multiply_adds();
         let work = block as f64 + head as f64 / count as f64;
         let result = |(adapters, tokens_per_s, against_none): (usize, Spread, Option<Spread>)| Timed {

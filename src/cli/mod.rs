@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod bench;
+mod bench_embedder;
 mod bench_engine;
 pub mod evaluate;
 pub mod index;

@@ -131,7 +131,7 @@ pub fn search_tools(settings: &Settings, meaning: Option<Meaning>) -> anyhow::Re
         Some(path) => Synonyms::with_file(path).context("index.synonyms")?,
         None => Synonyms::built_in()?,
     };
-    Ok(SearchTools { meaning, synonyms: Arc::new(synonyms) })
+    Ok(SearchTools { meaning, synonyms: Arc::new(synonyms), ..SearchTools::default() })
 }
 
 /// Counts tokens as the model that will read the passages does.

@@ -267,7 +267,7 @@ mod tests {
             limit in 0usize..12,
             skip in 1usize..4,
         ) {
-            let keep = |row: usize| row % skip == 0;
+            let keep = |row: usize| row.is_multiple_of(skip);
             let mut all: Vec<usize> = (0..scores.len()).filter(|row| keep(*row)).collect();
             all.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
             all.truncate(limit);

@@ -192,6 +192,15 @@ impl Meaning {
     }
 }
 
+/// Puts the best passages of a search into another order, by reading them with the question: a cross-encoder, or rules of a house.
+pub trait Reranker: Send + Sync {
+    /// How well each passage answers; one number for each, higher is better.
+    ///
+    /// # Errors
+    /// What keeps it from telling; the search then fails.
+    fn scores(&self, question: &str, passages: &[Passage]) -> Result<Vec<f32>, RetrieveError>;
+}
+
 /// What a search works with besides the index.
 #[derive(Clone, Default)]
 pub struct SearchTools {
@@ -199,6 +208,8 @@ pub struct SearchTools {
     pub meaning: Option<Meaning>,
     /// Terms that mean the same.
     pub synonyms: Arc<Synonyms>,
+    /// Has the last word on the order of the first passages; none is shipped.
+    pub reranker: Option<Arc<dyn Reranker>>,
 }
 
 impl From<Option<Meaning>> for SearchTools {

@@ -12,7 +12,6 @@ use super::lexical::{self, Indexes};
 use super::passage::{NotInEffect, Passage, Retrieval};
 use super::terms::QueryTerms;
 use super::{MAX_PASSAGES, Meaning, RetrieveError, Scope, SearchQuery, SearchTools, coverage};
-use crate::analysis::synonyms::Synonyms;
 use crate::language::Language;
 use crate::store::schema::{DocumentFields, Fields, Record, day_number};
 use crate::store::vectors::Vectors;
@@ -133,7 +132,7 @@ pub struct Snapshot {
     /// By the chunk's number.
     places: Vec<Place>,
     dense: Option<(DenseIndex, Meaning)>,
-    synonyms: Arc<Synonyms>,
+    tools: SearchTools,
 }
 
 impl Snapshot {
@@ -156,7 +155,7 @@ impl Snapshot {
             document_fields: DocumentFields::new(),
             places,
             dense,
-            synonyms: Arc::clone(&tools.synonyms),
+            tools: tools.clone(),
             generation,
         })
     }
@@ -247,6 +246,13 @@ impl Snapshot {
         // Ties go to the chunk id, so that the same question always gets the same order.
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.chunk_id.cmp(&b.chunk_id)));
         let best = hits.first().map_or(f32::NEG_INFINITY, |passage| passage.score);
+        if let Some(reranker) = &self.tools.reranker {
+            let scores = reranker.scores(query.text, &hits)?;
+            for (passage, score) in hits.iter_mut().zip(scores) {
+                passage.score = score;
+            }
+            hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.chunk_id.cmp(&b.chunk_id)));
+        }
         show_both(&mut hits, limit);
         hits.truncate(limit);
         for (i, passage) in hits.iter_mut().enumerate() {
@@ -379,7 +385,7 @@ impl Snapshot {
     }
 
     pub(super) fn terms(&self, text: &str) -> Result<QueryTerms, RetrieveError> {
-        QueryTerms::of(text, &self.searcher, &self.fields, &self.synonyms).map_err(|e| self.failed(e))
+        QueryTerms::of(text, &self.searcher, &self.fields, &self.tools.synonyms).map_err(|e| self.failed(e))
     }
 
     fn passage(&self, hit: Ranked) -> Result<Passage, RetrieveError> {

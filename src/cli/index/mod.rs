@@ -246,14 +246,14 @@ mod tests {
         );
         assert!(asked.filter().is_empty());
         for bad in [
-            &["search", "x", "--as-of", "soon"],
+            &["search", "x", "--as-of", "soon"][..],
             &["search", "x", "--limit", "0"],
             &["build", "--force", "1", "2"],
             &["search", "x", "--language", "fr"],
-            &["approve"][..],
+            &["approve"],
             &["approve", "0123", "--all"],
         ] {
-            assert!(Line::try_parse_from([&["index"][..], &bad[..]].concat()).is_err(), "{bad:?}");
+            assert!(Line::try_parse_from([&["index"], bad].concat()).is_err(), "{bad:?}");
         }
     }
 

@@ -268,7 +268,7 @@ impl MarkdownWriter {
         match block {
             // What looks like a heading or a list and is none must not become one.
             Block::Paragraph if inline.text.starts_with(['#', '>', '|', '`', '~', '=']) => {
-                self.done.text.push('\\')
+                self.done.text.push('\\');
             }
             Block::Paragraph => {}
             Block::Heading(level) => {

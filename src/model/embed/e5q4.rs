@@ -64,7 +64,7 @@ fn parse(bytes: &[u8]) -> Result<Model, String> {
     let tensors = Tensors::read(&mut from)?;
     Ok(Model {
         encoder: encoder(&tensors, shape)?,
-        tokenizer: TextTokenizer::Pieces(tokenizer),
+        tokenizer: TextTokenizer::Pieces(Box::new(tokenizer)),
         prefixes: Prefixes::e5(),
         max_tokens: positions,
         fingerprint: crate::model::hex(&Sha256::digest(bytes)),

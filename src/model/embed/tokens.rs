@@ -26,7 +26,7 @@ pub(super) enum TextTokenizer {
         ends: [u32; 2],
     },
     /// Pieces with scores, as SentencePiece's unigram models have.
-    Pieces(Pieces),
+    Pieces(Box<Pieces>),
 }
 
 /// A unigram vocabulary with its own normalisation.
