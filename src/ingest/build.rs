@@ -1,6 +1,6 @@
 //! The spine of the operator path: from a folder of guidelines to the live generation.
 //!
-//! Every file is read once and its text put aside ([`documents`](super::documents)); when the editions of all are known, the texts are
+//! Every file is read once and its text put aside (`documents`); when the editions of all are known, the texts are
 //! cut and indexed one at a time.
 
 use std::collections::{BTreeMap, HashSet};

@@ -1,7 +1,7 @@
 //! The metadata of one edition, checked, with every finding at its line, wherever it is written.
 //!
-//! Second step of the operator path. Front matter, a file of its own or a line of JSON give [`Written`] values with their
-//! lines; [`check`] makes metadata of them. Returns the value *and* all findings; the value is there only when nothing
+//! Second step of the operator path. Front matter, a file of its own or a line of JSON give `Written` values with their
+//! lines; `check` makes metadata of them. Returns the value *and* all findings; the value is there only when nothing
 //! found is an error.
 
 use std::collections::BTreeMap;
