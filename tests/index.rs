@@ -18,10 +18,12 @@ use faulty_disk::FaultyDisk;
 use jiff::civil::Date;
 use shishin::ingest::approvals::Approvals;
 use shishin::ingest::{BuildOptions, BuildReport, BuildTools, IngestError, build, build_with};
+use shishin::kernels::{Cpu, Variant};
 use shishin::language::Language;
+use shishin::model::embed::{EmbedError, Embedder, TextKind};
 use shishin::retrieve::{
-    Filter, Gate, GuidelineIndex, Passage, Reranker, Retrieval, RetrieveError, SearchQuery, SearchTools, Why,
-    verify,
+    Filter, Gate, GuidelineIndex, Meaning, Passage, Ranking, Reranker, Retrieval, RetrieveError, SearchQuery,
+    SearchTools, Why, verify,
 };
 use shishin::store::disk::Filesystem;
 use shishin::store::publish::{BuildLock, list};
@@ -282,6 +284,104 @@ fn who_asks_for_what_was_replaced_expired_or_is_to_come_is_told() {
     assert_eq!(told("oseltamivir for influenza", TODAY).1, [expired]);
     let to_come = ("tb@2".to_owned(), Why::NotYet, None, None);
     assert_eq!(told("bedaquiline for resistant tuberculosis", TODAY).1, [to_come]);
+}
+
+/// Vectors of counted words: enough to see that what is built with vectors is searched with them.
+struct CountsWords(&'static str);
+
+impl Embedder for CountsWords {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    fn fingerprint(&self) -> &str {
+        self.0
+    }
+
+    fn dimensions(&self) -> usize {
+        64
+    }
+
+    fn max_tokens(&self) -> usize {
+        usize::MAX
+    }
+
+    fn count_tokens(&self, _: TextKind, text: &str) -> Result<usize, EmbedError> {
+        Ok(text.split_whitespace().count())
+    }
+
+    fn tells_kinds_apart(&self) -> bool {
+        false
+    }
+
+    fn embed(&self, _: TextKind, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let vector = |text: &&str| {
+            let mut vector = vec![0.01f32; 64];
+            for word in text.to_lowercase().split(|c: char| !c.is_alphanumeric()).filter(|w| w.len() > 3) {
+                let hash = word.bytes().fold(7u32, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)));
+                vector[(hash % 64) as usize] += 1.0;
+            }
+            let length = vector.iter().map(|n| n * n).sum::<f32>().sqrt();
+            vector.into_iter().map(|n| n / length).collect()
+        };
+        Ok(texts.iter().map(vector).collect())
+    }
+}
+
+fn meaning(name: &'static str) -> Meaning {
+    let cpu = std::sync::Arc::new(Cpu::new(Variant::best(), 1).unwrap());
+    Meaning { embedder: std::sync::Arc::new(CountsWords(name)), path: "none".into(), cpu }
+}
+
+#[test]
+fn vectors_are_taken_along_and_searched_within_days_and_filters() {
+    let clinic = Clinic::new();
+    let build = |name| {
+        let embedder = CountsWords(name);
+        let tools = BuildTools { embedder: Some(&embedder), ..BuildTools::default() };
+        build_with(tools, &clinic.options(), day(TODAY), &mut |_| {}).unwrap().embedded.unwrap()
+    };
+    let first = build("one");
+    assert!(first.made >= 7 && first.reused == 0, "{first:?}");
+    clinic.guideline("gout", "gout", "Gout", "1", "en", "2020-01-01", "", "Colchicine treats gout.\n");
+    let second = build("one");
+    assert_eq!((second.made, second.reused), (1, first.made));
+    assert!(
+        GuidelineIndex::open_with(&clinic.index(), Some(meaning("two"))).is_err(),
+        "another embedder's vectors"
+    );
+    let index = GuidelineIndex::open_with(&clinic.index(), Some(meaning("one"))).unwrap();
+    let snapshot = index.snapshot().unwrap();
+    assert_eq!(snapshot.ranking(), Ranking::Fused);
+    for ranking in [Ranking::Dense, Ranking::Fused] {
+        let ask = |text, as_of: &str, filter: &Filter| {
+            let query = SearchQuery {
+                text,
+                as_of: day(as_of),
+                language: None,
+                filter: Some(filter),
+                limit: 5,
+                ranking: Some(ranking),
+            };
+            snapshot.search(&query).unwrap()
+        };
+        let target = "blood pressure target in adults with hypertension";
+        let found = ask(target, TODAY, &Filter::default());
+        assert_eq!(
+            (found.passages[0].guideline.as_str(), found.passages[0].edition.as_str()),
+            ("htn", "2025")
+        );
+        assert!(
+            found.passages[0].similarity.unwrap() > 0.5 && found.passages.iter().all(|p| p.edition != "2019")
+        );
+        assert_eq!(ask(target, "2020-01-01", &Filter::default()).passages[0].edition, "2019");
+        let about = ask("most adults blood pressure below 140/90 hypertension", TODAY, &Filter::default())
+            .not_in_effect;
+        assert_eq!(about[0].replaced_by.as_deref(), Some("htn@2025"), "{ranking:?}");
+        let japanese = Filter { language: Some(Language::Ja), ..Filter::default() };
+        assert!(ask(target, TODAY, &japanese).passages.iter().all(|p| p.language == Language::Ja));
+    }
+    assert!(build("two").reused == 0, "vectors of another embedder are not taken along");
 }
 
 #[test]

@@ -18,8 +18,8 @@ use crate::store::vectors::{VectorKey, Vectors};
 
 /// Passages of a round.
 const PASSAGES: usize = 64;
-/// Words of a passage: about 200 tokens.
-const WORDS: usize = 150;
+/// Tokens of a passage.
+const TOKENS: usize = 200;
 /// Our own words, from which passages are cut.
 const TEXT: &str = include_str!("bench_passages.md");
 
@@ -30,7 +30,7 @@ struct Figures {
     /// From opening the file to the first vector.
     load_s: f64,
     passages_per_s: f64,
-    words_of_a_passage: usize,
+    tokens_of_a_passage: usize,
     question_ms: f64,
     /// Exact search over [`VECTORS`] vectors.
     search_ms: f64,
@@ -68,9 +68,17 @@ pub(super) fn run(
     embedder.embed(TextKind::Query, &["ready"])?;
     let load_s = begun.elapsed().as_secs_f64();
     let words: Vec<&str> = TEXT.split_whitespace().collect();
-    let passages: Vec<String> = (0..PASSAGES)
-        .map(|n| words.iter().cycle().skip(n * 17).take(WORDS).copied().collect::<Vec<_>>().join(" "))
-        .collect();
+    let passage = |n: usize, words_of_it: usize| -> String {
+        words.iter().cycle().skip(n * 17).take(words_of_it).copied().collect::<Vec<_>>().join(" ")
+    };
+    let mut passages = Vec::with_capacity(PASSAGES);
+    for n in 0..PASSAGES {
+        let mut length = TOKENS / 3;
+        while embedder.count_tokens(TextKind::Passage, &passage(n, length + 1))? <= TOKENS {
+            length += 1;
+        }
+        passages.push(passage(n, length));
+    }
     let passages: Vec<&str> = passages.iter().map(String::as_str).collect();
     let median = |mut seconds: Vec<f64>| {
         seconds.sort_by(f64::total_cmp);
@@ -106,13 +114,13 @@ pub(super) fn run(
         threads: meaning.cpu.threads(),
         load_s,
         passages_per_s: PASSAGES as f64 / round,
-        words_of_a_passage: WORDS,
+        tokens_of_a_passage: TOKENS,
         question_ms: asked * 1e3,
         search_ms: searched * 1e3,
     };
     writeln!(
         out,
-        "{} on {} threads: load {:.2} s; {:.1} passages of {WORDS} words a second; a question {:.2} ms; \
+        "{} on {} threads: load {:.2} s; {:.1} passages of {TOKENS} tokens a second; a question {:.2} ms; \
          the nearest of {VECTORS} vectors {:.2} ms",
         figures.embedder,
         figures.threads,

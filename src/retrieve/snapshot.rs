@@ -30,7 +30,7 @@ const SAME_LANGUAGE_FUSED: f32 = 1.1;
 /// What a passage of another guideline must score, against the best one, to be shown in any case.
 const NEARLY_AS_GOOD: f32 = 0.7;
 /// Chunks that are looked at for editions that are not in effect.
-const OTHERS: usize = 10;
+const OTHERS: usize = 20;
 
 /// What chunks are ranked by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -245,7 +245,6 @@ impl Snapshot {
         }
         // Ties go to the chunk id, so that the same question always gets the same order.
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.chunk_id.cmp(&b.chunk_id)));
-        let best = hits.first().map_or(f32::NEG_INFINITY, |passage| passage.score);
         if let Some(reranker) = &self.tools.reranker {
             let scores = reranker.scores(query.text, &hits)?;
             for (passage, score) in hits.iter_mut().zip(scores) {
@@ -260,34 +259,40 @@ impl Snapshot {
             passage.coverage = coverage::share(&asked.terms, &passage.title, &passage.section, &passage.text);
         }
         let not_in_effect = match others && limit > 0 {
-            true => self.not_in_effect(&asked, ranking, query, best, (language, factor))?,
+            true => self.not_in_effect(&asked, ranking, query, (language, factor))?,
             false => Vec::new(),
         };
         Ok(Retrieval { passages: hits, not_in_effect, generation: self.generation().to_owned() })
     }
 
-    /// The editions that match better than `best`, and are not in effect on the day.
+    /// The editions that match better than all that are in effect on the day. Both are taken from one ranking: scores of two are not
+    /// comparable.
     fn not_in_effect(
         &self,
         asked: &Asked,
         ranking: Ranking,
         query: &SearchQuery<'_>,
-        best: f32,
         (language, factor): (Language, f32),
     ) -> Result<Vec<NotInEffect>, RetrieveError> {
         let scope = Scope { as_of: None, filter: query.filter };
-        let mut found: Vec<NotInEffect> = Vec::new();
+        let mut best = f32::NEG_INFINITY;
+        let mut others = Vec::new();
         for hit in self.rank_asked(asked, ranking, &scope, OTHERS)? {
-            let in_effect = self.places.get(hit.row).is_none_or(|place| place.in_effect(query.as_of));
-            if in_effect {
-                continue;
-            }
             let record = self.record(hit.row)?;
             let score = if record.language == language { hit.score * factor } else { hit.score };
-            let known = found.iter().any(|f| f.guideline == record.guideline && f.edition == record.edition);
-            if score > best && !known {
+            if self.places.get(hit.row).is_none_or(|place| place.in_effect(query.as_of)) {
+                best = best.max(score);
+            } else {
+                others.push((score, hit.similarity, record));
+            }
+        }
+        others.retain(|(score, ..)| *score > best);
+        others.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let mut found: Vec<NotInEffect> = Vec::new();
+        for (_, similarity, record) in others {
+            if !found.iter().any(|f| f.guideline == record.guideline && f.edition == record.edition) {
                 let covered = coverage::share(&asked.terms, &record.title, &record.section, &record.text);
-                found.push(NotInEffect::new(record, query.as_of, covered, hit.similarity));
+                found.push(NotInEffect::new(record, query.as_of, covered, similarity));
             }
         }
         Ok(found)

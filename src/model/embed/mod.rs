@@ -44,6 +44,12 @@ pub trait Embedder: Send + Sync {
     /// When a text cannot be embedded.
     fn embed(&self, kind: TextKind, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError>;
 
+    /// Tokens of a text, as far as it is looked at, marks and prefix included.
+    ///
+    /// # Errors
+    /// When it cannot be cut into tokens.
+    fn count_tokens(&self, kind: TextKind, text: &str) -> Result<usize, EmbedError>;
+
     /// Whether a text has another vector as a question than as a passage.
     fn tells_kinds_apart(&self) -> bool;
 }
@@ -112,6 +118,13 @@ struct Prefixes {
 }
 
 impl Prefixes {
+    fn of(&self, kind: TextKind) -> &str {
+        match kind {
+            TextKind::Query => &self.query,
+            TextKind::Passage => &self.passage,
+        }
+    }
+
     /// Those of the E5 family (Wang et al. 2022).
     fn e5() -> Self {
         Self { query: "query: ".to_owned(), passage: "passage: ".to_owned() }
@@ -146,15 +159,16 @@ impl Embedder for BertEmbedder {
         self.max_tokens
     }
 
+    fn count_tokens(&self, kind: TextKind, text: &str) -> Result<usize, EmbedError> {
+        Ok(self.tokenizer.encode(self.prefixes.of(kind), text, self.max_tokens)?.len())
+    }
+
     fn tells_kinds_apart(&self) -> bool {
         self.prefixes.query != self.prefixes.passage
     }
 
     fn embed(&self, kind: TextKind, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let prefix = match kind {
-            TextKind::Query => &self.prefixes.query,
-            TextKind::Passage => &self.prefixes.passage,
-        };
+        let prefix = self.prefixes.of(kind);
         let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
         let mut vectors = Vec::with_capacity(texts.len());
         let mut pass: Vec<Vec<u32>> = Vec::new();
