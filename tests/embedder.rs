@@ -6,6 +6,10 @@
     reason = "a test reports by panicking, and says what it skips"
 )]
 
+#[allow(dead_code, reason = "each test program uses its own part")]
+#[path = "common/gguf_file.rs"]
+mod gguf_file;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
@@ -17,6 +21,7 @@ use shishin::kernels::{Cpu, Variant};
 use shishin::model::catalog::Catalog;
 use shishin::model::embed::{Embedder, TextKind, load};
 use shishin::model::fetch::{FetchOptions, default_cache_dir, ensure};
+use shishin::model::gguf::Value;
 
 #[allow(clippy::disallowed_methods, reason = "a test finds the user's cache as the program does")]
 fn cache() -> PathBuf {
@@ -139,6 +144,100 @@ fn by_candle(folder: &Path, text: &str) -> Vec<f32> {
     let mean: Vec<f32> = states.mean(1).unwrap().squeeze(0).unwrap().to_vec1().unwrap();
     let length = mean.iter().map(|n| n * n).sum::<f32>().sqrt();
     mean.into_iter().map(|n| n / length).collect()
+}
+
+/// Writes an encoder's folder as llama.cpp's converter writes it: names, vocabulary and metadata of GGUF.
+fn as_gguf(folder: &Path, to: &Path) {
+    let text = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&text("config.json")).unwrap();
+    let tokenizer: serde_json::Value = serde_json::from_str(&text("tokenizer.json")).unwrap();
+    let mut vocabulary: Vec<(String, u64)> = tokenizer["model"]["vocab"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(token, id)| (token.clone(), id.as_u64().unwrap()))
+        .collect();
+    vocabulary.sort_by_key(|(_, id)| *id);
+    let phantom = |token: &str| match token.strip_prefix("##") {
+        Some(goes_on) => goes_on.to_owned(),
+        None if token.starts_with('[') && token.ends_with(']') && token.len() > 2 => token.to_owned(),
+        None => format!("\u{2581}{token}"),
+    };
+    let tokens = vocabulary.iter().map(|(token, _)| phantom(token)).collect();
+    let id = |token: &str| Value::Int(vocabulary.iter().find(|(t, _)| t == token).unwrap().1 as i64);
+    let number = |key: &str| Value::Int(config[key].as_i64().unwrap());
+    let metadata = [
+        ("general.architecture", Value::Str("bert".into())),
+        ("general.name", Value::Str("MiniLM".into())),
+        ("bert.block_count", number("num_hidden_layers")),
+        ("bert.embedding_length", number("hidden_size")),
+        ("bert.feed_forward_length", number("intermediate_size")),
+        ("bert.attention.head_count", number("num_attention_heads")),
+        ("bert.context_length", number("max_position_embeddings")),
+        ("bert.attention.layer_norm_epsilon", Value::Float(config["layer_norm_eps"].as_f64().unwrap())),
+        ("bert.pooling_type", Value::Int(1)),
+        ("tokenizer.ggml.model", Value::Str("bert".into())),
+        ("tokenizer.ggml.tokens", Value::Strs(tokens)),
+        ("tokenizer.ggml.bos_token_id", id("[CLS]")),
+        ("tokenizer.ggml.eos_token_id", id("[SEP]")),
+        ("tokenizer.ggml.unknown_token_id", id("[UNK]")),
+    ];
+    let metadata: Vec<(String, Value)> = metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    let weights = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).unwrap();
+    let renamed = |name: &str| {
+        let (stem, half) = name.rsplit_once('.')?;
+        let fixed = [
+            ("embeddings.word_embeddings", "token_embd"),
+            ("embeddings.position_embeddings", "position_embd"),
+            ("embeddings.token_type_embeddings", "token_types"),
+            ("embeddings.LayerNorm", "token_embd_norm"),
+        ];
+        if let Some((_, own)) = fixed.iter().find(|(hf, _)| *hf == stem) {
+            return Some(format!("{own}.{half}"));
+        }
+        let (layer, part) = stem.strip_prefix("encoder.layer.")?.split_once('.')?;
+        let parts = [
+            ("attention.self.query", "attn_q"),
+            ("attention.self.key", "attn_k"),
+            ("attention.self.value", "attn_v"),
+            ("attention.output.dense", "attn_output"),
+            ("attention.output.LayerNorm", "attn_output_norm"),
+            ("intermediate.dense", "ffn_up"),
+            ("output.dense", "ffn_down"),
+            ("output.LayerNorm", "layer_output_norm"),
+        ];
+        let (_, own) = parts.iter().find(|(hf, _)| *hf == part)?;
+        Some(format!("blk.{layer}.{own}.{half}"))
+    };
+    let tensors: Vec<(String, Tensor)> =
+        weights.into_iter().filter_map(|(name, tensor)| Some((renamed(&name)?, tensor))).collect();
+    gguf_file::write(to, &metadata, &tensors);
+}
+
+#[test]
+fn a_gguf_file_gives_the_vectors_of_the_folder() {
+    let Some(folder) = folder("all-minilm-l6-v2") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("minilm.gguf");
+    as_gguf(&folder, &path);
+    let (own, other) = (load("gguf", &path, cpu()).unwrap(), load("folder", &folder, cpu()).unwrap());
+    let texts = [
+        "Blood Pressure targets, 130/80 mmHg!",
+        "naïve café Übelkeit",
+        "colchicine's unaffordability",
+        "血圧 is read too",
+        "",
+    ];
+    for text in texts {
+        assert_eq!(
+            own.embed(TextKind::Passage, &[text]).unwrap(),
+            other.embed(TextKind::Passage, &[text]).unwrap(),
+            "{text}"
+        );
+    }
+    assert_ne!(own.fingerprint(), other.fingerprint());
+    std::fs::write(&path, b"GGUF\x03\0\0\0").unwrap();
+    assert!(load("gguf", &path, cpu()).is_err());
 }
 
 #[test]

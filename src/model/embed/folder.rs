@@ -25,7 +25,9 @@ pub(super) fn read(folder: &Path) -> Result<Model, EmbedError> {
     let path = folder.join("model.safetensors");
     let file = MappedFile::open(&path).map_err(|source| EmbedError::Read { path: path.clone(), source })?;
     let tensors = SafeTensors::deserialize(&file).map_err(|e| EmbedError::unusable(&path, e.to_string()))?;
-    let encoder = encoder(&Tensors(&tensors), shape).map_err(|why| EmbedError::unusable(&path, why))?;
+    let tensors = Tensors(&tensors);
+    let encoder = encoder(&|name, shape| tensors.numbers(name, shape), shape)
+        .map_err(|why| EmbedError::unusable(&path, why))?;
     let tokenizer = TextTokenizer::from_json(&folder.join("tokenizer.json"))?;
 
     let sentences = optional_json(&folder.join("sentence_bert_config.json"))?;
@@ -134,23 +136,25 @@ impl Tensors<'_> {
             other => return Err(format!("`{name}` is of type {other:?}; F32, F16 and BF16 are read")),
         })
     }
-
-    fn norm(&self, name: &str, hidden: usize) -> Result<Norm, String> {
-        let weight = self.numbers(&format!("{name}.weight"), &[hidden])?;
-        Ok(Norm { weight, bias: self.numbers(&format!("{name}.bias"), &[hidden])? })
-    }
 }
 
-fn encoder(tensors: &Tensors<'_>, shape: Shape) -> Result<Encoder, String> {
+/// Packs an encoder of tensors that are read by the names and shapes that they have in a folder.
+pub(super) fn encoder(
+    numbers: &dyn Fn(&str, &[usize]) -> Result<Vec<f32>, String>,
+    shape: Shape,
+) -> Result<Encoder, String> {
+    let norm = |name: &str, hidden: usize| -> Result<Norm, String> {
+        let weight = numbers(&format!("{name}.weight"), &[hidden])?;
+        Ok(Norm { weight, bias: numbers(&format!("{name}.bias"), &[hidden])? })
+    };
     let Shape { hidden, layers, ffn, vocab, positions, .. } = shape;
     let mut pages = Pages::default();
-    let table = tensors.numbers("embeddings.word_embeddings.weight", &[vocab, hidden])?;
+    let table = numbers("embeddings.word_embeddings.weight", &[vocab, hidden])?;
     let words = Matrix::pack_dense((vocab, hidden), &table, DenseType::F16, &mut pages);
-    let mut table = tensors.numbers("embeddings.position_embeddings.weight", &[positions, hidden])?;
+    let mut table = numbers("embeddings.position_embeddings.weight", &[positions, hidden])?;
     // The type of all tokens is the first one, of two for BERT and of one for RoBERTa.
-    let types = [2, 1]
-        .iter()
-        .find_map(|n| tensors.numbers("embeddings.token_type_embeddings.weight", &[*n, hidden]).ok());
+    let types =
+        [2, 1].iter().find_map(|n| numbers("embeddings.token_type_embeddings.weight", &[*n, hidden]).ok());
     let types = types.ok_or("`embeddings.token_type_embeddings.weight` is missing or of another shape")?;
     for row in table.chunks_exact_mut(hidden) {
         row.iter_mut().zip(&types).for_each(|(number, common)| *number += common);
@@ -160,10 +164,10 @@ fn encoder(tensors: &Tensors<'_>, shape: Shape) -> Result<Encoder, String> {
         let name = |part: &str| format!("encoder.layer.{layer}.{part}");
         let mut linear = |part: &str, outputs: usize, inputs: usize| -> Result<Linear, String> {
             let part = name(part);
-            let numbers = tensors.numbers(&format!("{part}.weight"), &[outputs, inputs])?;
-            let weight = Matrix::pack_q8_plain((outputs, inputs), &numbers, &mut pages);
+            let own = numbers(&format!("{part}.weight"), &[outputs, inputs])?;
+            let weight = Matrix::pack_q8_plain((outputs, inputs), &own, &mut pages);
             let weight = weight.ok_or_else(|| format!("`{part}` holds what is no number"))?;
-            Ok(Linear { weight, bias: tensors.numbers(&format!("{part}.bias"), &[outputs])? })
+            Ok(Linear { weight, bias: numbers(&format!("{part}.bias"), &[outputs])? })
         };
         blocks.push(Block {
             attention: [
@@ -172,17 +176,17 @@ fn encoder(tensors: &Tensors<'_>, shape: Shape) -> Result<Encoder, String> {
                 linear("attention.self.value", hidden, hidden)?,
             ],
             attention_out: linear("attention.output.dense", hidden, hidden)?,
-            attention_norm: tensors.norm(&name("attention.output.LayerNorm"), hidden)?,
+            attention_norm: norm(&name("attention.output.LayerNorm"), hidden)?,
             up: linear("intermediate.dense", ffn, hidden)?,
             down: linear("output.dense", hidden, ffn)?,
-            ffn_norm: tensors.norm(&name("output.LayerNorm"), hidden)?,
+            ffn_norm: norm(&name("output.LayerNorm"), hidden)?,
         });
     }
     Ok(Encoder {
         shape,
         words: words.ok_or("the word embeddings hold what is no number")?,
         positions: table,
-        norm: tensors.norm("embeddings.LayerNorm", hidden)?,
+        norm: norm("embeddings.LayerNorm", hidden)?,
         blocks,
     })
 }

@@ -7,8 +7,10 @@
 mod e5q4;
 mod encoder;
 mod folder;
+mod gguf;
 mod tokens;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -94,7 +96,16 @@ impl EmbedError {
 /// # Errors
 /// When it cannot be read, or is of a kind that cannot be run.
 pub fn load(name: &str, path: &Path, cpu: Arc<Cpu>) -> Result<Box<dyn Embedder>, EmbedError> {
-    let model = if path.is_dir() { folder::read(path)? } else { e5q4::read(path)? };
+    let is_gguf = || {
+        let mut start = [0; 4];
+        let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+        read.is_ok() && &start == gguf::MAGIC
+    };
+    let model = match path {
+        folder if folder.is_dir() => folder::read(folder)?,
+        file if is_gguf() => gguf::read(file)?,
+        file => e5q4::read(file)?,
+    };
     let Model { encoder, tokenizer, prefixes, max_tokens, fingerprint } = model;
     let name = name.to_owned();
     let work = Mutex::new(Workspace::default());

@@ -57,6 +57,12 @@ impl TextTokenizer {
         Ok(Self::Json { inner: Box::new(inner), ends })
     }
 
+    /// A tokenizer that was put together, with the ids of the marks at both ends.
+    pub(super) fn json(mut inner: Tokenizer, ends: [u32; 2]) -> Self {
+        inner.set_encode_special_tokens(true);
+        Self::Json { inner: Box::new(inner), ends }
+    }
+
     /// The ids of a text behind a prefix, marks at both ends included: at most `most` of them.
     pub(super) fn encode(&self, prefix: &str, text: &str, most: usize) -> Result<Vec<u32>, EmbedError> {
         let end = text.char_indices().nth(MAX_CHARS).map_or(text.len(), |(at, _)| at);
