@@ -44,7 +44,9 @@ static INSTRUCTIONS: LazyLock<Option<(RegexSet, Vec<Regex>)>> = LazyLock::new(||
 pub fn screen(text: &str, span: &Range<usize>, hidden: &[Range<usize>]) -> Vec<Suspicion> {
     let passage = &text[span.clone()];
     let mut found = Vec::new();
-    if let Some(range) = hidden.iter().find(|range| range.start < span.end && range.end > span.start) {
+    // They are in order: a hostile page may have as many as it has passages.
+    let first = hidden.get(hidden.partition_point(|range| range.end <= span.start));
+    if let Some(range) = first.filter(|range| range.start < span.end) {
         let from = range.start.max(span.start);
         let seen = excerpt(&text[from..range.end.min(span.end)]);
         found.push(Suspicion { at: from, what: format!("text that the document hides: “{seen}”") });
