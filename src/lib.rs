@@ -41,6 +41,9 @@ pub mod cite;
 // Proof.
 pub mod evaluate;
 
+// Tuning.
+pub mod dataset;
+
 // The operator path.
 pub mod ingest;
 

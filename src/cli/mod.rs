@@ -4,6 +4,7 @@ pub mod ask;
 pub mod bench;
 mod bench_embedder;
 mod bench_engine;
+pub mod dataset;
 pub mod evaluate;
 pub mod index;
 pub mod inspect;
@@ -74,6 +75,9 @@ enum Command {
     },
     /// List, fetch and inspect models
     Model(model::ModelArgs),
+    /// Look over chat datasets before training on them
+    #[command(subcommand)]
+    Dataset(dataset::DatasetCommand),
     /// Judge retrieval on collections with known answers
     #[command(subcommand)]
     Evaluate(evaluate::EvaluateCommand),
@@ -172,6 +176,7 @@ impl Cli {
                 model::run(&args, &catalog, &fetch_options(&settings), &mut std::io::stdout().lock())?;
                 Ok(ExitCode::SUCCESS)
             }
+            Command::Dataset(command) => dataset::run(&settings, &command, &mut std::io::stdout().lock()),
             Command::Evaluate(command) => evaluate::run(&settings, command, &mut std::io::stdout().lock()),
             Command::Index(command) => index::run(command, &settings, &mut std::io::stdout().lock()),
         }

@@ -138,11 +138,11 @@ impl Tensors<'_> {
     }
 }
 
+/// Reads a tensor of a name and a shape.
+pub(super) type ReadTensor<'a> = dyn Fn(&str, &[usize]) -> Result<Vec<f32>, String> + 'a;
+
 /// Packs an encoder of tensors that are read by the names and shapes that they have in a folder.
-pub(super) fn encoder(
-    numbers: &dyn Fn(&str, &[usize]) -> Result<Vec<f32>, String>,
-    shape: Shape,
-) -> Result<Encoder, String> {
+pub(super) fn encoder(numbers: &ReadTensor<'_>, shape: Shape) -> Result<Encoder, String> {
     let norm = |name: &str, hidden: usize| -> Result<Norm, String> {
         let weight = numbers(&format!("{name}.weight"), &[hidden])?;
         Ok(Norm { weight, bias: numbers(&format!("{name}.bias"), &[hidden])? })

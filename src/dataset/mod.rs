@@ -1,0 +1,47 @@
+//! Chat datasets for tuning: read, and looked over before an hour of training is spent on them.
+//!
+//! [`read`] takes JSON Lines of `{"messages": [{"role", "content"}, …]}` apart, keeping the column of everything; [`text`] looks at
+//! what is said; [`similar`] finds what is said twice; [`mod@lint`] is the spine and puts the findings in order.
+
+pub mod lint;
+pub mod read;
+pub mod similar;
+pub mod text;
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// How much a finding weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Training goes on; the author should know.
+    Warning,
+    /// The example cannot be trained on as it is, or should not be.
+    Error,
+}
+
+/// Something about a dataset, where it is, and the mend.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Finding {
+    /// The file.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column, from 1, in characters.
+    pub column: usize,
+    /// What kind of finding it is.
+    pub code: &'static str,
+    /// How much it weighs.
+    pub severity: Severity,
+    /// What is wrong and how to mend it.
+    pub message: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.severity == Severity::Error { "error" } else { "warning" };
+        write!(f, "{}:{}:{}: {word}[{}]: {}", self.file, self.line, self.column, self.code, self.message)
+    }
+}

@@ -1,0 +1,108 @@
+//! Finds texts that say the same, or nearly: MinHash (Broder 1997) over runs of characters, candidates by bands, each candidate
+//! compared exactly.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::analysis::normalise::fold_text;
+
+/// Characters of a run: short enough for Japanese, long enough for English.
+const RUN: usize = 5;
+/// Smallest hashes that are kept of a text, in bands.
+const BANDS: usize = 16;
+const ROWS: usize = 4;
+/// Texts that share this much of their runs (Jaccard) say nearly the same.
+pub const NEAR: f64 = 0.8;
+
+/// Two texts that say the same.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pair {
+    /// The earlier one's number.
+    pub first: usize,
+    /// The later one's number.
+    pub second: usize,
+    /// The share of their runs that both have; 1 when they are equal.
+    pub share: f64,
+}
+
+fn hash(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The runs of a text, widths, case and white space apart.
+fn runs(text: &str) -> HashSet<u64> {
+    let folded: Vec<char> = fold_text(text).chars().filter(|c| !c.is_whitespace()).collect();
+    if folded.len() < RUN {
+        return HashSet::from([hash(&folded)]);
+    }
+    folded.windows(RUN).map(hash).collect()
+}
+
+fn signature(runs: &HashSet<u64>) -> Vec<u64> {
+    (0..(BANDS * ROWS) as u64)
+        .map(|n| {
+            // One family of hashes of the runs' hashes: odd multipliers permute 64-bit numbers.
+            let odd = hash(("minhash", n)) | 1;
+            runs.iter()
+                .map(|run| run.wrapping_mul(odd).rotate_left(29).wrapping_mul(odd))
+                .min()
+                .unwrap_or(u64::MAX)
+        })
+        .collect()
+}
+
+/// For each text that says the same as an earlier one, the pair with the one that it is nearest to.
+#[must_use]
+pub fn pairs(texts: &[&str]) -> Vec<Pair> {
+    let all: Vec<HashSet<u64>> = texts.iter().map(|text| runs(text)).collect();
+    let mut buckets: HashMap<(usize, u64), Vec<usize>> = HashMap::new();
+    let mut found = Vec::new();
+    for (second, own) in all.iter().enumerate() {
+        let signature = signature(own);
+        let bands: Vec<(usize, u64)> =
+            signature.chunks(ROWS).enumerate().map(|(n, rows)| (n, hash(rows))).collect();
+        let candidates: HashSet<usize> =
+            bands.iter().filter_map(|band| buckets.get(band)).flatten().copied().collect();
+        let share = |first: usize| {
+            let both = own.intersection(&all[first]).count() as f64;
+            both / (own.len() + all[first].len()) as f64
+                / (1.0 - both / (own.len() + all[first].len()) as f64)
+        };
+        let nearest =
+            candidates.into_iter().map(|first| (first, share(first))).filter(|(_, share)| *share >= NEAR);
+        let nearest = nearest.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        found.extend(nearest.map(|(first, share)| Pair { first, second, share }));
+        for band in bands {
+            buckets.entry(band).or_default().push(second);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_says_the_same_is_paired_and_what_does_not_is_not() {
+        let long = "The blood pressure target for most adults with hypertension is below 130/80 mmHg, measured at the clinic after a rest of five minutes.";
+        let nearly = long.replace("five", "ten");
+        let other = "Colchicine treats a gout flare; start within a day and watch the kidneys of older people closely, as toxicity is common.";
+        let japanese = "成人の降圧目標は診察室血圧130/80mmHg未満とし、家庭血圧では125/75mmHg未満とする。";
+        let texts = [long, other, &nearly, &long.to_uppercase(), japanese, "短い", "短い"];
+        let found: Vec<(usize, usize)> = pairs(&texts).iter().map(|p| (p.first, p.second)).collect();
+        assert_eq!(found, [(0, 2), (0, 3), (5, 6)]);
+        assert!((pairs(&texts)[1].share - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_thousand_different_texts_make_no_pair() {
+        let texts: Vec<String> = (0..1_000u64)
+            .map(|n| format!("{:x}{:x}{:x}", hash(n), hash(n + 7_000), hash(n + 90_000)))
+            .collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        assert_eq!(pairs(&texts), []);
+    }
+}
