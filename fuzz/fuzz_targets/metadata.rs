@@ -15,5 +15,7 @@ fuzz_target!(|text: &str| {
             Ok(())
         });
     assert!(read.is_ok());
+    // A byte order mark is no text.
+    let text = text.trim_start_matches('\u{feff}');
     assert!(documents + found > 0 || text.lines().all(|line| line.trim().is_empty()));
 });
