@@ -42,6 +42,8 @@ pub mod cite;
 pub mod evaluate;
 
 // Tuning.
+pub mod tune;
+
 pub mod dataset;
 
 // The operator path.

@@ -5,7 +5,7 @@
 //! [`Cpu`] that check sizes and share work among threads. In reading order: `simd` (16 lanes, once for each
 //! instruction set), `group` and `forms` (how activations and weights lie in memory), `body`, `math` and
 //! `attend` (the kernels), `variants` (compiled for each instruction set), `pack`, `cache` and `memory` (what
-//! they work on), `pool` (threads), `ops`, `product`, `heads` and `encode` (the operations), `measure` (what they could do).
+//! they work on), `pool` (threads), `ops`, `product`, `heads` and `encode` (the operations), `dense` (plain products, for training), `measure` (what they could do).
 //!
 //! Two properties hold throughout and are tested: every instruction set gives the same bits, and a token's
 //! result does not depend on the tokens that it is computed together with.
@@ -16,6 +16,7 @@ mod activations;
 mod attend;
 mod body;
 mod cache;
+mod dense;
 mod encode;
 mod forms;
 mod group;
@@ -35,6 +36,7 @@ mod tests;
 
 pub use activations::Activations;
 pub use cache::{CacheShape, KvCache};
+pub use dense::{View, ViewMut, product};
 pub use encode::Affine;
 pub use heads::{Attention, Heads, Span};
 pub use memory::Pages;

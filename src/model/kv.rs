@@ -69,6 +69,10 @@ impl KvCache {
             Some(cache) => {
                 cache.k.slice_set(&k.contiguous()?, 1, start)?;
                 cache.v.slice_set(&v.contiguous()?, 1, start)?;
+                if start == 0 {
+                    // Writing into a buffer is not recorded: these can be differentiated, the copies cannot.
+                    return Ok((k.contiguous()?, v.contiguous()?));
+                }
                 Ok((cache.k.narrow(1, 0, end)?, cache.v.narrow(1, 0, end)?))
             }
             None => candle_core::bail!("the key-value cache of layer {layer} is missing"),

@@ -3,7 +3,7 @@
 //! In the order of a load: [`catalog`] and [`fetch`] bring the file, [`gguf`] or safetensors give its
 //! bytes, [`config`] says what it is made of, [`tokenizer`] and [`template`] turn conversations into
 //! token ids, and [`fast`] turns token ids into logits, with a [`lora`] adapter added where a request
-//! names one. [`decoder`] is the same in plain tensor operations: the yardstick, and the graph to train.
+//! names one. [`decoder`] is the same in plain tensor operations: the yardstick. [`frozen`] holds the weights for training.
 
 pub mod catalog;
 pub mod config;
@@ -11,6 +11,7 @@ pub mod decoder;
 pub mod embed;
 pub mod fast;
 pub mod fetch;
+pub mod frozen;
 pub mod gguf;
 pub mod kv;
 mod linear;
@@ -31,6 +32,7 @@ use crate::kernels::Cpu;
 use config::{Architecture, ConfigError, ModelConfig};
 use decoder::Decoder;
 use fast::FastDecoder;
+use frozen::FrozenModel;
 use gguf::{Gguf, GgufError};
 use template::{ChatTemplate, TemplateError};
 use tokenizer::{Tokenizer, TokenizerError};
@@ -121,6 +123,22 @@ impl BaseModel<FastDecoder> {
         cpu: Cpu,
     ) -> Result<Self, ModelError> {
         let build = |config: &ModelConfig, reader: WeightReader<'_>| FastDecoder::load(config, reader, cpu);
+        load_with(path, form, expected_sha256, build)
+    }
+}
+
+impl BaseModel<FrozenModel> {
+    /// As [`BaseModel::load`], to train adapters on.
+    ///
+    /// # Errors
+    /// As [`BaseModel::load_fast`].
+    pub fn load_frozen(
+        path: &Path,
+        form: WeightForm,
+        expected_sha256: Option<&str>,
+        cpu: Cpu,
+    ) -> Result<Self, ModelError> {
+        let build = |config: &ModelConfig, reader: WeightReader<'_>| FrozenModel::load(config, reader, cpu);
         load_with(path, form, expected_sha256, build)
     }
 }

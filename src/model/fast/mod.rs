@@ -365,6 +365,6 @@ impl FastDecoder {
 }
 
 /// A tensor's numbers.
-fn floats(tensor: &candle_core::Tensor) -> Result<Vec<f32>, WeightError> {
+pub(super) fn floats(tensor: &candle_core::Tensor) -> Result<Vec<f32>, WeightError> {
     Ok(tensor.flatten_all()?.to_vec1::<f32>()?)
 }

@@ -92,6 +92,23 @@ impl Adapter {
         if path.is_dir() { peft::load(path, config, device) } else { gguf::load(path, config, device) }
     }
 
+    /// An adapter of matrices that are at hand, such as those that are being trained.
+    ///
+    /// # Errors
+    /// When a matrix cannot be read.
+    pub fn from_pairs(pairs: BTreeMap<(usize, Projection), LoraPair>) -> candle_core::Result<Self> {
+        let mut parts = Vec::new();
+        for ((layer, projection), pair) in &pairs {
+            parts.push(format!("{layer} {projection} {}", pair.scale).into_bytes());
+            for matrix in [&pair.a, &pair.b] {
+                let numbers = matrix.flatten_all()?.to_vec1::<f32>()?;
+                parts.push(numbers.iter().flat_map(|v| v.to_le_bytes()).collect());
+            }
+        }
+        let fingerprint = super::fingerprint(parts.iter().map(Vec::as_slice));
+        Ok(Self { format: AdapterFormat::Peft, fingerprint, pairs })
+    }
+
     /// SHA-256 over configuration and weights, in hexadecimal: what tells two adapters apart, whatever
     /// they are called.
     pub fn fingerprint(&self) -> &str {

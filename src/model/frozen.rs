@@ -1,0 +1,193 @@
+//! A base model's weights for training: packed as the fast decoder has them, and each matrix a second time
+//! transposed, which is what a gradient is multiplied with on its way back.
+//!
+//! The forward products are those of serving, so that an adapter learns on the very weights, and the very rounding, that
+//! it will run with. The transposed copy of a quantised matrix is 8-bit: a block of the file runs along the
+//! inputs and cannot be read across.
+
+use super::config::ModelConfig;
+use super::fast::floats;
+use super::tensors::{Norm, Projection, TensorName};
+use super::weights::{Weight, WeightError, WeightReader};
+use crate::kernels::{Cpu, Matrix, Pages, Part, WeightType};
+
+/// A base model's weights, to train adapters on.
+#[derive(Debug)]
+pub struct FrozenModel {
+    config: ModelConfig,
+    cpu: Cpu,
+    /// Token embeddings.
+    pub embedding: Matrix,
+    /// The layers.
+    pub blocks: Vec<FrozenBlock>,
+    /// Weights of the norm before the head.
+    pub output_norm: Vec<f32>,
+    /// The map to logits.
+    pub head: FrozenLinear,
+}
+
+/// A linear map that is not trained.
+#[derive(Debug)]
+pub struct FrozenLinear {
+    /// The weight, of shape (outputs, inputs).
+    pub weight: Matrix,
+    /// The weight transposed, of shape (inputs, outputs), times `1 / back_scale`.
+    back: Matrix,
+    /// What products with `back` are multiplied by.
+    back_scale: f32,
+    bias: Option<Vec<f32>>,
+}
+
+/// The weights of a layer.
+#[derive(Debug)]
+pub struct FrozenBlock {
+    /// Of the norm before attention.
+    pub attention_norm: Vec<f32>,
+    /// Of the norms of each query and key head.
+    pub qk_norm: Option<(Vec<f32>, Vec<f32>)>,
+    /// Of the norm after attention.
+    pub post_attention_norm: Option<Vec<f32>>,
+    /// Of the norm before the feed-forward block.
+    pub ffn_norm: Vec<f32>,
+    /// Of the norm after the feed-forward block.
+    pub post_ffn_norm: Option<Vec<f32>>,
+    /// By [`Projection`].
+    pub linears: Vec<FrozenLinear>,
+}
+
+impl FrozenLinear {
+    fn load(
+        reader: &WeightReader<'_>,
+        name: TensorName,
+        shape: (usize, usize),
+        bias: Option<Vec<f32>>,
+        pages: &mut Pages,
+    ) -> Result<Self, WeightError> {
+        let weight = reader.packed(name, shape, pages)?;
+        let numbers = match reader.matrix(name, shape)? {
+            Weight::Dense(tensor) => floats(&tensor)?,
+            Weight::Quantised(tensor) => floats(&tensor.dequantize(&candle_core::Device::Cpu)?)?,
+        };
+        let (outputs, inputs) = shape;
+        let numbers = transposed(&numbers, outputs, inputs);
+        let broken =
+            || WeightError::Candle(candle_core::Error::Msg(format!("{} is not finite", name.gguf())));
+        let (back, back_scale) = match weight.kind() {
+            WeightType::Quantised(_) if outputs.is_multiple_of(32) => {
+                Matrix::pack_q8((inputs, outputs), &numbers, pages).ok_or_else(broken)?
+            }
+            _ => (Matrix::pack_f32((inputs, outputs), &numbers, pages).ok_or_else(broken)?, 1.0),
+        };
+        Ok(Self { weight, back, back_scale, bias })
+    }
+
+    /// The forward map.
+    pub fn part(&self) -> Part<'_> {
+        Part { weight: &self.weight, bias: self.bias.as_deref(), deltas: &[] }
+    }
+
+    /// The map of gradients of the outputs to gradients of the inputs, and what they are to be multiplied by before.
+    pub fn back(&self) -> (Part<'_>, f32) {
+        (Part { weight: &self.back, bias: None, deltas: &[] }, self.back_scale)
+    }
+
+    /// Bytes of both copies.
+    pub fn bytes(&self) -> usize {
+        self.weight.bytes() + self.back.bytes()
+    }
+}
+
+/// A matrix of shape (rows, columns) as (columns, rows), in blocks that stay in a cache.
+fn transposed(numbers: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const BLOCK: usize = 32;
+    let mut to = vec![0f32; numbers.len()];
+    for first_row in (0..rows).step_by(BLOCK) {
+        for first_column in (0..columns).step_by(BLOCK) {
+            for row in first_row..rows.min(first_row + BLOCK) {
+                for column in first_column..columns.min(first_column + BLOCK) {
+                    to[column * rows + row] = numbers[row * columns + column];
+                }
+            }
+        }
+    }
+    to
+}
+
+impl FrozenModel {
+    /// Reads all weights; refuses a file that lacks one, or holds one that would not be used.
+    pub(super) fn load(
+        config: &ModelConfig,
+        reader: WeightReader<'_>,
+        cpu: Cpu,
+    ) -> Result<Self, WeightError> {
+        let mut pages = Pages::default();
+        let vocab = (config.vocab, config.hidden);
+        let embedding = reader.packed(TensorName::Embedding, vocab, &mut pages)?;
+        let head = if reader.has(TensorName::Head) { TensorName::Head } else { TensorName::Embedding };
+        let head = FrozenLinear::load(&reader, head, vocab, None, &mut pages)?;
+        let blocks = (0..config.layers)
+            .map(|layer| FrozenBlock::load(config, &reader, layer, &mut pages))
+            .collect::<Result<Vec<_>, _>>()?;
+        let output_norm = floats(&reader.norm(TensorName::OutputNorm)?)?;
+        reader.finish()?;
+        Ok(Self { config: config.clone(), cpu, embedding, blocks, output_norm, head })
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The instruction set and threads it runs on.
+    pub fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    /// Bytes of all packed matrices.
+    pub fn bytes(&self) -> usize {
+        let linears = self.blocks.iter().flat_map(|block| &block.linears);
+        self.embedding.bytes() + self.head.bytes() + linears.map(FrozenLinear::bytes).sum::<usize>()
+    }
+}
+
+impl FrozenBlock {
+    fn load(
+        config: &ModelConfig,
+        reader: &WeightReader<'_>,
+        layer: usize,
+        pages: &mut Pages,
+    ) -> Result<Self, WeightError> {
+        let norm = |norm| floats(&reader.norm(TensorName::Norm(layer, norm))?);
+        let mut linears = Vec::with_capacity(Projection::ALL.len());
+        for p in Projection::ALL {
+            let has_bias = config.qkv_bias && matches!(p, Projection::Q | Projection::K | Projection::V);
+            let bias = match has_bias {
+                true => Some(floats(&reader.vector(TensorName::Bias(layer, p), p.shape(config).0)?)?),
+                false => None,
+            };
+            linears.push(FrozenLinear::load(
+                reader,
+                TensorName::Weight(layer, p),
+                p.shape(config),
+                bias,
+                pages,
+            )?);
+        }
+        let qk_norm = match config.qk_norm {
+            true => Some((norm(Norm::Query)?, norm(Norm::Key)?)),
+            false => None,
+        };
+        let (post_attention_norm, post_ffn_norm) = match config.post_norms {
+            true => (Some(norm(Norm::PostAttention)?), Some(norm(Norm::PostFfn)?)),
+            false => (None, None),
+        };
+        Ok(Self {
+            attention_norm: norm(Norm::Attention)?,
+            qk_norm,
+            post_attention_norm,
+            ffn_norm: norm(Norm::Ffn)?,
+            post_ffn_norm,
+            linears,
+        })
+    }
+}

@@ -1,0 +1,614 @@
+//! The graph that training differentiates: a decoder forward over whole sequences, and back again.
+//!
+//! A decoder is a fixed chain, so its derivative is written down here, operation by operation in reverse, instead of being recorded:
+//! nothing is kept that the way back does not need, frozen weights get no gradient, and the head runs only where something is
+//! to be learnt. `tests/tune` holds it to candle's own differentiation of the reference decoder.
+
+use std::ops::Range;
+
+use super::attention::{Heads, Kept, attend, attend_back};
+use super::elementwise::{self, Angles, norm_back};
+use super::parameters::{Parameters, Slot};
+use crate::kernels::{Activations, Cpu, Output, View, ViewMut, WeightType};
+use crate::model::config::ModelConfig;
+use crate::model::frozen::{FrozenBlock, FrozenLinear, FrozenModel};
+use crate::model::tensors::Projection;
+
+/// Rows of logits that are held at a time: a hundred rows of Qwen's vocabulary are 61 MB.
+const HEAD_ROWS: usize = 64;
+
+/// Something to learn: the token that follows a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Target {
+    /// The row that predicts it.
+    pub row: usize,
+    /// The token.
+    pub token: u32,
+    /// What its loss is multiplied by.
+    pub weight: f32,
+}
+
+/// Sequences that run together, one behind the other.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    /// Their tokens.
+    pub tokens: Vec<u32>,
+    /// The rows of each.
+    pub spans: Vec<Range<usize>>,
+    /// What is learnt.
+    pub targets: Vec<Target>,
+    /// Rows at the start that run without the adapter and get no gradient; above 0 there is one sequence.
+    pub frozen: usize,
+}
+
+/// How a pass is regularised.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Regularisation {
+    /// Share of the inputs of A that is left out.
+    pub dropout: f32,
+    /// Decides which.
+    pub seed: u64,
+    /// Weight of the divergence from the base, KL(base ‖ adapted).
+    pub kl: f32,
+}
+
+/// What a pass found.
+#[derive(Debug, Clone, Default)]
+pub struct Losses {
+    /// −log p of each target, in nats.
+    pub nll: Vec<f32>,
+    /// KL(base ‖ adapted) of each target's row, in nats; empty unless asked for.
+    pub kl: Vec<f32>,
+}
+
+/// What a layer keeps for the way back.
+#[derive(Default)]
+struct Layer {
+    x: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    /// Before their norms, where there are such.
+    raw_qk: Option<(Vec<f32>, Vec<f32>)>,
+    attended: Vec<f32>,
+    logs: Vec<f32>,
+    /// Before the norm after attention.
+    raw_attended: Option<Vec<f32>>,
+    middle: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    /// Before the norm after the feed-forward block.
+    raw_fed: Option<Vec<f32>>,
+    /// A x of each adapted map.
+    low: [Vec<f32>; Projection::ALL.len()],
+}
+
+/// A base model with room to train adapters on it.
+pub struct Graph<'a> {
+    model: &'a FrozenModel,
+    layers: Vec<Layer>,
+    global: Vec<f64>,
+    sliding: Option<Vec<f64>>,
+}
+
+/// What is the same for every layer of a pass.
+struct Pass<'p> {
+    batch: &'p Batch,
+    parameters: Option<&'p Parameters>,
+    regularisation: Regularisation,
+    global: Angles,
+    sliding: Option<Angles>,
+}
+
+impl Pass<'_> {
+    fn angles(&self, windowed: bool) -> &Angles {
+        self.sliding.as_ref().filter(|_| windowed).unwrap_or(&self.global)
+    }
+}
+
+impl<'a> Graph<'a> {
+    /// A graph over a model.
+    #[must_use]
+    pub fn new(model: &'a FrozenModel) -> Self {
+        let config = model.config();
+        let layers = (0..config.layers).map(|_| Layer::default()).collect();
+        let global = config.rope.frequencies(config.head_dim);
+        let sliding = config.sliding.as_ref().map(|s| s.rope.frequencies(config.head_dim));
+        Self { model, layers, global, sliding }
+    }
+
+    fn config(&self) -> &'a ModelConfig {
+        self.model.config()
+    }
+
+    fn cpu(&self) -> &'a Cpu {
+        self.model.cpu()
+    }
+
+    fn pass<'p>(
+        &self,
+        batch: &'p Batch,
+        parameters: Option<&'p Parameters>,
+        regularisation: Regularisation,
+    ) -> Pass<'p> {
+        let positions = || batch.spans.iter().flat_map(|span| 0..span.len());
+        let global = Angles::new(&self.global, positions());
+        let sliding = self.sliding.as_ref().map(|f| Angles::new(f, positions()));
+        Pass { batch, parameters, regularisation, global, sliding }
+    }
+
+    /// The losses of a batch's targets, without gradients.
+    pub fn losses(&mut self, batch: &Batch, parameters: Option<&Parameters>) -> Losses {
+        let pass = self.pass(batch, parameters, Regularisation::default());
+        let x = self.forward(&pass);
+        let picked = self.picked(&x, &batch.targets);
+        self.head(&picked, None, &batch.targets, 0.0, None)
+    }
+
+    /// The losses of a batch's targets; adds the gradient of their weighted sum to `slopes`, of the layout of the parameters.
+    pub fn gradients(
+        &mut self,
+        batch: &Batch,
+        parameters: &Parameters,
+        regularisation: Regularisation,
+        slopes: &mut [f32],
+    ) -> Losses {
+        let base = (regularisation.kl > 0.0).then(|| {
+            let pass = self.pass(batch, None, Regularisation::default());
+            let x = self.forward(&pass);
+            self.picked(&x, &batch.targets)
+        });
+        let pass = self.pass(batch, Some(parameters), regularisation);
+        let x = self.forward(&pass);
+        let picked = self.picked(&x, &batch.targets);
+        let mut picked_slopes = vec![0f32; picked.len()];
+        let losses =
+            self.head(&picked, base.as_deref(), &batch.targets, regularisation.kl, Some(&mut picked_slopes));
+        let hidden = self.config().hidden;
+        let mut slope = vec![0f32; x.len() - batch.frozen * hidden];
+        let mut normed = vec![0f32; picked.len()];
+        let eps = self.config().norm_eps as f32;
+        norm_back(self.cpu(), &picked, &self.model.output_norm, eps, &picked_slopes, &mut normed, false);
+        for (target, from) in batch.targets.iter().zip(normed.chunks_exact(hidden)) {
+            // A target that a frozen row predicts teaches nothing.
+            if let Some(row) = target.row.checked_sub(batch.frozen) {
+                let to = &mut slope[row * hidden..(row + 1) * hidden];
+                to.iter_mut().zip(from).for_each(|(y, x)| *y += x);
+            }
+        }
+        for layer in (0..self.layers.len()).rev() {
+            self.layer_back(layer, &pass, parameters, &mut slope, slopes);
+        }
+        losses
+    }
+
+    /// The rows of x that predict targets.
+    fn picked(&self, x: &[f32], targets: &[Target]) -> Vec<f32> {
+        let hidden = self.config().hidden;
+        targets.iter().flat_map(|t| &x[t.row * hidden..(t.row + 1) * hidden]).copied().collect()
+    }
+
+    /// Runs all layers and returns the residual stream, of shape (rows, hidden).
+    fn forward(&mut self, pass: &Pass<'_>) -> Vec<f32> {
+        let config = self.config();
+        let mut x = vec![0f32; pass.batch.tokens.len() * config.hidden];
+        self.cpu().embed(&self.model.embedding, &pass.batch.tokens, config.embedding_scale as f32, &mut x);
+        for layer in 0..self.layers.len() {
+            self.layer(layer, pass, &mut x);
+        }
+        x
+    }
+
+    fn heads(&self, layer: usize) -> Heads {
+        let config = self.config();
+        Heads {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            dim: config.head_dim,
+            scale: config.attention_scale as f32,
+            window: config.layer_attention(layer).1.unwrap_or(usize::MAX),
+        }
+    }
+
+    fn layer(&mut self, layer: usize, pass: &Pass<'_>, x: &mut [f32]) {
+        let (config, cpu, block) = (self.config(), self.cpu(), &self.model.blocks[layer]);
+        let h = self.heads(layer);
+        let eps = config.norm_eps as f32;
+        let mut kept = std::mem::take(&mut self.layers[layer]);
+        let rows = pass.batch.tokens.len();
+        let (q_width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let this = &*self;
+
+        kept.x.clear();
+        kept.x.extend_from_slice(x);
+        let mut normed = Activations::default();
+        cpu.normalise(x, &block.attention_norm, eps, true, &mut normed);
+        let targets = [
+            (Projection::Q, &mut kept.q, q_width),
+            (Projection::K, &mut kept.k, kv_width),
+            (Projection::V, &mut kept.v, kv_width),
+        ];
+        for (p, to, width) in targets {
+            to.resize(rows * width, 0.0);
+            this.linear(layer, p, &normed, pass, &mut kept.low, to, false);
+        }
+        if let Some((q_norm, k_norm)) = &block.qk_norm {
+            let raw = kept.raw_qk.get_or_insert_default();
+            raw.0.clone_from(&kept.q);
+            raw.1.clone_from(&kept.k);
+            cpu.normalise_in_place(&mut kept.q, q_norm, eps);
+            cpu.normalise_in_place(&mut kept.k, k_norm, eps);
+        }
+        let angles = pass.angles(h.window != usize::MAX);
+        angles.rotate(cpu, &mut kept.q, q_width, 0, 1.0);
+        angles.rotate(cpu, &mut kept.k, kv_width, 0, 1.0);
+        kept.attended.resize(rows * q_width, 0.0);
+        kept.logs.resize(rows * config.heads, 0.0);
+        attend(cpu, h, &pass.batch.spans, [&kept.q, &kept.k, &kept.v], &mut kept.attended, &mut kept.logs);
+        let attended = quantised(cpu, &kept.attended, q_width, 1.0);
+        this.add_residual(
+            layer,
+            Projection::O,
+            &attended,
+            pass,
+            &block.post_attention_norm,
+            (&mut kept.low, &mut kept.raw_attended),
+            x,
+        );
+
+        kept.middle.clear();
+        kept.middle.extend_from_slice(x);
+        cpu.normalise(x, &block.ffn_norm, eps, true, &mut normed);
+        for (p, to) in [(Projection::Gate, &mut kept.gate), (Projection::Up, &mut kept.up)] {
+            to.resize(rows * config.ffn, 0.0);
+            this.linear(layer, p, &normed, pass, &mut kept.low, to, false);
+        }
+        let mut fed = Activations::default();
+        fed.resize(rows, config.ffn);
+        elementwise::gated(cpu, config.activation, &kept.gate, &kept.up, config.ffn, fed.floats_mut());
+        cpu.quantise(&mut fed);
+        this.add_residual(
+            layer,
+            Projection::Down,
+            &fed,
+            pass,
+            &block.post_ffn_norm,
+            (&mut kept.low, &mut kept.raw_fed),
+            x,
+        );
+        self.layers[layer] = kept;
+    }
+
+    /// x += norm(map), the norm where there is one; what came before the norm is kept.
+    #[allow(clippy::too_many_arguments, reason = "one call's worth of a layer's parts")]
+    fn add_residual(
+        &self,
+        layer: usize,
+        p: Projection,
+        inputs: &Activations,
+        pass: &Pass<'_>,
+        norm: &Option<Vec<f32>>,
+        (low, raw): (&mut [Vec<f32>; Projection::ALL.len()], &mut Option<Vec<f32>>),
+        x: &mut [f32],
+    ) {
+        let Some(norm) = norm else {
+            return self.linear(layer, p, inputs, pass, low, x, true);
+        };
+        let raw = raw.get_or_insert_default();
+        raw.resize(x.len(), 0.0);
+        self.linear(layer, p, inputs, pass, low, raw, false);
+        let mut y = raw.clone();
+        self.cpu().normalise_in_place(&mut y, norm, self.config().norm_eps as f32);
+        elementwise::add(self.cpu(), &y, x);
+    }
+
+    /// A linear map with its delta.
+    #[allow(clippy::too_many_arguments, reason = "one call's worth of a layer's parts")]
+    fn linear(
+        &self,
+        layer: usize,
+        p: Projection,
+        inputs: &Activations,
+        pass: &Pass<'_>,
+        low: &mut [Vec<f32>; Projection::ALL.len()],
+        to: &mut [f32],
+        add: bool,
+    ) {
+        let linear = &self.model.blocks[layer].linears[p as usize];
+        let stride = linear.weight.rows();
+        self.cpu().linear(inputs, &[linear.part()], &mut [Output { to: &mut *to, stride, add }]);
+        let Some((parameters, slot)) = pass.parameters.and_then(|ps| Some((ps, ps.slot(layer, p)?))) else {
+            return;
+        };
+        let (rank, (outputs, columns)) = (parameters.shape().rank, slot.shape);
+        let frozen = pass.batch.frozen;
+        let x = &inputs.floats()[frozen * columns..];
+        let rows = x.len() / columns;
+        let dropped = dropped(self.cpu(), x, columns, slot, pass.regularisation);
+        let x = View::new(dropped.as_deref().unwrap_or(x), (rows, columns));
+        let (a, b) = matrices(&parameters.numbers, slot, rank);
+        let low = &mut low[p as usize];
+        low.resize(rows * rank, 0.0);
+        self.cpu().product(x, a.transposed(), 1.0, &mut ViewMut::new(low, (rows, rank)), 0.0);
+        let to = &mut ViewMut::new(&mut to[frozen * outputs..], (rows, outputs));
+        self.cpu().product(View::new(low, (rows, rank)), b.transposed(), parameters.shape().scale(), to, 1.0);
+    }
+
+    /// The adjoint of [`linear`](Self::linear) for the rows that have a gradient: that of the inputs is set or added to, those of the
+    /// matrices are added to.
+    #[allow(clippy::too_many_arguments, reason = "one call's worth of a layer's parts")]
+    fn linear_back(
+        &self,
+        layer: usize,
+        p: Projection,
+        pass: &Pass<'_>,
+        parameters: &Parameters,
+        low: &[Vec<f32>; Projection::ALL.len()],
+        inputs: &[f32],
+        slope: &[f32],
+        to: &mut [f32],
+        add: bool,
+        slopes: &mut [f32],
+    ) {
+        let (cpu, linear) = (self.cpu(), &self.model.blocks[layer].linears[p as usize]);
+        let (outputs, columns) = p.shape(self.config());
+        frozen_back(cpu, linear, slope, to, add);
+        let Some(slot) = parameters.slot(layer, p) else { return };
+        let rank = parameters.shape().rank;
+        let scale = parameters.shape().scale();
+        let rows = slope.len() / outputs;
+        let (a, b) = matrices(&parameters.numbers, slot, rank);
+        let dy = View::new(slope, (rows, outputs));
+        let low = View::new(&low[p as usize], (rows, rank));
+        let db = &mut ViewMut::new(&mut slopes[slot.b.clone()], (outputs, rank));
+        cpu.product(dy.transposed(), low, scale, db, 1.0);
+        let mut d_low = vec![0f32; rows * rank];
+        cpu.product(dy, b, scale, &mut ViewMut::new(&mut d_low, (rows, rank)), 0.0);
+        let d_low = View::new(&d_low, (rows, rank));
+        let da = &mut ViewMut::new(&mut slopes[slot.a.clone()], (rank, columns));
+        match dropped(cpu, inputs, columns, slot, pass.regularisation) {
+            None => {
+                cpu.product(d_low.transposed(), View::new(inputs, (rows, columns)), 1.0, da, 1.0);
+                cpu.product(d_low, a, 1.0, &mut ViewMut::new(to, (rows, columns)), 1.0);
+            }
+            Some(x) => {
+                cpu.product(d_low.transposed(), View::new(&x, (rows, columns)), 1.0, da, 1.0);
+                let mut dx = vec![0f32; rows * columns];
+                cpu.product(d_low, a, 1.0, &mut ViewMut::new(&mut dx, (rows, columns)), 0.0);
+                let dx = dropped(cpu, &dx, columns, slot, pass.regularisation).unwrap_or(dx);
+                elementwise::add(cpu, &dx, to);
+            }
+        }
+    }
+
+    /// One layer back: `slope`, the gradient of what it gave, becomes that of what it took.
+    fn layer_back(
+        &mut self,
+        layer: usize,
+        pass: &Pass<'_>,
+        parameters: &Parameters,
+        slope: &mut [f32],
+        slopes: &mut [f32],
+    ) {
+        let (config, cpu) = (self.config(), self.cpu());
+        let block: &FrozenBlock = &self.model.blocks[layer];
+        let (h, eps, frozen) = (self.heads(layer), config.norm_eps as f32, pass.batch.frozen);
+        let (hidden, ffn) = (config.hidden, config.ffn);
+        let (q_width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let rows = slope.len() / hidden;
+        let mut kept = std::mem::take(&mut self.layers[layer]);
+        let this = &*self;
+        let normed_back = |raw: &Option<Vec<f32>>, norm: &Option<Vec<f32>>, slope: &[f32]| {
+            let (raw, norm) = (raw.as_ref()?, norm.as_ref()?);
+            let mut to = vec![0f32; slope.len()];
+            norm_back(cpu, &raw[frozen * hidden..], norm, eps, slope, &mut to, false);
+            Some(to)
+        };
+        let normed = |x: &[f32], norm: &[f32]| {
+            let mut y = x[frozen * hidden..].to_vec();
+            cpu.normalise_in_place(&mut y, norm, eps);
+            y
+        };
+
+        let raw = normed_back(&kept.raw_fed, &block.post_ffn_norm, slope);
+        let dy = raw.as_deref().unwrap_or(slope);
+        let (gate, up) = (&mut kept.gate[frozen * ffn..], &mut kept.up[frozen * ffn..]);
+        let mut fed = vec![0f32; rows * ffn];
+        elementwise::gated(cpu, config.activation, gate, up, ffn, &mut fed);
+        let mut d_fed = vec![0f32; rows * ffn];
+        let low = &kept.low;
+        this.linear_back(layer, Projection::Down, pass, parameters, low, &fed, dy, &mut d_fed, false, slopes);
+        elementwise::gated_back(cpu, config.activation, (&mut *gate, &mut *up), &d_fed, ffn);
+        let n = normed(&kept.middle, &block.ffn_norm);
+        let mut dn = vec![0f32; rows * hidden];
+        this.linear_back(layer, Projection::Gate, pass, parameters, low, &n, gate, &mut dn, false, slopes);
+        this.linear_back(layer, Projection::Up, pass, parameters, low, &n, up, &mut dn, true, slopes);
+        norm_back(cpu, &kept.middle[frozen * hidden..], &block.ffn_norm, eps, &dn, slope, true);
+
+        let raw = normed_back(&kept.raw_attended, &block.post_attention_norm, slope);
+        let dy = raw.as_deref().unwrap_or(slope);
+        let mut d_attended = vec![0f32; rows * q_width];
+        let attended = &kept.attended[frozen * q_width..];
+        this.linear_back(
+            layer,
+            Projection::O,
+            pass,
+            parameters,
+            low,
+            attended,
+            dy,
+            &mut d_attended,
+            false,
+            slopes,
+        );
+        let (mut dq, mut dk) = (vec![0f32; rows * q_width], vec![0f32; rows * kv_width]);
+        let mut dv = dk.clone();
+        let forward = Kept { q: &kept.q, k: &kept.k, v: &kept.v, out: &kept.attended, logs: &kept.logs };
+        let spans = &pass.batch.spans;
+        attend_back(cpu, h, spans, forward, frozen, &d_attended, [&mut dq, &mut dk, &mut dv]);
+        let angles = pass.angles(h.window != usize::MAX);
+        angles.rotate(cpu, &mut dq, q_width, frozen, -1.0);
+        angles.rotate(cpu, &mut dk, kv_width, frozen, -1.0);
+        if let (Some((q_norm, k_norm)), Some((q, k))) = (&block.qk_norm, &kept.raw_qk) {
+            for (raw, norm, slope, width) in [(q, q_norm, &mut dq, q_width), (k, k_norm, &mut dk, kv_width)] {
+                let given = slope.clone();
+                norm_back(cpu, &raw[frozen * width..], norm, eps, &given, slope, false);
+            }
+        }
+        let n = normed(&kept.x, &block.attention_norm);
+        let parts = [(Projection::Q, &dq, false), (Projection::K, &dk, true), (Projection::V, &dv, true)];
+        for (p, dy, add) in parts {
+            this.linear_back(layer, p, pass, parameters, low, &n, dy, &mut dn, add, slopes);
+        }
+        norm_back(cpu, &kept.x[frozen * hidden..], &block.attention_norm, eps, &dn, slope, true);
+        self.layers[layer] = kept;
+    }
+
+    /// Losses of the picked rows, and their gradients if asked: through the norm's output to what goes into the norm is the caller's.
+    fn head(
+        &self,
+        picked: &[f32],
+        base: Option<&[f32]>,
+        targets: &[Target],
+        kl: f32,
+        mut slopes: Option<&mut Vec<f32>>,
+    ) -> Losses {
+        let hidden = self.config().hidden;
+        let mut losses = Losses::default();
+        for (at, targets) in targets.chunks(HEAD_ROWS).enumerate() {
+            let own = at * HEAD_ROWS * hidden..(at * HEAD_ROWS + targets.len()) * hidden;
+            let mut logits = self.logits(&picked[own.clone()]);
+            let base = base.map(|base| self.logits(&base[own.clone()]));
+            let mut found = vec![(0f32, 0f32); targets.len()];
+            let vocab = self.config().vocab;
+            let bases: Vec<Option<&[f32]>> = match &base {
+                Some(base) => base.chunks_exact(vocab).map(Some).collect(),
+                None => vec![None; targets.len()],
+            };
+            let work = targets.iter().zip(logits.chunks_exact_mut(vocab).zip(bases)).zip(&mut found);
+            self.cpu().each(work.collect(), |((target, (row, base)), found)| {
+                *found = cross_entropy(row, target, base, kl);
+            });
+            losses.nll.extend(found.iter().map(|f| f.0));
+            if base.is_some() {
+                losses.kl.extend(found.iter().map(|f| f.1));
+            }
+            if let Some(slopes) = &mut slopes {
+                frozen_back(self.cpu(), &self.model.head, &logits, &mut slopes[own], false);
+            }
+        }
+        losses
+    }
+
+    /// The logits of rows of the residual stream, as serving computes them.
+    fn logits(&self, x: &[f32]) -> Vec<f32> {
+        let (cpu, config, head) = (self.cpu(), self.config(), &self.model.head);
+        let rows = x.len() / config.hidden;
+        let mut normed = Activations::default();
+        cpu.normalise(x, &self.model.output_norm, config.norm_eps as f32, false, &mut normed);
+        let stride = config.vocab;
+        if !matches!(head.weight.kind(), WeightType::Quantised(_)) {
+            let mut to = vec![0f32; rows * stride];
+            cpu.linear(&normed, &[head.part()], &mut [Output { to: &mut to, stride, add: false }]);
+            return to;
+        }
+        let mut split = Activations::default();
+        cpu.split(&normed, &mut split);
+        let mut to = vec![0f32; 2 * rows * stride];
+        cpu.linear(&split, &[head.part()], &mut [Output { to: &mut to, stride, add: false }]);
+        let (high, low) = to.split_at_mut(rows * stride);
+        elementwise::add(cpu, low, high);
+        to.truncate(rows * stride);
+        to
+    }
+}
+
+/// A and B of a slot.
+fn matrices<'n>(numbers: &'n [f32], slot: &Slot, rank: usize) -> (View<'n>, View<'n>) {
+    let (outputs, columns) = slot.shape;
+    (
+        View::new(&numbers[slot.a.clone()], (rank, columns)),
+        View::new(&numbers[slot.b.clone()], (outputs, rank)),
+    )
+}
+
+/// Rows times a factor, as inputs of a product.
+fn quantised(cpu: &Cpu, x: &[f32], columns: usize, factor: f32) -> Activations {
+    let mut to = Activations::default();
+    to.resize(x.len() / columns, columns);
+    if factor == 1.0 {
+        to.floats_mut().copy_from_slice(x);
+    } else {
+        to.floats_mut().iter_mut().zip(x).for_each(|(y, x)| *y = x * factor);
+    }
+    cpu.quantise(&mut to);
+    to
+}
+
+/// The gradient of a frozen map's inputs, given that of its outputs.
+fn frozen_back(cpu: &Cpu, linear: &FrozenLinear, slope: &[f32], to: &mut [f32], add: bool) {
+    let (part, factor) = linear.back();
+    let x = quantised(cpu, slope, linear.weight.rows(), factor);
+    let stride = linear.weight.columns();
+    cpu.linear(&x, &[part], &mut [Output { to, stride, add }]);
+}
+
+/// x with a share of it set to zero and the rest scaled up; `None` without dropout. The same numbers are left out whenever the seed
+/// is the same.
+fn dropped(cpu: &Cpu, x: &[f32], columns: usize, slot: &Slot, r: Regularisation) -> Option<Vec<f32>> {
+    if r.dropout <= 0.0 {
+        return None;
+    }
+    let mut to = vec![0f32; x.len()];
+    let (bound, keep) = ((f64::from(r.dropout) * (1u64 << 32) as f64) as u64, 1.0 / (1.0 - r.dropout));
+    let salt = mixed(r.seed ^ mixed((slot.layer * Projection::ALL.len() + slot.projection as usize) as u64));
+    let chunk = 16 * columns;
+    let work = to.chunks_mut(chunk).zip(x.chunks(chunk)).enumerate().collect();
+    cpu.each(work, |(at, (to, x)): (usize, (&mut [f32], &[f32]))| {
+        for (i, (to, x)) in to.iter_mut().zip(x).enumerate() {
+            let draw = mixed(salt.wrapping_add((at * chunk + i) as u64)) >> 32;
+            *to = if draw < bound { 0.0 } else { x * keep };
+        }
+    });
+    Some(to)
+}
+
+/// SplitMix64's mixing function (Steele et al. 2014).
+fn mixed(z: u64) -> u64 {
+    let z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// −log p of a target and KL(base ‖ adapted), both in nats; the row of logits becomes the gradient of weight · (nll + kl · KL).
+fn cross_entropy(row: &mut [f32], target: &Target, base: Option<&[f32]>, kl: f32) -> (f32, f32) {
+    let token = target.token as usize;
+    let log = log_normaliser(row);
+    let nll = log - row[token];
+    let mut divergence = 0.0;
+    let pull = if base.is_some() { kl } else { 0.0 };
+    match base {
+        Some(base) => {
+            let base_log = log_normaliser(base);
+            for (z, b) in row.iter_mut().zip(base) {
+                let p = elementwise::exp(b - base_log);
+                let q = *z - log;
+                divergence += p * ((b - base_log) - q);
+                *z = target.weight * ((1.0 + pull) * elementwise::exp(q) - pull * p);
+            }
+        }
+        None => row.iter_mut().for_each(|z| *z = target.weight * elementwise::exp(*z - log)),
+    }
+    row[token] -= target.weight;
+    (nll, divergence)
+}
+
+/// log Σ exp.
+fn log_normaliser(row: &[f32]) -> f32 {
+    let top = row.iter().fold(f32::NEG_INFINITY, |top, z| top.max(*z));
+    // In two levels, so that a quarter of a million terms lose nothing.
+    let sum: f32 =
+        row.chunks(256).map(|part| part.iter().map(|z| elementwise::exp(z - top)).sum::<f32>()).sum();
+    top + sum.ln()
+}
