@@ -14,6 +14,7 @@ mod quality;
 pub mod serve;
 pub mod setup;
 mod signals;
+pub mod tune;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -78,6 +79,11 @@ enum Command {
     /// Look over chat datasets before training on them
     #[command(subcommand)]
     Dataset(dataset::DatasetCommand),
+    /// Train an adapter on chat examples; a run that was ended goes on where it stood
+    Tune {
+        #[command(flatten)]
+        tune: tune::TuneArgs,
+    },
     /// Judge retrieval on collections with known answers
     #[command(subcommand)]
     Evaluate(evaluate::EvaluateCommand),
@@ -177,6 +183,7 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Dataset(command) => dataset::run(&settings, &command, &mut std::io::stdout().lock()),
+            Command::Tune { tune } => tune::run(&settings, &tune, &mut std::io::stdout().lock()),
             Command::Evaluate(command) => evaluate::run(&settings, command, &mut std::io::stdout().lock()),
             Command::Index(command) => index::run(command, &settings, &mut std::io::stdout().lock()),
         }

@@ -10,7 +10,8 @@ use super::Severity;
 /// Who may speak.
 pub const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 /// Keys of an example.
-const EXAMPLE_KEYS: [&str; 5] = ["messages", "tools", "functions", "parallel_tool_calls", "id"];
+const EXAMPLE_KEYS: [&str; 8] =
+    ["messages", "tools", "functions", "parallel_tool_calls", "id", "language", "meta", "metadata"];
 /// Keys of a message.
 const MESSAGE_KEYS: [&str; 7] =
     ["role", "content", "name", "weight", "tool_calls", "tool_call_id", "function_call"];

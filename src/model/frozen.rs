@@ -143,6 +143,12 @@ impl FrozenModel {
         &self.cpu
     }
 
+    /// Whether some weight is quantised.
+    pub fn is_quantised(&self) -> bool {
+        let mut linears = self.blocks.iter().flat_map(|block| &block.linears);
+        linears.any(|linear| matches!(linear.weight.kind(), WeightType::Quantised(_)))
+    }
+
     /// Bytes of all packed matrices.
     pub fn bytes(&self) -> usize {
         let linears = self.blocks.iter().flat_map(|block| &block.linears);

@@ -250,7 +250,7 @@ fn folder_fingerprint(folder: &Path, weights: &[mapped::MappedFile]) -> Result<S
 
 /// SHA-256 of the parts in hexadecimal, each part preceded by its length so that no two splits of the same
 /// bytes are the same.
-fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+pub(crate) fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     hex(&digest(parts))
 }
 

@@ -151,6 +151,21 @@ impl ChatTemplate {
             .map_err(|e| TemplateError::Render(format!("{e:#}")))?;
         cut(&rendered, turns)
     }
+
+    /// Which turn each [`Segment::Content`] of [`segments`](Self::segments) is: templates may move them.
+    ///
+    /// # Errors
+    /// As [`segments`](Self::segments).
+    pub fn order(&self, turns: &[Turn]) -> Result<Vec<usize>, TemplateError> {
+        // Each turn says its own number, so that the places tell whose they are.
+        let numbered: Vec<Turn> =
+            turns.iter().enumerate().map(|(n, t)| Turn { role: t.role, content: n.to_string() }).collect();
+        let contents = self.segments(&numbered)?.into_iter().filter_map(|segment| match segment {
+            Segment::Content(text) => text.parse().ok(),
+            Segment::Template(_) => None,
+        });
+        Ok(contents.collect())
+    }
 }
 
 fn sentinel(n: usize) -> String {

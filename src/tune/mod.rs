@@ -1,9 +1,17 @@
 //! Tuning: from a chat dataset to an adapter, on the very weights that serve.
 //!
-//! In reading order: [`parameters`] (what is trained), [`graph`] (the loss and its gradient, on top of `elementwise` and
-//! `attention`).
+//! In reading order: [`settings`] (`tune.toml`), [`examples`] (conversations as tokens with a mask), [`run`] (the spine: self-test,
+//! steps, evaluation, stops), [`graph`] (the loss and its gradient, on top of `elementwise` and `attention`), [`parameters`] and
+//! [`optimiser`] (what moves and how), [`checkpoint`] and [`metrics`] (what survives), [`output`] (the adapter as others read it).
 
 mod attention;
+pub mod checkpoint;
 mod elementwise;
+pub mod examples;
 pub mod graph;
+pub mod metrics;
+pub mod optimiser;
+pub mod output;
 pub mod parameters;
+pub mod run;
+pub mod settings;

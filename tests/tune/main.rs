@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod gradients;
+mod runs;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -64,12 +64,7 @@ fn in_checkpoint_order(
     projection: Projection,
     config: &ModelConfig,
 ) -> candle_core::Result<Tensor> {
-    let llama = config.architecture == crate::model::config::Architecture::Llama;
-    let heads = match projection {
-        Projection::Q if llama => config.heads,
-        Projection::K if llama => config.kv_heads,
-        _ => return Ok(b),
-    };
+    let Some(heads) = interleaved_heads(projection, config) else { return Ok(b) };
     match unpermuted_rows(b.dim(0)?, heads) {
         Some(rows) => {
             let rows: Vec<u32> = rows.map(|r| r as u32).collect();
@@ -77,6 +72,16 @@ fn in_checkpoint_order(
         }
         // A shape that cannot be permuted cannot fit either; the binder names it.
         None => Ok(b),
+    }
+}
+
+/// The heads whose rows of B a file interleaves: for llama always, whatever form the base is in.
+pub(crate) fn interleaved_heads(projection: Projection, config: &ModelConfig) -> Option<usize> {
+    let llama = config.architecture == crate::model::config::Architecture::Llama;
+    match projection {
+        Projection::Q if llama => Some(config.heads),
+        Projection::K if llama => Some(config.kv_heads),
+        _ => None,
     }
 }
 

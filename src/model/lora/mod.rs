@@ -6,7 +6,7 @@
 //! Sources: Hu et al. 2021 (LoRA, scale α/r), Kalajdzievski 2023 (rsLoRA, scale α/√r); formats: PEFT
 //! folders (`peft`) and llama.cpp's GGUF-LoRA (`gguf`).
 
-mod gguf;
+pub(crate) mod gguf;
 mod peft;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,212 @@
+//! `shishin tune`: from chat examples to an adapter.
+
+use std::io::{IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{printable, setup, signals};
+use crate::config::Settings;
+use crate::model::BaseModel;
+use crate::model::fetch::Cancel;
+use crate::model::fingerprint;
+use crate::model::frozen::FrozenModel;
+use crate::prompt::Wording;
+use crate::tune::examples::{Example, ExampleMaker};
+use crate::tune::output::{write_gguf, write_peft};
+use crate::tune::parameters::Parameters;
+use crate::tune::run::{Outcome, Run, Step, Summary, Watch};
+use crate::tune::settings::TuneSettings;
+
+/// What to train.
+#[derive(Debug, Args)]
+pub struct TuneArgs {
+    /// The run's settings
+    #[arg(long, value_name = "FILE", default_value = "config/tune.toml")]
+    run: PathBuf,
+    /// Print so many examples token by token, those that are learnt between » and «, and train nothing
+    #[arg(long, value_name = "N")]
+    preview: Option<usize>,
+    /// Also write the adapter as a GGUF file, for llama.cpp
+    #[arg(long)]
+    gguf: bool,
+    /// Throw away what an earlier run has left in the output folder
+    #[arg(long)]
+    restart: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the settings or data are unsound, the base cannot be loaded, or the run fails.
+pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let tune = TuneSettings::read(&args.run)?;
+    let cancel = Cancel::default();
+    signals::cancel_on_signal(cancel.clone())?;
+    let located = setup::locate(settings, &tune.base, &cancel)?;
+    let mut cpu = settings.cpu;
+    if tune.training.threads > 0 {
+        cpu.threads = tune.training.threads;
+    }
+    let cpu = setup::cpu(cpu)?;
+    let model = BaseModel::load_frozen(&located.path, tune.training.weights, located.sha256.as_deref(), cpu)?;
+    let template = model.template.as_ref().context("the base model has no chat template")?;
+    let wording = match &settings.prompts {
+        Some(folder) => Wording::read(folder)?,
+        None => Wording::built_in()?,
+    };
+    let maker = ExampleMaker {
+        tokenizer: &model.tokenizer,
+        template,
+        wording: tune.data.instructions.then_some(&wording),
+        max_tokens: tune.data.max_tokens,
+    };
+    let (train, train_hash) = maker.read(&tune.data.train)?;
+    let (valid, valid_hash) = maker.read(&tune.data.valid)?;
+    if let Some(count) = args.preview {
+        preview(&model, &train, count, out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let folder = tune.output.join("run");
+    if args.restart && folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    describe(&model, &located.name, &train, &valid, out)?;
+    let identity = fingerprint([
+        serde_json::to_string(&(&tune.lora, &tune.training))?.as_bytes(),
+        train_hash.as_bytes(),
+        valid_hash.as_bytes(),
+    ]);
+    let run = Run {
+        settings: &tune.training,
+        dropout: tune.lora.dropout,
+        model: &model,
+        train: &train,
+        valid: &valid,
+        folder: &folder,
+        identity,
+    };
+    let mut parameters = Parameters::new(&model.config, tune.shape(), tune.training.seed);
+    let outcome = run.train(parameters.clone(), &mut Terminal::new(cancel))?;
+    let summary = match outcome {
+        Outcome::Done(summary) => summary,
+        Outcome::Stopped(step) => {
+            writeln!(out, "stopped after step {step}; the same command goes on from there")?;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    parameters.numbers.clone_from(&summary.numbers);
+    write_peft(&tune.output, &located.name, &parameters, tune.lora.dropout)?;
+    if args.gguf {
+        write_gguf(&tune.output.join("adapter.gguf"), &model.config, &parameters)?;
+    }
+    report(&summary, &tune.output, out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(
+    model: &BaseModel<FrozenModel>,
+    name: &str,
+    train: &[Example],
+    valid: &[Example],
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    let count = |examples: &[Example]| {
+        let tokens: usize = examples.iter().map(|e| e.tokens.len()).sum();
+        let learnt = examples.iter().flat_map(|e| &e.learnt).filter(|learnt| **learnt).count();
+        format!("{} examples, {tokens} tokens, {learnt} of them learnt", examples.len())
+    };
+    let cpu = model.decoder.cpu();
+    writeln!(
+        out,
+        "{name}: {} MB of weights, {} threads, {}",
+        model.decoder.bytes() / 1_000_000,
+        cpu.threads(),
+        cpu.variant().as_str()
+    )?;
+    writeln!(out, "train: {}", count(train))?;
+    writeln!(out, "valid: {}", count(valid))
+}
+
+fn report(summary: &Summary, folder: &Path, out: &mut dyn Write) -> std::io::Result<()> {
+    if let Some((first, best)) = summary.valid {
+        writeln!(
+            out,
+            "validation loss {first:.4} → {best:.4} at step {} of {}",
+            summary.chosen, summary.steps
+        )?;
+    }
+    writeln!(out, "trained for {:.0} s; sha256 of the numbers {}", summary.seconds, summary.hash)?;
+    writeln!(out, "{}: serve it with --load-adapter NAME={}", folder.display(), folder.display())
+}
+
+/// Examples token by token.
+fn preview(
+    model: &BaseModel<FrozenModel>,
+    examples: &[Example],
+    count: usize,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    for example in examples.iter().take(count) {
+        writeln!(out, "{} ({} tokens)", example.place, example.tokens.len())?;
+        let mut inside = false;
+        let mut line = String::new();
+        for (token, learnt) in example.tokens.iter().zip(&example.learnt) {
+            if *learnt != inside {
+                line.push_str(if *learnt { "»" } else { "«" });
+                inside = *learnt;
+            }
+            line.push_str(&printable(&model.tokenizer.display(*token)));
+            line.push('|');
+        }
+        if inside {
+            line.push('«');
+        }
+        writeln!(out, "{line}\n")?;
+    }
+    Ok(())
+}
+
+/// A bar on a terminal, lines elsewhere; both on standard error.
+struct Terminal {
+    bar: Option<ProgressBar>,
+    cancel: Cancel,
+}
+
+impl Terminal {
+    fn new(cancel: Cancel) -> Self {
+        Self { bar: None, cancel }
+    }
+}
+
+impl Watch for Terminal {
+    fn note(&mut self, line: &str) {
+        // Nothing can be said about a standard error that is gone.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+
+    fn step(&mut self, step: &Step) {
+        let valid = step.valid.map(|loss| format!("  valid {loss:.4}")).unwrap_or_default();
+        let speed = step.tokens as f64 / step.seconds.max(1e-9);
+        let line = format!("loss {:.4}{valid}  {speed:.0} tok/s", step.loss);
+        if !std::io::stderr().is_terminal() {
+            return self.note(&format!("step {}/{}  {line}", step.step, step.steps));
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = ProgressBar::new(step.steps as u64).with_position(step.step as u64 - 1);
+            bar.reset_eta();
+            let style = ProgressStyle::with_template("  [{bar:24}] {pos}/{len}  {msg}  {eta}");
+            style.map_or(bar.clone(), |style| bar.with_style(style.progress_chars("=> ")))
+        });
+        bar.set_position(step.step as u64);
+        bar.set_message(line);
+    }
+
+    fn stop(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+}

@@ -1,0 +1,242 @@
+//! From chat examples to tokens with a mask: the prompt as serving builds it, and what the assistant says to be learnt.
+//!
+//! The model's own template marks the turns, and texts become tokens segment by segment as in serving. Learnt are the assistant's
+//! words and the token that ends its turn, without which a tuned model never stops.
+
+use std::path::{Path, PathBuf};
+
+use jiff::civil::Date;
+use sha2::{Digest as _, Sha256};
+
+use super::graph::{Batch, Target};
+use crate::dataset::read;
+use crate::language::Language;
+use crate::model::hex;
+use crate::model::template::{ChatTemplate, Role, Segment, TemplateError, Turn};
+use crate::model::tokenizer::{Tokenizer, TokenizerError};
+use crate::prompt::{Wording, WordingError};
+
+/// The day that instructions name in training; the answer never repeats it.
+const DAY: Date = Date::constant(2026, 1, 1);
+
+/// An example ready to be trained on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// Where it stands: file:line.
+    pub place: String,
+    /// All tokens.
+    pub tokens: Vec<u32>,
+    /// For each token, whether it is learnt.
+    pub learnt: Vec<bool>,
+}
+
+/// Why examples cannot be trained on.
+#[derive(Debug, thiserror::Error)]
+pub enum ExampleError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line has a fault.
+    #[error("{place}: {problem}; `shishin dataset lint` lists all faults")]
+    Line {
+        /// file:line.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file has no example.
+    #[error("{} holds no example", .0.display())]
+    Empty(PathBuf),
+    /// The template failed.
+    #[error("{place}: {source}")]
+    Template {
+        /// file:line.
+        place: String,
+        /// Why.
+        source: TemplateError,
+    },
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A prompt file failed.
+    #[error(transparent)]
+    Wording(#[from] WordingError),
+}
+
+/// Makes examples of conversations for one model.
+pub struct ExampleMaker<'a> {
+    /// The model's vocabulary.
+    pub tokenizer: &'a Tokenizer,
+    /// The model's turn format.
+    pub template: &'a ChatTemplate,
+    /// The server's instructions, to be put in front as serving does; `None` for the examples' own alone.
+    pub wording: Option<&'a Wording>,
+    /// The most tokens of an example.
+    pub max_tokens: usize,
+}
+
+impl ExampleMaker<'_> {
+    /// Reads files; also returns the SHA-256 of all bytes read.
+    ///
+    /// # Errors
+    /// When a file cannot be read, holds nothing, or a line has a fault.
+    pub fn read(&self, files: &[PathBuf]) -> Result<(Vec<Example>, String), ExampleError> {
+        let (mut examples, mut hash) = (Vec::new(), Sha256::new());
+        for path in files {
+            let bytes =
+                std::fs::read(path).map_err(|source| ExampleError::Read { path: path.clone(), source })?;
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(&bytes);
+            let before = examples.len();
+            let text = String::from_utf8(bytes).map_err(|e| ExampleError::Read {
+                path: path.clone(),
+                source: std::io::Error::new(std::io::ErrorKind::InvalidData, e.utf8_error()),
+            })?;
+            for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+                examples.push(self.example(path, n + 1, line)?);
+            }
+            if examples.len() == before {
+                return Err(ExampleError::Empty(path.clone()));
+            }
+        }
+        Ok((examples, hex(&hash.finalize())))
+    }
+
+    fn example(&self, path: &Path, line: usize, text: &str) -> Result<Example, ExampleError> {
+        let place = format!("{}:{line}", path.display());
+        let fault = |problem: String| ExampleError::Line { place: place.clone(), problem };
+        let (example, faults) = read::parse(text);
+        let Some(example) = example else {
+            let first = faults.into_iter().map(|fault| fault.message).next();
+            return Err(fault(first.unwrap_or_else(|| "it is no example".into())));
+        };
+        let mut turns = Vec::new();
+        let mut trained = Vec::new();
+        for message in example.messages {
+            let role = match message.role.as_str() {
+                "system" | "developer" => Role::System,
+                "user" => Role::User,
+                "assistant" if !message.calls => Role::Assistant,
+                other => return Err(fault(format!("turns of `{other}` with tools cannot be trained on"))),
+            };
+            trained.push(role == Role::Assistant && message.trained);
+            turns.push(Turn { role, content: message.content });
+        }
+        if let Some(wording) = self.wording {
+            instruct(wording, &mut turns, &mut trained)?;
+        }
+        let (tokens, learnt) = self.encode(&turns, &trained, &place)?;
+        if tokens.len() > self.max_tokens {
+            return Err(fault(format!(
+                "it has {} tokens and data.max_tokens is {}; shorten it or raise that",
+                tokens.len(),
+                self.max_tokens
+            )));
+        }
+        Ok(Example { place, tokens, learnt })
+    }
+
+    /// Tokens of a conversation up to its last assistant turn's end, and which of them are learnt.
+    fn encode(
+        &self,
+        turns: &[Turn],
+        trained: &[bool],
+        place: &str,
+    ) -> Result<(Vec<u32>, Vec<bool>), ExampleError> {
+        let template = |source| ExampleError::Template { place: place.to_owned(), source };
+        let segments = self.template.segments(turns).map_err(template)?;
+        let order = self.template.order(turns).map_err(template)?;
+        let (mut tokens, mut learnt): (Vec<u32>, Vec<bool>) = (Vec::new(), Vec::new());
+        let (mut contents, mut closing) = (order.into_iter(), false);
+        for segment in &segments {
+            match segment {
+                Segment::Content(text) => {
+                    let turn = contents.next().unwrap_or_default();
+                    let ids = self.tokenizer.encode_content(text)?;
+                    closing = trained.get(turn).copied().unwrap_or_default();
+                    learnt.resize(learnt.len() + ids.len(), closing);
+                    tokens.extend(ids);
+                }
+                Segment::Template(text) => {
+                    let ids = self.tokenizer.encode_template(text)?;
+                    let end = ids.iter().position(|id| self.tokenizer.is_end(*id)).filter(|_| closing);
+                    learnt.extend((0..ids.len()).map(|at| end.is_some_and(|end| at <= end)));
+                    tokens.extend(ids);
+                    closing = false;
+                }
+            }
+        }
+        if let Some(bos) = self.tokenizer.bos() {
+            if self.tokenizer.add_bos() && tokens.first() != Some(&bos) {
+                tokens.insert(0, bos);
+                learnt.insert(0, false);
+            }
+        }
+        // What follows the last thing to learn, such as the mark of the next turn, teaches nothing.
+        let end = learnt.iter().rposition(|learnt| *learnt).map_or(0, |last| last + 1);
+        if end == 0 || tokens.get(end - 1).is_none_or(|id| !self.tokenizer.is_end(*id)) {
+            return Err(ExampleError::Line {
+                place: place.to_owned(),
+                problem: "the model's template marks no end of the assistant's turn, so that it could not be learnt".into(),
+            });
+        }
+        tokens.truncate(end);
+        learnt.truncate(end);
+        Ok((tokens, learnt))
+    }
+}
+
+/// Puts the server's instructions in front, as [`PromptBuilder`](crate::prompt::PromptBuilder) does: an example's own follow them.
+fn instruct(wording: &Wording, turns: &mut Vec<Turn>, trained: &mut Vec<bool>) -> Result<(), WordingError> {
+    let asked = turns.iter().rev().find(|turn| turn.role == Role::User);
+    let language = Language::detect(asked.map_or("", |turn| &turn.content));
+    let instructions = wording.plain(language, DAY)?;
+    match turns.first_mut() {
+        Some(first) if first.role == Role::System => {
+            first.content = format!("{}\n\n{}", instructions.trim_end(), first.content.trim());
+        }
+        _ => {
+            turns.insert(0, Turn { role: Role::System, content: instructions });
+            trained.insert(0, false);
+        }
+    }
+    Ok(())
+}
+
+/// Examples packed into batches of at most `row_tokens` tokens that do not see each other: each goes into the first batch with room,
+/// longest first. Every target weighs the same; also returns which examples are in each batch.
+#[must_use]
+pub fn pack(examples: &[&Example], row_tokens: usize, weight: f32) -> Vec<(Batch, Vec<usize>)> {
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|at| (std::cmp::Reverse(examples[*at].tokens.len()), *at));
+    let mut rows: Vec<(Batch, Vec<usize>)> = Vec::new();
+    for at in order {
+        let example = examples[at];
+        let room =
+            |(batch, _): &&mut (Batch, Vec<usize>)| batch.tokens.len() + example.tokens.len() <= row_tokens;
+        let (batch, members) = match rows.iter_mut().find(room) {
+            Some(row) => row,
+            None => {
+                rows.push(Default::default());
+                let last = rows.len() - 1;
+                &mut rows[last]
+            }
+        };
+        let start = batch.tokens.len();
+        batch.tokens.extend(&example.tokens);
+        batch.spans.push(start..batch.tokens.len());
+        members.push(at);
+        let learnt = example.tokens.iter().zip(&example.learnt).enumerate().skip(1);
+        batch.targets.extend(learnt.filter(|(_, (_, learnt))| **learnt).map(|(i, (token, _))| Target {
+            row: start + i - 1,
+            token: *token,
+            weight,
+        }));
+    }
+    rows
+}

@@ -1,0 +1,390 @@
+//! The spine of a run: check that gradients flow, then step, evaluate, save, until the data is used up, the validation loss
+//! rises, or someone asks to stop.
+//!
+//! What a step computes depends on the settings, the data, the base and the step's number alone: a run that was killed and
+//! resumed ends with the same bytes on the same machine.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use super::checkpoint::{Checkpoint, CheckpointError, State};
+use super::examples::{Example, pack};
+use super::graph::{Graph, Losses, Regularisation};
+use super::metrics::{Metrics, MetricsError};
+use super::optimiser::{AdamW, clip, rate};
+use super::parameters::Parameters;
+use super::settings::TrainingSettings;
+use crate::model::BaseModel;
+use crate::model::frozen::FrozenModel;
+use crate::model::{fingerprint, hex};
+
+/// Why a run ended without an adapter.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A checkpoint cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The record cannot be kept.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// The folder belongs to another run.
+    #[error(
+        "{} holds a run with other settings, data or base; choose another output, or pass --restart to throw that run away",
+        .0.display()
+    )]
+    Another(PathBuf),
+    /// Some map would never learn.
+    #[error("the self-test failed: {0}; nothing was trained")]
+    SelfTest(String),
+    /// Arithmetic overflowed.
+    #[error(
+        "step {step}: the loss of {place} is {loss}; look at that example, or lower training.learning_rate"
+    )]
+    NotFinite {
+        /// The step.
+        step: usize,
+        /// The example.
+        place: String,
+        /// Its loss.
+        loss: f64,
+    },
+}
+
+/// What one step did.
+#[derive(Debug, Clone, Serialize, serde::Deserialize, PartialEq)]
+pub struct Step {
+    /// Its number, from 1.
+    pub step: usize,
+    /// How many there are.
+    pub steps: usize,
+    /// The mean loss of its targets, in nats.
+    pub loss: f64,
+    /// The mean divergence from the base, in nats, where it is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
+    /// The learning rate.
+    pub rate: f64,
+    /// The norm of the gradient before it was scaled down.
+    pub norm: f64,
+    /// Tokens that ran.
+    pub tokens: usize,
+    /// Tokens that were learnt.
+    pub targets: usize,
+    /// How long it took.
+    pub seconds: f64,
+    /// The mean loss on the validation examples after it, where they were looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid: Option<f64>,
+}
+
+/// Whoever watches a run.
+pub trait Watch {
+    /// Something worth a line.
+    fn note(&mut self, line: &str);
+    /// A step was done.
+    fn step(&mut self, step: &Step);
+    /// Whether to stop.
+    fn stop(&self) -> bool;
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// With an adapter.
+    Done(Summary),
+    /// On request, at a step; it can be resumed.
+    Stopped(usize),
+}
+
+/// What a finished run found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The adapter's numbers.
+    #[serde(skip)]
+    pub numbers: Vec<f32>,
+    /// Steps done.
+    pub steps: usize,
+    /// The step that the numbers are of.
+    pub chosen: usize,
+    /// The loss on the validation examples before the first step and at the chosen one.
+    pub valid: Option<(f64, f64)>,
+    /// Seconds that the steps took.
+    pub seconds: f64,
+    /// SHA-256 of the numbers.
+    pub hash: String,
+}
+
+/// What a run is made of.
+pub struct Run<'a> {
+    /// How to train.
+    pub settings: &'a TrainingSettings,
+    /// Share of the inputs of A that is left out.
+    pub dropout: f32,
+    /// The base.
+    pub model: &'a BaseModel<FrozenModel>,
+    /// What to learn from.
+    pub train: &'a [Example],
+    /// What to judge by.
+    pub valid: &'a [Example],
+    /// The folder for checkpoints and the record.
+    pub folder: &'a Path,
+    /// Hash of settings and data.
+    pub identity: String,
+}
+
+impl Run<'_> {
+    /// The checkpoint's file.
+    fn checkpoint(&self) -> PathBuf {
+        self.folder.join("checkpoint.safetensors")
+    }
+
+    fn steps_per_epoch(&self) -> usize {
+        self.train.len().div_ceil(self.settings.batch)
+    }
+
+    /// Examples of a step that counts from 1.
+    fn members(&self, step: usize) -> Vec<&Example> {
+        let (epoch, within) = ((step - 1) / self.steps_per_epoch(), (step - 1) % self.steps_per_epoch());
+        let mut order: Vec<usize> = (0..self.train.len()).collect();
+        let mut random = ChaCha8Rng::seed_from_u64(self.settings.seed);
+        random.set_stream(1 + epoch as u64);
+        order.shuffle(&mut random);
+        let batch = order.iter().skip(within * self.settings.batch).take(self.settings.batch);
+        batch.map(|at| &self.train[*at]).collect()
+    }
+
+    /// Trains, from the last checkpoint if there is one.
+    ///
+    /// # Errors
+    /// When the folder belongs to another run, the disk refuses, gradients do not flow or are not finite.
+    pub fn train(&self, mut parameters: Parameters, watch: &mut dyn Watch) -> Result<Outcome, RunError> {
+        let identity = fingerprint([self.identity.as_bytes(), self.model.fingerprint.as_bytes()]);
+        let steps = self.settings.epochs * self.steps_per_epoch();
+        let mut graph = Graph::new(&self.model.decoder);
+        let (mut state, mut moments, mut best);
+        let mut metrics;
+        match Checkpoint::read(&self.checkpoint(), parameters.numbers.len())? {
+            Some(checkpoint) if checkpoint.state.identity != identity => {
+                return Err(RunError::Another(self.folder.to_owned()));
+            }
+            Some(checkpoint) => {
+                watch.note(&format!("resuming after step {}", checkpoint.state.step));
+                (state, moments, best) = (checkpoint.state, checkpoint.moments, checkpoint.best);
+                parameters.numbers = checkpoint.numbers;
+                metrics = Metrics::open(self.folder, Some(state.step))?;
+            }
+            None => {
+                self.self_test(&mut graph, &parameters, watch)?;
+                state = State::new(identity);
+                (moments, best) = (AdamW::new(parameters.numbers.len()), None);
+                metrics = Metrics::open(self.folder, None)?;
+                let first = self.evaluate(&mut graph, &parameters);
+                metrics.start(first)?;
+                if let Some(loss) = first {
+                    watch.note(&format!("validation loss of the base: {loss:.4}"));
+                }
+            }
+        }
+        let evaluate_every = match self.settings.evaluate_every {
+            0 => self.steps_per_epoch(),
+            every => every,
+        };
+        let mut slopes = vec![0f32; parameters.numbers.len()];
+        while state.step < steps && !self.exhausted(&state) {
+            let started = Instant::now();
+            let Some(mut step) = self.step(
+                state.step + 1,
+                steps,
+                &mut graph,
+                &mut parameters,
+                &mut moments,
+                &mut slopes,
+                watch,
+            )?
+            else {
+                break;
+            };
+            state.step = step.step;
+            if state.step.is_multiple_of(evaluate_every) || state.step == steps {
+                step.valid = self.evaluate(&mut graph, &parameters);
+                if let Some(loss) = step.valid {
+                    if state.best.is_none_or(|(lowest, _)| loss < lowest) {
+                        (state.best, state.worse) = (Some((loss, state.step)), 0);
+                        best = Some(parameters.numbers.clone());
+                    } else {
+                        state.worse += 1;
+                    }
+                }
+            }
+            step.seconds = started.elapsed().as_secs_f64();
+            state.seconds += step.seconds;
+            metrics.step(&step)?;
+            watch.step(&step);
+            if state.step.is_multiple_of(self.settings.checkpoint_every) {
+                self.save(&state, &parameters, &moments, best.as_ref())?;
+            }
+        }
+        self.save(&state, &parameters, &moments, best.as_ref())?;
+        if state.step < steps && !self.exhausted(&state) {
+            return Ok(Outcome::Stopped(state.step));
+        }
+        let numbers = best.unwrap_or(parameters.numbers);
+        let bytes = numbers.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let chosen = state.best.map_or(state.step, |(_, step)| step);
+        let valid = metrics.first_valid().zip(state.best.map(|(loss, _)| loss));
+        let hash = hex(&<sha2::Sha256 as sha2::Digest>::digest(&bytes));
+        Ok(Outcome::Done(Summary { numbers, steps: state.step, chosen, valid, seconds: state.seconds, hash }))
+    }
+
+    /// Whether the validation loss has risen for long enough.
+    fn exhausted(&self, state: &State) -> bool {
+        self.settings.patience > 0 && state.worse >= self.settings.patience
+    }
+
+    fn save(
+        &self,
+        state: &State,
+        parameters: &Parameters,
+        moments: &AdamW,
+        best: Option<&Vec<f32>>,
+    ) -> Result<(), RunError> {
+        let checkpoint = Checkpoint {
+            state: state.clone(),
+            numbers: parameters.numbers.clone(),
+            moments: moments.clone(),
+            best: best.cloned(),
+        };
+        Ok(checkpoint.write(&self.checkpoint())?)
+    }
+
+    /// One step; `None` when it was asked to stop halfway, which leaves everything as it was.
+    #[allow(clippy::too_many_arguments, reason = "the parts of a run's state")]
+    fn step(
+        &self,
+        number: usize,
+        steps: usize,
+        graph: &mut Graph<'_>,
+        parameters: &mut Parameters,
+        moments: &mut AdamW,
+        slopes: &mut [f32],
+        watch: &dyn Watch,
+    ) -> Result<Option<Step>, RunError> {
+        let members = self.members(number);
+        let targets: usize = members.iter().map(|e| e.learnt.iter().filter(|learnt| **learnt).count()).sum();
+        let tokens = members.iter().map(|e| e.tokens.len()).sum();
+        slopes.fill(0.0);
+        let (mut loss, mut kl) = (0.0, 0.0);
+        let rows = pack(&members, self.settings.row_tokens, 1.0 / targets.max(1) as f32);
+        for (at, (batch, places)) in rows.iter().enumerate() {
+            if watch.stop() {
+                return Ok(None);
+            }
+            let seed = self.settings.seed ^ ((number as u64) << 20) ^ at as u64;
+            let regularisation = Regularisation { dropout: self.dropout, seed, kl: self.settings.kl };
+            let found = graph.gradients(batch, parameters, regularisation, slopes);
+            let sum: f64 = found.nll.iter().map(|l| f64::from(*l)).sum();
+            if !sum.is_finite() {
+                return Err(not_finite(number, &members, places, &found));
+            }
+            loss += sum;
+            kl += found.kl.iter().map(|l| f64::from(*l)).sum::<f64>();
+        }
+        let norm = clip(slopes, self.settings.clip);
+        if !norm.is_finite() {
+            let place = members.first().map(|e| e.place.clone()).unwrap_or_default();
+            return Err(RunError::NotFinite { step: number, place, loss: norm });
+        }
+        let rate = rate(self.settings, number, steps);
+        moments.step(&mut parameters.numbers, slopes, rate, self.settings.weight_decay, number);
+        let mean = |sum: f64| sum / targets.max(1) as f64;
+        Ok(Some(Step {
+            step: number,
+            steps,
+            loss: mean(loss),
+            kl: (self.settings.kl > 0.0).then(|| mean(kl)),
+            rate,
+            norm,
+            tokens,
+            targets,
+            seconds: 0.0,
+            valid: None,
+        }))
+    }
+
+    /// The mean loss of the validation examples' targets; `None` where there are none.
+    fn evaluate(&self, graph: &mut Graph<'_>, parameters: &Parameters) -> Option<f64> {
+        let all: Vec<&Example> = self.valid.iter().collect();
+        let (mut sum, mut count) = (0.0, 0);
+        for (batch, _) in pack(&all, self.settings.row_tokens, 1.0) {
+            let losses = graph.losses(&batch, Some(parameters));
+            sum += losses.nll.iter().map(|l| f64::from(*l)).sum::<f64>();
+            count += losses.nll.len();
+        }
+        (count > 0).then(|| sum / count as f64)
+    }
+
+    /// Before the first step: every B must get a gradient, and the loss must move along the gradient as the gradient says.
+    fn self_test(
+        &self,
+        graph: &mut Graph<'_>,
+        parameters: &Parameters,
+        watch: &mut dyn Watch,
+    ) -> Result<(), RunError> {
+        // How much the loss is moved, as a share of it, and by how much its rise may miss: 8-bit activations jitter, and the
+        // rise has to be well above that; in floats a small move is straight.
+        let quantised = self.model.decoder.is_quantised();
+        let (change, tolerance) = if quantised { (0.05, 0.15) } else { (0.01, 0.02) };
+        let members = self.members(1);
+        let Some((batch, _)) = pack(&members[..1], self.settings.row_tokens, 1.0).into_iter().next() else {
+            return Err(RunError::SelfTest("there is no example".into()));
+        };
+        let mut slopes = vec![0f32; parameters.numbers.len()];
+        let losses = graph.gradients(&batch, parameters, Regularisation::default(), &mut slopes);
+        for slot in parameters.slots() {
+            let own = &slopes[slot.b.clone()];
+            if own.iter().all(|s| *s == 0.0) || own.iter().any(|s| !s.is_finite()) {
+                let what = format!("lora_B of layer {} {} gets no gradient", slot.layer, slot.projection);
+                return Err(RunError::SelfTest(what));
+            }
+        }
+        let total = |losses: &Losses| losses.nll.iter().map(|l| f64::from(*l)).sum::<f64>();
+        let norm = slopes.iter().map(|s| f64::from(*s).powi(2)).sum::<f64>().sqrt();
+        let reach = change * total(&losses) / norm;
+        let mut along = |sign: f64| {
+            let mut moved = parameters.clone();
+            let factor = sign * reach / norm;
+            moved.numbers.iter_mut().zip(&slopes).for_each(|(n, s)| *n += (f64::from(*s) * factor) as f32);
+            total(&graph.losses(&batch, Some(&moved)))
+        };
+        let measured = (along(1.0) - along(-1.0)) / (2.0 * reach);
+        watch.note(&format!(
+            "self-test: {} maps get gradients; along the gradient the loss rises {measured:.4}, expected {norm:.4}",
+            parameters.slots().len()
+        ));
+        if (measured - norm).abs() > tolerance * norm {
+            let what = format!("along the gradient the loss rises {measured:.4} and should {norm:.4}");
+            return Err(RunError::SelfTest(what));
+        }
+        Ok(())
+    }
+}
+
+/// Names the first example whose loss is not finite.
+fn not_finite(step: usize, members: &[&Example], places: &[usize], losses: &Losses) -> RunError {
+    let mut at = 0;
+    for place in places {
+        let example = members[*place];
+        let count = example.learnt.iter().skip(1).filter(|learnt| **learnt).count();
+        let own = losses.nll.iter().skip(at).take(count).map(|l| f64::from(*l)).sum::<f64>();
+        if !own.is_finite() {
+            return RunError::NotFinite { step, place: example.place.clone(), loss: own };
+        }
+        at += count;
+    }
+    RunError::NotFinite { step, place: "the batch".into(), loss: f64::NAN }
+}

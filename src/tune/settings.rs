@@ -1,0 +1,239 @@
+//! `tune.toml`: what an adapter is for, what it learns from, and how.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::parameters::LoraShape;
+use crate::model::tensors::Projection;
+use crate::model::weights::WeightForm;
+
+/// A run of tuning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TuneSettings {
+    /// What the adapter should change, in a sentence; it goes into the model card.
+    pub objective: String,
+    /// The base model: a name, a GGUF file or a Hugging Face folder.
+    pub base: String,
+    /// The folder of the finished adapter; the run's own files go into `run` below it.
+    pub output: PathBuf,
+    /// What is learnt from.
+    pub data: DataSettings,
+    /// What is trained.
+    #[serde(default)]
+    pub lora: LoraSettings,
+    /// How.
+    #[serde(default)]
+    pub training: TrainingSettings,
+}
+
+/// What is learnt from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSettings {
+    /// Files of chat examples.
+    pub train: Vec<PathBuf>,
+    /// Files of chat examples that are not trained on and say when to stop.
+    #[serde(default)]
+    pub valid: Vec<PathBuf>,
+    /// Put the server's own instructions in front of each example, as serving does.
+    #[serde(default = "yes")]
+    pub instructions: bool,
+    /// Examples with more tokens are refused.
+    #[serde(default = "default_max_tokens")]
+    pub max_tokens: usize,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraSettings {
+    /// Rank of every delta.
+    pub rank: usize,
+    /// Deltas are multiplied by alpha / rank.
+    pub alpha: f64,
+    /// Multiply by alpha / √rank instead.
+    pub rslora: bool,
+    /// Share of the inputs of A that is left out of a step.
+    pub dropout: f32,
+    /// The adapted maps: names such as `q_proj`, or `all-linear`.
+    pub targets: Vec<String>,
+}
+
+/// How it is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainingSettings {
+    /// Passes over the data.
+    pub epochs: usize,
+    /// Examples of a step.
+    pub batch: usize,
+    /// Tokens that run at once: examples are packed up to it, a longer one runs alone. More is faster and takes more memory.
+    pub row_tokens: usize,
+    /// The largest learning rate.
+    pub learning_rate: f64,
+    /// Share of the steps in which the rate rises to its largest.
+    pub warmup: f64,
+    /// The last step's rate, as a share of the largest; the rate falls to it along a cosine.
+    pub final_rate: f64,
+    /// AdamW's weight decay.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm.
+    pub clip: f64,
+    /// Weight of the divergence from the base model on the same tokens.
+    pub kl: f32,
+    /// Decides the start, the order and the dropout.
+    pub seed: u64,
+    /// Steps between evaluations on `data.valid`; 0 for once an epoch.
+    pub evaluate_every: usize,
+    /// Evaluations without a new best after which training stops; 0 to never stop early.
+    pub patience: usize,
+    /// Steps between checkpoints.
+    pub checkpoint_every: usize,
+    /// The base's weights: `stored` as served, or `f32`.
+    pub weights: WeightForm,
+    /// Threads; 0 for all cores.
+    pub threads: usize,
+}
+
+impl Default for LoraSettings {
+    fn default() -> Self {
+        Self { rank: 16, alpha: 32.0, rslora: false, dropout: 0.0, targets: vec![ALL_LINEAR.into()] }
+    }
+}
+
+impl Default for TrainingSettings {
+    fn default() -> Self {
+        Self {
+            epochs: 3,
+            batch: 8,
+            row_tokens: 1024,
+            learning_rate: 1e-4,
+            warmup: 0.06,
+            final_rate: 0.1,
+            weight_decay: 0.0,
+            clip: 1.0,
+            kl: 0.0,
+            seed: 1,
+            evaluate_every: 0,
+            patience: 3,
+            checkpoint_every: 25,
+            weights: WeightForm::Stored,
+            threads: 0,
+        }
+    }
+}
+
+/// All linear maps of a block.
+const ALL_LINEAR: &str = "all-linear";
+
+fn yes() -> bool {
+    true
+}
+
+fn default_max_tokens() -> usize {
+    2048
+}
+
+/// Why a run's settings were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum TuneSettingsError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no valid TOML, or lacks a key, or has one too many.
+    #[error("{}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value makes no sense.
+    #[error("{}: {key} {problem}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl TuneSettings {
+    /// Reads and checks a file. Relative paths in it are relative to the current folder, as in all of the program's settings.
+    ///
+    /// # Errors
+    /// When it cannot be read, or something in it makes no sense.
+    pub fn read(path: &Path) -> Result<Self, TuneSettingsError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| TuneSettingsError::Read { path: path.into(), source })?;
+        let settings: Self = toml::from_str(&text)
+            .map_err(|source| TuneSettingsError::Parse { path: path.into(), source: Box::new(source) })?;
+        match settings.problem() {
+            None => Ok(settings),
+            Some((key, problem)) => Err(TuneSettingsError::Value { path: path.into(), key, problem }),
+        }
+    }
+
+    fn problem(&self) -> Option<(&'static str, String)> {
+        let (lora, training) = (&self.lora, &self.training);
+        let share = |v: f64| (0.0..1.0).contains(&v);
+        let checks = [
+            ("objective", self.objective.trim().is_empty(), "says nothing; write what should change"),
+            ("data.train", self.data.train.is_empty(), "names no file"),
+            ("data.max_tokens", self.data.max_tokens < 16, "must be at least 16"),
+            ("lora.rank", !(1..=256).contains(&lora.rank), "must be 1 to 256"),
+            ("lora.alpha", !(lora.alpha > 0.0 && lora.alpha.is_finite()), "must be above 0"),
+            ("lora.dropout", !share(f64::from(lora.dropout)), "must be at least 0 and below 1"),
+            ("training.epochs", training.epochs == 0, "must be at least 1"),
+            ("training.batch", training.batch == 0, "must be at least 1"),
+            ("training.row_tokens", training.row_tokens < 16, "must be at least 16"),
+            (
+                "training.learning_rate",
+                !(training.learning_rate > 0.0 && training.learning_rate < 1.0),
+                "must be above 0 and below 1",
+            ),
+            ("training.warmup", !share(training.warmup), "must be at least 0 and below 1"),
+            ("training.final_rate", !(0.0..=1.0).contains(&training.final_rate), "must be 0 to 1"),
+            ("training.weight_decay", !share(training.weight_decay), "must be at least 0 and below 1"),
+            ("training.clip", !(training.clip > 0.0 && training.clip.is_finite()), "must be above 0"),
+            ("training.kl", !(training.kl >= 0.0 && training.kl.is_finite()), "must be at least 0"),
+            ("training.checkpoint_every", training.checkpoint_every == 0, "must be at least 1"),
+        ];
+        if let Some((key, _, problem)) = checks.into_iter().find(|(_, wrong, _)| *wrong) {
+            return Some((key, problem.to_owned()));
+        }
+        self.targets().err().map(|problem| ("lora.targets", problem))
+    }
+
+    /// The adapted maps.
+    fn targets(&self) -> Result<Vec<Projection>, String> {
+        let names = Projection::ALL.map(Projection::hf_module);
+        let mut targets = Vec::new();
+        for name in &self.lora.targets {
+            match Projection::ALL.into_iter().find(|p| p.hf_module() == name) {
+                Some(projection) => targets.push(projection),
+                None if name == ALL_LINEAR => targets.extend(Projection::ALL),
+                None => return Err(format!("`{name}` is none of {ALL_LINEAR}, {}", names.join(", "))),
+            }
+        }
+        targets.sort();
+        targets.dedup();
+        if targets.is_empty() { Err(format!("names no map; write [\"{ALL_LINEAR}\"]")) } else { Ok(targets) }
+    }
+
+    /// Rank, scale and targets of the adapter.
+    #[must_use]
+    pub fn shape(&self) -> LoraShape {
+        let targets = self.targets().unwrap_or_default();
+        LoraShape { rank: self.lora.rank, alpha: self.lora.alpha, rslora: self.lora.rslora, targets }
+    }
+}

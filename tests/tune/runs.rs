@@ -1,0 +1,263 @@
+//! Whole runs on a tiny model: an adapter that learns, that others can load, and that comes out the same when the run was ended
+//! in between.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use shishin::kernels::{Cpu, Variant};
+use shishin::model::BaseModel;
+use shishin::model::config::Architecture;
+use shishin::model::frozen::FrozenModel;
+use shishin::model::lora::Adapter;
+use shishin::model::weights::WeightForm;
+use shishin::tune::checkpoint::Checkpoint;
+use shishin::tune::examples::{Example, ExampleMaker, pack};
+use shishin::tune::graph::Graph;
+use shishin::tune::output::{write_gguf, write_peft};
+use shishin::tune::parameters::{LoraShape, Parameters};
+use shishin::tune::run::{Outcome, Run, RunError, Step, Summary, Watch};
+use shishin::tune::settings::TrainingSettings;
+
+use super::common::tiny;
+use super::frozen;
+
+/// Stops after so many looks, and remembers the losses.
+struct Watcher {
+    looks: Cell<usize>,
+    losses: Vec<f64>,
+}
+
+impl Watcher {
+    fn new(looks: usize) -> Self {
+        Self { looks: Cell::new(looks), losses: Vec::new() }
+    }
+}
+
+impl Watch for Watcher {
+    fn note(&mut self, _: &str) {}
+
+    fn step(&mut self, step: &Step) {
+        self.losses.push(step.loss);
+    }
+
+    fn stop(&self) -> bool {
+        let left = self.looks.get();
+        self.looks.set(left.saturating_sub(1));
+        left == 0
+    }
+}
+
+/// A model, and conversations in which the assistant repeats the last word.
+struct Workplace {
+    folder: tempfile::TempDir,
+    model: BaseModel<FrozenModel>,
+    train: Vec<Example>,
+    valid: Vec<Example>,
+}
+
+fn lines(words: &[&str]) -> String {
+    let line = |word: &&str| {
+        format!(
+            r#"{{"messages":[{{"role":"user","content":"say {word}"}},{{"role":"assistant","content":"{word}"}}]}}"#
+        )
+    };
+    words.iter().map(|w| line(w) + "\n").collect()
+}
+
+impl Workplace {
+    fn new(architecture: Architecture) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        tiny::Tiny::new(architecture).write(&folder.path().join("base"));
+        let model = frozen(&folder.path().join("base"), WeightForm::Stored);
+        let template = model.template.as_ref().unwrap();
+        let maker = ExampleMaker { tokenizer: &model.tokenizer, template, wording: None, max_tokens: 200 };
+        let read = |name: &str, words: &[&str]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, lines(words)).unwrap();
+            maker.read(&[path]).unwrap().0
+        };
+        let train = read("train.jsonl", &["ward", "nurse", "pulse", "the fever", "bed", "rest", "tea"]);
+        let valid = read("valid.jsonl", &["the bed", "nurses"]);
+        Self { model, train, valid, folder }
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    fn parameters(&self) -> Parameters {
+        let targets = shishin::model::tensors::Projection::ALL.to_vec();
+        Parameters::new(&self.model.config, LoraShape { rank: 4, alpha: 8.0, rslora: false, targets }, 3)
+    }
+
+    fn run(
+        &self,
+        folder: &Path,
+        settings: &TrainingSettings,
+        watch: &mut Watcher,
+    ) -> Result<Outcome, RunError> {
+        let run = Run {
+            settings,
+            dropout: 0.1,
+            model: &self.model,
+            train: &self.train,
+            valid: &self.valid,
+            folder,
+            identity: format!("{settings:?}"),
+        };
+        run.train(self.parameters(), watch)
+    }
+}
+
+fn settings() -> TrainingSettings {
+    TrainingSettings {
+        epochs: 6,
+        batch: 3,
+        row_tokens: 64,
+        learning_rate: 2e-2,
+        checkpoint_every: 2,
+        kl: 0.01,
+        patience: 0,
+        ..TrainingSettings::default()
+    }
+}
+
+fn done(outcome: Outcome) -> Summary {
+    match outcome {
+        Outcome::Done(summary) => summary,
+        Outcome::Stopped(step) => panic!("stopped at {step}"),
+    }
+}
+
+#[test]
+fn a_run_learns_and_ends_the_same_however_often_it_was_stopped() {
+    let place = Workplace::new(Architecture::Llama);
+    let settings = settings();
+    let mut watcher = Watcher::new(usize::MAX);
+    let whole = done(place.run(&place.folder("whole"), &settings, &mut watcher).unwrap());
+    let (first, best) = whole.valid.unwrap();
+    assert!(best < 0.7 * first, "{first} → {best}");
+    assert!(watcher.losses[17] < 0.5 * watcher.losses[0], "{:?}", watcher.losses);
+
+    for looks in [1, 4, 9] {
+        let folder = place.folder(&format!("stopped after {looks}"));
+        let mut stops = 0;
+        let summary = loop {
+            match place.run(&folder, &settings, &mut Watcher::new(looks)).unwrap() {
+                Outcome::Done(summary) => break summary,
+                Outcome::Stopped(_) => stops += 1,
+            }
+            // One look is too little for a step of two batches: nothing would ever move.
+            if stops > 40 {
+                break done(place.run(&folder, &settings, &mut Watcher::new(usize::MAX)).unwrap());
+            }
+        };
+        assert!(stops > 0);
+        assert_eq!(summary.hash, whole.hash);
+        let record = |folder: &str| {
+            let text = std::fs::read_to_string(place.folder(folder).join("metrics.jsonl")).unwrap();
+            text.lines().map(|l| l.split(r#","seconds""#).next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(record(&format!("stopped after {looks}")), record("whole"));
+    }
+}
+
+#[test]
+fn other_settings_do_not_go_on_with_a_run() {
+    let place = Workplace::new(Architecture::Qwen2);
+    let folder = place.folder("run");
+    place.run(&folder, &settings(), &mut Watcher::new(5)).unwrap();
+    let other = TrainingSettings { learning_rate: 1e-3, ..settings() };
+    let refused = place.run(&folder, &other, &mut Watcher::new(5)).unwrap_err();
+    assert!(matches!(refused, RunError::Another(_)), "{refused}");
+
+    let path = folder.join("checkpoint.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    for cut in [0, 7, 8, 100, bytes.len() / 2, bytes.len() - 1] {
+        std::fs::write(&path, &bytes[..cut]).unwrap();
+        let refused = place.run(&folder, &settings(), &mut Watcher::new(5)).unwrap_err().to_string();
+        assert!(refused.contains("is damaged"), "{cut}: {refused}");
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(Checkpoint::read(&path, 3).is_err(), "an adapter of another size");
+}
+
+#[test]
+fn adapters_load_from_both_formats_with_the_numbers_that_were_trained() {
+    for architecture in Architecture::ALL {
+        let place = Workplace::new(architecture);
+        let summary =
+            done(place.run(&place.folder("run"), &settings(), &mut Watcher::new(usize::MAX)).unwrap());
+        let mut parameters = place.parameters();
+        parameters.numbers = summary.numbers;
+        let folder = place.folder("adapter");
+        write_peft(&folder, "tiny", &parameters, 0.1).unwrap();
+        write_gguf(&folder.join("adapter.gguf"), &place.model.config, &parameters).unwrap();
+        for path in [folder.clone(), folder.join("adapter.gguf")] {
+            let adapter = Adapter::load(&path, &place.model.config, &Device::Cpu).unwrap();
+            let pairs: Vec<_> = adapter.pairs().collect();
+            assert_eq!(pairs.len(), parameters.slots().len());
+            for (layer, projection, pair) in pairs {
+                let slot = parameters.slot(layer, projection).unwrap();
+                assert!((pair.scale - 2.0).abs() < 1e-6);
+                for (matrix, range) in [(&pair.a, &slot.a), (&pair.b, &slot.b)] {
+                    let found: Vec<f32> = matrix.flatten_all().unwrap().to_vec1().unwrap();
+                    let expected = &parameters.numbers[range.clone()];
+                    let same =
+                        found.iter().zip(expected).all(|(f, e)| (f - e).abs() <= 1e-3 * e.abs() + 1e-6);
+                    assert!(found.len() == expected.len() && same, "{architecture:?} {layer} {projection}");
+                }
+            }
+        }
+    }
+}
+
+/// Packed sequences do not see each other: losses are those of each alone.
+#[test]
+fn packing_changes_no_loss() {
+    for architecture in [Architecture::Qwen3, Architecture::Gemma3] {
+        let place = Workplace::new(architecture);
+        let mut graph = Graph::new(&place.model.decoder);
+        let parameters = place.parameters();
+        let all: Vec<&Example> = place.train.iter().collect();
+        let mut packed = vec![Vec::new(); all.len()];
+        for (batch, members) in pack(&all, 80, 1.0) {
+            let mut losses = graph.losses(&batch, Some(&parameters)).nll.into_iter();
+            for member in members {
+                let count = all[member].learnt.iter().filter(|learnt| **learnt).count();
+                packed[member] = losses.by_ref().take(count).collect();
+            }
+        }
+        for (example, packed) in all.iter().zip(packed) {
+            let (batch, _) = pack(&[example], 1, 1.0).remove(0);
+            let alone = graph.losses(&batch, Some(&parameters)).nll;
+            assert_eq!(alone.len(), packed.len());
+            assert!(alone.iter().zip(&packed).all(|(a, b)| (a - b).abs() < 1e-4), "{alone:?} {packed:?}");
+        }
+    }
+}
+
+/// Results do not hang on the number of threads, nor on the instruction set's width beyond rounding.
+#[test]
+fn threads_change_no_bit() {
+    let place = Workplace::new(Architecture::Qwen2);
+    let all: Vec<&Example> = place.train.iter().collect();
+    let (batch, _) = pack(&all, 400, 0.1).remove(0);
+    let parameters = place.parameters();
+    let slopes = |threads: usize| {
+        let cpu = Cpu::new(Variant::best(), threads).unwrap();
+        let path = place.folder.path().join("base");
+        let model = BaseModel::load_frozen(&path, WeightForm::Stored, None, cpu).unwrap();
+        let mut slopes = vec![0f32; parameters.numbers.len()];
+        Graph::new(&model.decoder).gradients(&batch, &parameters, Default::default(), &mut slopes);
+        slopes
+    };
+    let one = slopes(1);
+    assert!(one.iter().any(|s| *s != 0.0));
+    for threads in [2, 3] {
+        assert_eq!(slopes(threads), one);
+    }
+}
