@@ -9,9 +9,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// A language of guidelines, questions and prompts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum Language {
     /// English.
+    #[default]
     #[serde(rename = "en")]
     En,
     /// Japanese.

@@ -16,6 +16,7 @@ use crate::model::fingerprint;
 use crate::model::frozen::FrozenModel;
 use crate::prompt::Wording;
 use crate::tune::examples::{Example, ExampleMaker};
+use crate::tune::optimiser::rate;
 use crate::tune::output::{write_gguf, write_peft};
 use crate::tune::parameters::Parameters;
 use crate::tune::run::{Outcome, Run, Step, Summary, Watch};
@@ -30,6 +31,10 @@ pub struct TuneArgs {
     /// Print so many examples token by token, those that are learnt between » and «, and train nothing
     #[arg(long, value_name = "N")]
     preview: Option<usize>,
+    /// Write every step's examples as tokens, and the adapter that training starts from, into a folder, and train nothing: another
+    /// program can then do the same run
+    #[arg(long, value_name = "FOLDER", conflicts_with = "preview")]
+    dump: Option<PathBuf>,
     /// Also write the adapter as a GGUF file, for llama.cpp
     #[arg(long)]
     gguf: bool,
@@ -91,6 +96,9 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
         identity,
     };
     let mut parameters = Parameters::new(&model.config, tune.shape(), tune.training.seed);
+    if let Some(folder) = &args.dump {
+        return dump(&run, &located.name, &parameters, tune.lora.dropout, folder, out);
+    }
     let outcome = run.train(parameters.clone(), &mut Terminal::new(cancel))?;
     let summary = match outcome {
         Outcome::Done(summary) => summary,
@@ -142,6 +150,34 @@ fn report(summary: &Summary, folder: &Path, out: &mut dyn Write) -> std::io::Res
     }
     writeln!(out, "trained for {:.0} s; sha256 of the numbers {}", summary.seconds, summary.hash)?;
     writeln!(out, "{}: serve it with --load-adapter NAME={}", folder.display(), folder.display())
+}
+
+/// A run, step by step, for another program.
+fn dump(
+    run: &Run<'_>,
+    base: &str,
+    parameters: &Parameters,
+    dropout: f32,
+    folder: &Path,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    write_peft(folder, base, parameters, dropout)?;
+    let path = folder.join("steps.jsonl");
+    let mut lines = String::new();
+    for step in 1..=run.steps() {
+        let examples: Vec<_> = run
+            .members(step)
+            .iter()
+            .map(|e| serde_json::json!({"tokens": e.tokens, "learnt": e.learnt}))
+            .collect();
+        let rate = rate(run.settings, step, run.steps());
+        let line = serde_json::json!({"step": step, "rate": rate, "examples": examples});
+        lines.push_str(&format!("{line}\n"));
+    }
+    std::fs::write(&path, lines).with_context(|| format!("cannot write {}", path.display()))?;
+    writeln!(out, "{}: {} steps", path.display(), run.steps())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Examples token by token.

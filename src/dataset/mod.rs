@@ -1,8 +1,10 @@
 //! Chat datasets for tuning: read, and looked over before an hour of training is spent on them.
 //!
 //! [`read`] takes JSON Lines of `{"messages": [{"role", "content"}, …]}` apart, keeping the column of everything; [`text`] looks at
-//! what is said; [`similar`] finds what is said twice; [`mod@lint`] is the spine and puts the findings in order.
+//! what is said; [`similar`] finds what is said twice; [`mod@lint`] is the spine and puts the findings in order. [`ground`] writes
+//! questions out over the passages of our own index.
 
+pub mod ground;
 pub mod lint;
 pub mod read;
 pub mod similar;

@@ -13,7 +13,7 @@ use crate::language::Language;
 use crate::store::schema::Record;
 
 /// A stretch of a file, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Span {
     /// Its first byte.
     pub start: usize,
@@ -28,7 +28,7 @@ impl From<Range<usize>> for Span {
 }
 
 /// One retrieved chunk.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Passage {
     /// Its number in the prompt, from 1.
     pub n: usize,

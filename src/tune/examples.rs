@@ -74,7 +74,7 @@ pub struct ExampleMaker<'a> {
     pub tokenizer: &'a Tokenizer,
     /// The model's turn format.
     pub template: &'a ChatTemplate,
-    /// The server's instructions, to be put in front as serving does; `None` for the examples' own alone.
+    /// The server's instructions, for examples that bring none; `None` for none.
     pub wording: Option<&'a Wording>,
     /// The most tokens of an example.
     pub max_tokens: usize,
@@ -127,7 +127,8 @@ impl ExampleMaker<'_> {
             trained.push(role == Role::Assistant && message.trained);
             turns.push(Turn { role, content: message.content });
         }
-        if let Some(wording) = self.wording {
+        let instructed = turns.first().is_some_and(|first| first.role == Role::System);
+        if let Some(wording) = self.wording.filter(|_| !instructed) {
             instruct(wording, &mut turns, &mut trained)?;
         }
         let (tokens, learnt) = self.encode(&turns, &trained, &place)?;
@@ -191,20 +192,12 @@ impl ExampleMaker<'_> {
     }
 }
 
-/// Puts the server's instructions in front, as [`PromptBuilder`](crate::prompt::PromptBuilder) does: an example's own follow them.
+/// Puts the server's instructions in front, as serving does.
 fn instruct(wording: &Wording, turns: &mut Vec<Turn>, trained: &mut Vec<bool>) -> Result<(), WordingError> {
     let asked = turns.iter().rev().find(|turn| turn.role == Role::User);
     let language = Language::detect(asked.map_or("", |turn| &turn.content));
-    let instructions = wording.plain(language, DAY)?;
-    match turns.first_mut() {
-        Some(first) if first.role == Role::System => {
-            first.content = format!("{}\n\n{}", instructions.trim_end(), first.content.trim());
-        }
-        _ => {
-            turns.insert(0, Turn { role: Role::System, content: instructions });
-            trained.insert(0, false);
-        }
-    }
+    turns.insert(0, Turn { role: Role::System, content: wording.plain(language, DAY)? });
+    trained.insert(0, false);
     Ok(())
 }
 

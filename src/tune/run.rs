@@ -147,8 +147,15 @@ impl Run<'_> {
         self.train.len().div_ceil(self.settings.batch)
     }
 
+    /// Steps of the whole run, if it is not stopped early.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.settings.epochs * self.steps_per_epoch()
+    }
+
     /// Examples of a step that counts from 1.
-    fn members(&self, step: usize) -> Vec<&Example> {
+    #[must_use]
+    pub fn members(&self, step: usize) -> Vec<&Example> {
         let (epoch, within) = ((step - 1) / self.steps_per_epoch(), (step - 1) % self.steps_per_epoch());
         let mut order: Vec<usize> = (0..self.train.len()).collect();
         let mut random = ChaCha8Rng::seed_from_u64(self.settings.seed);
@@ -164,7 +171,7 @@ impl Run<'_> {
     /// When the folder belongs to another run, the disk refuses, gradients do not flow or are not finite.
     pub fn train(&self, mut parameters: Parameters, watch: &mut dyn Watch) -> Result<Outcome, RunError> {
         let identity = fingerprint([self.identity.as_bytes(), self.model.fingerprint.as_bytes()]);
-        let steps = self.settings.epochs * self.steps_per_epoch();
+        let steps = self.steps();
         let mut graph = Graph::new(&self.model.decoder);
         let (mut state, mut moments, mut best);
         let mut metrics;

@@ -37,7 +37,7 @@ pub struct DataSettings {
     /// Files of chat examples that are not trained on and say when to stop.
     #[serde(default)]
     pub valid: Vec<PathBuf>,
-    /// Put the server's own instructions in front of each example, as serving does.
+    /// Put the server's own instructions in front of examples that bring none, as serving does.
     #[serde(default = "yes")]
     pub instructions: bool,
     /// Examples with more tokens are refused.

@@ -1,0 +1,491 @@
+//! Examples with passages, as serving will show them: RAFT (Zhang et al. 2024) over our own index.
+//!
+//! An [`Item`] asks a question, answers it, and quotes the guideline that says so. Around the quoted passage, which must hold the
+//! quote, go the passages that the search finds for the same question and that do not: hard to tell from it. Some questions are
+//! asked a second time without it, and questions that nothing answers are asked too; there the answer is that the passages do not
+//! say. Dialogues that bring passages of their own are written out likewise.
+//!
+//! The prompt is the server's own, so that what is learnt is what will be seen.
+
+use std::path::{Path, PathBuf};
+
+use jiff::ToSpan as _;
+use jiff::civil::Date;
+use rand::seq::SliceRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use super::similar;
+use crate::language::Language;
+use crate::prompt::{Wording, WordingError};
+use crate::retrieve::{Passage, RetrieveError, SearchQuery, Snapshot};
+
+/// The day on which the index is searched.
+const DAY: Date = Date::constant(2026, 11, 1);
+/// Days before it that prompts may name.
+const DAYS: i64 = 200;
+/// How deep the search looks for passages that do not answer.
+const DEPTH: usize = 12;
+
+/// What is said when no passage answers.
+#[must_use]
+pub const fn abstention(language: Language) -> &'static str {
+    match language {
+        Language::En => {
+            "The passages do not answer this question, so I will not guess. Please check the original guideline or ask a specialist."
+        }
+        Language::Ja => {
+            "抜粋の中に、この質問に答える記述はありません。推測での回答は控えますので、原典のガイドラインか専門医にご確認ください。"
+        }
+    }
+}
+
+/// Where an answer stands.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Oracle {
+    /// The guideline.
+    pub guideline: String,
+    /// Its edition.
+    pub edition: String,
+    /// What it says, letter by letter.
+    pub quote: String,
+}
+
+/// A line of a source file.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Item {
+    /// A question whose answer stands in a guideline; `[1]` in the answer is the first of `oracle`.
+    Answered {
+        /// Its name.
+        id: String,
+        /// Its language.
+        language: Language,
+        /// What is asked.
+        question: String,
+        /// The answer.
+        answer: String,
+        /// Where it stands.
+        oracle: Vec<Oracle>,
+    },
+    /// A conversation, perhaps over passages of its own.
+    Dialogue {
+        /// Its name.
+        id: String,
+        /// Its language.
+        language: Language,
+        /// The turns.
+        messages: Vec<Said>,
+        /// What the assistant has before it; `[1]` is the first.
+        #[serde(default)]
+        passages: Vec<Leaflet>,
+    },
+    /// A question that nothing answers.
+    Unanswerable {
+        /// Its name.
+        id: String,
+        /// Its language.
+        language: Language,
+        /// What is asked.
+        question: String,
+    },
+}
+
+/// A turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Said {
+    role: String,
+    content: String,
+}
+
+/// A passage that a dialogue brings.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leaflet {
+    title: String,
+    section: String,
+    text: String,
+}
+
+/// How examples are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Grounding {
+    /// Passages of an example, the answering ones among them.
+    pub passages: usize,
+    /// Share of the answered questions that are asked again without the passage that answers.
+    pub without: f64,
+    /// Decides places and choices.
+    pub seed: u64,
+}
+
+/// Which part of the data a row belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// To learn from.
+    Train,
+    /// To say when to stop.
+    Valid,
+    /// To judge by.
+    Test,
+}
+
+impl Split {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Valid, Self::Test];
+
+    /// The name of its file, without the ending.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Valid => "valid",
+            Self::Test => "test",
+        }
+    }
+
+    /// A key's part: 76 of a hundred keys are for training, 8 for validation, 16 for testing.
+    fn of(key: &str) -> Self {
+        let hash = crate::model::digest([b"split".as_slice(), key.as_bytes()]);
+        match u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]) % 100 {
+            0..16 => Self::Test,
+            16..24 => Self::Valid,
+            _ => Self::Train,
+        }
+    }
+}
+
+/// A row and where it goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Its part.
+    pub split: Split,
+    /// A chat example.
+    pub example: Json,
+}
+
+/// Why rows cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum GroundError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line is no item.
+    #[error("{place}: {reason}")]
+    Line {
+        /// file:line.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// The index cannot be searched.
+    #[error(transparent)]
+    Search(#[from] RetrieveError),
+    /// A prompt file failed.
+    #[error(transparent)]
+    Wording(#[from] WordingError),
+}
+
+/// Reads items, each with its place.
+///
+/// # Errors
+/// When a file cannot be read or a line is no item.
+pub fn read(files: &[PathBuf]) -> Result<Vec<(String, Item)>, GroundError> {
+    let mut items = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| GroundError::Read { path: path.clone(), source })?;
+        for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let place = format!("{}:{}", path.display(), n + 1);
+            let item = serde_json::from_str(line).map_err(|e| GroundError::Line {
+                place: place.clone(),
+                reason: format!(
+                    "{e}; write id, language, and question, answer, oracle (or question alone, or messages)"
+                ),
+            })?;
+            items.push((place, item));
+        }
+    }
+    Ok(items)
+}
+
+impl Item {
+    fn id(&self) -> &str {
+        match self {
+            Self::Answered { id, .. } | Self::Dialogue { id, .. } | Self::Unanswerable { id, .. } => id,
+        }
+    }
+
+    /// What it says, to compare by.
+    fn text(&self) -> String {
+        match self {
+            Self::Answered { question, answer, .. } => format!("{question}\n{answer}"),
+            Self::Unanswerable { question, .. } => question.clone(),
+            Self::Dialogue { messages, .. } => {
+                messages.iter().map(|said| said.content.as_str()).collect::<Vec<_>>().join("\n")
+            }
+        }
+    }
+}
+
+/// The part of each item: that of its guideline, so that what is tested is asked of documents that nothing was learnt from; else that of
+/// the first of the items that say nearly the same.
+fn splits(items: &[(String, Item)]) -> Vec<Split> {
+    let texts: Vec<String> = items.iter().map(|(_, item)| item.text()).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let mut cluster: Vec<usize> = (0..items.len()).collect();
+    for pair in similar::pairs(&texts) {
+        let (from, to) = (cluster[pair.second], cluster[pair.first]);
+        let (from, to) = (from.max(to), from.min(to));
+        cluster.iter_mut().filter(|c| **c == from).for_each(|c| *c = to);
+    }
+    let key = |at: usize| match &items[at].1 {
+        Item::Answered { oracle, id, .. } => oracle.first().map_or(id.clone(), |o| o.guideline.clone()),
+        other => other.id().to_owned(),
+    };
+    (0..items.len()).map(|at| Split::of(&key(cluster[at]))).collect()
+}
+
+/// Makes rows of items over an index.
+pub struct Grounder<'a> {
+    /// The index that holds the guidelines.
+    pub snapshot: &'a Snapshot,
+    /// The server's prompt texts.
+    pub wording: &'a Wording,
+    /// How.
+    pub grounding: Grounding,
+}
+
+impl Grounder<'_> {
+    /// The rows of all items, in order.
+    ///
+    /// # Errors
+    /// When a quote is in no passage of its guideline, a citation points nowhere, or the search fails.
+    pub fn rows(&self, items: &[(String, Item)]) -> Result<Vec<Row>, GroundError> {
+        let mut rows = Vec::new();
+        for ((place, item), split) in items.iter().zip(splits(items)) {
+            let seed = crate::model::digest([item.id().as_bytes(), &self.grounding.seed.to_le_bytes()]);
+            let mut random = ChaCha8Rng::from_seed(seed);
+            let examples = match item {
+                Item::Answered { id, language, question, answer, oracle } => {
+                    self.answered(place, (id, *language, question, answer), oracle, &mut random)?
+                }
+                Item::Unanswerable { id, language, question } => {
+                    let found = self.search(question, *language)?;
+                    let passages = found.into_iter().take(self.grounding.passages).collect();
+                    vec![self.example((id, *language, question), passages, None, &mut random)?]
+                }
+                Item::Dialogue { id, language, messages, passages } => {
+                    vec![self.dialogue((id, *language), messages, passages, &mut random)?]
+                }
+            };
+            rows.extend(examples.into_iter().map(|example| Row { split, example }));
+        }
+        Ok(rows)
+    }
+
+    fn search(&self, text: &str, language: Language) -> Result<Vec<Passage>, GroundError> {
+        let found = self.snapshot.search(&SearchQuery {
+            text,
+            as_of: DAY,
+            language: Some(language),
+            filter: None,
+            limit: DEPTH,
+            ranking: None,
+        })?;
+        Ok(found.passages.into_iter().filter(|p| p.language == language).collect())
+    }
+
+    fn answered(
+        &self,
+        place: &str,
+        (id, language, question, answer): (&str, Language, &str, &str),
+        oracle: &[Oracle],
+        random: &mut ChaCha8Rng,
+    ) -> Result<Vec<Json>, GroundError> {
+        let line = |reason: String| GroundError::Line { place: place.to_owned(), reason };
+        let found = self.search(question, language)?;
+        let holds = |p: &Passage, o: &Oracle| {
+            p.guideline == o.guideline && p.edition == o.edition && p.text.contains(&o.quote)
+        };
+        let mut answering: Vec<Passage> = Vec::new();
+        // For each oracle, the place of its passage among those that answer.
+        let mut cited = Vec::new();
+        for one in oracle {
+            let at = match answering.iter().position(|p| holds(p, one)) {
+                Some(at) => at,
+                None => {
+                    let near = found.iter().find(|p| holds(p, one)).cloned();
+                    let passage = match near {
+                        Some(passage) => Some(passage),
+                        None => self.search(&one.quote, language)?.into_iter().find(|p| holds(p, one)),
+                    };
+                    answering.push(passage.ok_or_else(|| {
+                        line(format!("no passage of {}@{} holds “{}”", one.guideline, one.edition, one.quote))
+                    })?);
+                    answering.len() - 1
+                }
+            };
+            cited.push(at);
+        }
+        let others: Vec<Passage> = found
+            .into_iter()
+            .filter(|p| {
+                !oracle.iter().any(|o| holds(p, o)) && !answering.iter().any(|a| a.chunk_id == p.chunk_id)
+            })
+            .collect();
+        let room = self.grounding.passages.saturating_sub(answering.len());
+        let count = if room > 1 { random.random_range(room / 2..=room) } else { room };
+        let mut passages: Vec<(Option<usize>, Passage)> =
+            answering.into_iter().enumerate().map(|(at, p)| (Some(at), p)).collect();
+        passages.extend(others.iter().take(count).map(|p| (None, p.clone())));
+        passages.shuffle(random);
+        let numbers: Vec<usize> = cited
+            .iter()
+            .map(|at| passages.iter().position(|(which, _)| which == &Some(*at)).map_or(0, |n| n + 1))
+            .collect();
+        let answer = renumbered(answer, &numbers).map_err(line)?;
+        let passages = passages.into_iter().map(|(_, p)| p).collect();
+        let mut rows =
+            vec![self.example((id, language, question), passages, Some((&answer, &numbers)), random)?];
+        if random.random_bool(self.grounding.without) && !others.is_empty() {
+            let others = others.into_iter().take(self.grounding.passages).collect();
+            let id = format!("{id}-without");
+            rows.push(self.example((&id, language, question), others, None, random)?);
+        }
+        Ok(rows)
+    }
+
+    /// A question over passages; without an answer it is that they do not say.
+    fn example(
+        &self,
+        (id, language, question): (&str, Language, &str),
+        mut passages: Vec<Passage>,
+        answer: Option<(&str, &[usize])>,
+        random: &mut ChaCha8Rng,
+    ) -> Result<Json, GroundError> {
+        if answer.is_none() {
+            passages.shuffle(random);
+        }
+        passages.iter_mut().zip(1..).for_each(|(p, n)| p.n = n);
+        let day = day(random);
+        let system = self.wording.grounded(language, &passages, day)?;
+        let user = self.wording.question(language, question, day)?;
+        let said = answer.map_or(abstention(language), |(answer, _)| answer);
+        Ok(json!({
+            "id": id,
+            "language": language,
+            "messages": [
+                {"role": "system", "content": system.trim()},
+                {"role": "user", "content": user.trim()},
+                {"role": "assistant", "content": said},
+            ],
+            "meta": {
+                "question": question,
+                "oracle": answer.map(|(_, numbers)| numbers),
+                "passages": passages.iter().map(|p| p.chunk_id.as_str()).collect::<Vec<_>>(),
+            },
+        }))
+    }
+
+    fn dialogue(
+        &self,
+        (id, language): (&str, Language),
+        messages: &[Said],
+        leaflets: &[Leaflet],
+        random: &mut ChaCha8Rng,
+    ) -> Result<Json, GroundError> {
+        let mut messages = messages.to_vec();
+        if !leaflets.is_empty() {
+            let day = day(random);
+            let passages: Vec<Passage> = leaflets
+                .iter()
+                .zip(1..)
+                .map(|(leaflet, n)| Passage {
+                    n,
+                    title: leaflet.title.clone(),
+                    section: leaflet.section.clone(),
+                    text: leaflet.text.clone(),
+                    language,
+                    ..Passage::default()
+                })
+                .collect();
+            let system = self.wording.grounded(language, &passages, day)?;
+            // The server adds its reminder to the newest question; each turn of a dialogue was the newest once, but only the last one is
+            // when the conversation is read as a whole.
+            if let Some(last) = messages.iter_mut().rev().find(|said| said.role == "user") {
+                last.content = self.wording.question(language, &last.content, day)?.trim().to_owned();
+            }
+            messages.insert(0, Said { role: "system".into(), content: system.trim().to_owned() });
+        }
+        Ok(json!({"id": id, "language": language, "messages": messages}))
+    }
+}
+
+/// A day for a prompt to name.
+fn day(random: &mut ChaCha8Rng) -> Date {
+    DAY.checked_sub(random.random_range(0..DAYS).days()).unwrap_or(DAY)
+}
+
+/// An answer with `[k]` replaced by the number of the k-th oracle's passage.
+fn renumbered(answer: &str, numbers: &[usize]) -> Result<String, String> {
+    let mut to = String::with_capacity(answer.len());
+    let (mut rest, mut found) = (answer, false);
+    while let Some(open) = rest.find('[') {
+        let close = rest[open..].find(']').map(|c| open + c);
+        let k = close.and_then(|close| rest[open + 1..close].parse::<usize>().ok());
+        let (Some(close), Some(k)) = (close, k) else {
+            return Err("the answer has a bracket that is no citation".into());
+        };
+        let number = k.checked_sub(1).and_then(|at| numbers.get(at));
+        let number = number.ok_or_else(|| format!("the answer cites [{k}] of {} oracles", numbers.len()))?;
+        to.push_str(&rest[..open]);
+        to.push_str(&format!("[{number}]"));
+        rest = &rest[close + 1..];
+        found = true;
+    }
+    to.push_str(rest);
+    if found { Ok(to) } else { Err("the answer cites nothing; end its sentences with [1]".into()) }
+}
+
+/// Writes the parts' files into a folder; returns how many rows each has.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn write(folder: &Path, rows: &[Row]) -> Result<Vec<(PathBuf, usize)>, GroundError> {
+    let mut written = Vec::new();
+    for split in Split::ALL {
+        let path = folder.join(format!("{}.jsonl", split.as_str()));
+        let own: Vec<String> =
+            rows.iter().filter(|row| row.split == split).map(|row| format!("{}\n", row.example)).collect();
+        std::fs::write(&path, own.concat())
+            .map_err(|source| GroundError::Read { path: path.clone(), source })?;
+        written.push((path, own.len()));
+    }
+    Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn citations_follow_their_passages() {
+        assert_eq!(
+            renumbered("Give 5 mg [1]. Then rest [2].", &[4, 2]),
+            Ok("Give 5 mg [4]. Then rest [2].".into())
+        );
+        assert!(renumbered("Give 5 mg.", &[1]).is_err());
+        assert!(renumbered("Give 5 mg [2].", &[1]).is_err());
+        assert!(renumbered("Give [five] mg [1].", &[1]).is_err());
+    }
+}
