@@ -197,7 +197,7 @@ fn preview(
                 inside = *learnt;
             }
             line.push_str(&printable(&model.tokenizer.display(*token)));
-            line.push('|');
+            line.push('·');
         }
         if inside {
             line.push('«');

@@ -56,7 +56,7 @@ pub struct Oracle {
 
 /// A line of a source file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[serde(try_from = "RawItem")]
 pub enum Item {
     /// A question whose answer stands in a guideline; `[1]` in the answer is the first of `oracle`.
     Answered {
@@ -80,7 +80,6 @@ pub enum Item {
         /// The turns.
         messages: Vec<Said>,
         /// What the assistant has before it; `[1]` is the first.
-        #[serde(default)]
         passages: Vec<Leaflet>,
     },
     /// A question that nothing answers.
@@ -92,6 +91,37 @@ pub enum Item {
         /// What is asked.
         question: String,
     },
+}
+
+/// An item's keys, before it is known what kind it is.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawItem {
+    id: String,
+    language: Language,
+    question: Option<String>,
+    answer: Option<String>,
+    oracle: Option<Vec<Oracle>>,
+    messages: Option<Vec<Said>>,
+    passages: Option<Vec<Leaflet>>,
+}
+
+impl TryFrom<RawItem> for Item {
+    type Error = &'static str;
+
+    fn try_from(raw: RawItem) -> Result<Self, Self::Error> {
+        let RawItem { id, language, question, answer, oracle, messages, passages } = raw;
+        match (question, answer, oracle, messages, passages) {
+            (Some(question), Some(answer), Some(oracle), None, None) if !oracle.is_empty() => {
+                Ok(Self::Answered { id, language, question, answer, oracle })
+            }
+            (Some(question), None, None, None, None) => Ok(Self::Unanswerable { id, language, question }),
+            (None, None, None, Some(messages), passages) => {
+                Ok(Self::Dialogue { id, language, messages, passages: passages.unwrap_or_default() })
+            }
+            _ => Err("these keys make no item"),
+        }
+    }
 }
 
 /// A turn.

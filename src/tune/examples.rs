@@ -172,11 +172,10 @@ impl ExampleMaker<'_> {
                 }
             }
         }
-        if let Some(bos) = self.tokenizer.bos() {
-            if self.tokenizer.add_bos() && tokens.first() != Some(&bos) {
-                tokens.insert(0, bos);
-                learnt.insert(0, false);
-            }
+        let bos = self.tokenizer.bos().filter(|_| self.tokenizer.add_bos());
+        if let Some(bos) = bos.filter(|bos| tokens.first() != Some(bos)) {
+            tokens.insert(0, bos);
+            learnt.insert(0, false);
         }
         // What follows the last thing to learn, such as the mark of the next turn, teaches nothing.
         let end = learnt.iter().rposition(|learnt| *learnt).map_or(0, |last| last + 1);

@@ -7,7 +7,9 @@
 use std::ops::Range;
 
 use super::attention::{Heads, Kept, attend, attend_back};
+use super::dropout::dropped;
 use super::elementwise::{self, Angles, norm_back};
+use super::loss::cross_entropy;
 use super::parameters::{Parameters, Slot};
 use crate::kernels::{Activations, Cpu, Output, View, ViewMut, WeightType};
 use crate::model::config::ModelConfig;
@@ -551,64 +553,4 @@ fn frozen_back(cpu: &Cpu, linear: &FrozenLinear, slope: &[f32], to: &mut [f32], 
     let x = quantised(cpu, slope, linear.weight.rows(), factor);
     let stride = linear.weight.columns();
     cpu.linear(&x, &[part], &mut [Output { to, stride, add }]);
-}
-
-/// x with a share of it set to zero and the rest scaled up; `None` without dropout. The same numbers are left out whenever the seed
-/// is the same.
-fn dropped(cpu: &Cpu, x: &[f32], columns: usize, slot: &Slot, r: Regularisation) -> Option<Vec<f32>> {
-    if r.dropout <= 0.0 {
-        return None;
-    }
-    let mut to = vec![0f32; x.len()];
-    let (bound, keep) = ((f64::from(r.dropout) * (1u64 << 32) as f64) as u64, 1.0 / (1.0 - r.dropout));
-    let salt = mixed(r.seed ^ mixed((slot.layer * Projection::ALL.len() + slot.projection as usize) as u64));
-    let chunk = 16 * columns;
-    let work = to.chunks_mut(chunk).zip(x.chunks(chunk)).enumerate().collect();
-    cpu.each(work, |(at, (to, x)): (usize, (&mut [f32], &[f32]))| {
-        for (i, (to, x)) in to.iter_mut().zip(x).enumerate() {
-            let draw = mixed(salt.wrapping_add((at * chunk + i) as u64)) >> 32;
-            *to = if draw < bound { 0.0 } else { x * keep };
-        }
-    });
-    Some(to)
-}
-
-/// SplitMix64's mixing function (Steele et al. 2014).
-fn mixed(z: u64) -> u64 {
-    let z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-/// −log p of a target and KL(base ‖ adapted), both in nats; the row of logits becomes the gradient of weight · (nll + kl · KL).
-fn cross_entropy(row: &mut [f32], target: &Target, base: Option<&[f32]>, kl: f32) -> (f32, f32) {
-    let token = target.token as usize;
-    let log = log_normaliser(row);
-    let nll = log - row[token];
-    let mut divergence = 0.0;
-    let pull = if base.is_some() { kl } else { 0.0 };
-    match base {
-        Some(base) => {
-            let base_log = log_normaliser(base);
-            for (z, b) in row.iter_mut().zip(base) {
-                let p = elementwise::exp(b - base_log);
-                let q = *z - log;
-                divergence += p * ((b - base_log) - q);
-                *z = target.weight * ((1.0 + pull) * elementwise::exp(q) - pull * p);
-            }
-        }
-        None => row.iter_mut().for_each(|z| *z = target.weight * elementwise::exp(*z - log)),
-    }
-    row[token] -= target.weight;
-    (nll, divergence)
-}
-
-/// log Σ exp.
-fn log_normaliser(row: &[f32]) -> f32 {
-    let top = row.iter().fold(f32::NEG_INFINITY, |top, z| top.max(*z));
-    // In two levels, so that a quarter of a million terms lose nothing.
-    let sum: f32 =
-        row.chunks(256).map(|part| part.iter().map(|z| elementwise::exp(z - top)).sum::<f32>()).sum();
-    top + sum.ln()
 }

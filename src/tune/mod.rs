@@ -1,14 +1,17 @@
 //! Tuning: from a chat dataset to an adapter, on the very weights that serve.
 //!
 //! In reading order: [`settings`] (`tune.toml`), [`examples`] (conversations as tokens with a mask), [`run`] (the spine: self-test,
-//! steps, evaluation, stops), [`graph`] (the loss and its gradient, on top of `elementwise` and `attention`), [`parameters`] and
+//! steps, evaluation, stops), [`graph`] (the loss and its gradient, on top of `elementwise`,
+//! `attention`, `dropout` and `loss`), [`parameters`] and
 //! [`optimiser`] (what moves and how), [`checkpoint`] and [`metrics`] (what survives), [`output`] (the adapter as others read it).
 
 mod attention;
 pub mod checkpoint;
+mod dropout;
 mod elementwise;
 pub mod examples;
 pub mod graph;
+mod loss;
 pub mod metrics;
 pub mod optimiser;
 pub mod output;

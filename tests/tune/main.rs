@@ -1,10 +1,16 @@
 //! Tuning: the graph is held to candle's differentiation of the reference decoder, on every architecture.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test reports by panicking"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;
 mod gradients;
+mod program;
 mod runs;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,205 @@
+//! `shishin tune` and `shishin dataset ground` as a user runs them, on the real small model: killed, resumed, and the adapter served.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::Value as Json;
+use shishin::tune::settings::{TuneSettings, TuneSettingsError};
+
+const MODEL: &str = "smollm2-135m";
+
+fn shishin(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shishin"));
+    command.current_dir(folder).env_remove("RUST_BACKTRACE").env("SHISHIN_MODEL_NAME", MODEL).args(args);
+    command
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn root(path: &str) -> String {
+    format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))
+}
+
+const RUN: &str = r#"
+objective = "Answer with the ward's one word."
+base = "smollm2-135m"
+output = "OUT"
+[data]
+train = ["train.jsonl"]
+valid = ["valid.jsonl"]
+instructions = false
+[lora]
+rank = 4
+alpha = 8.0
+dropout = 0.1
+[training]
+epochs = 2
+batch = 2
+learning_rate = 1e-3
+checkpoint_every = 1
+"#;
+
+fn hash(output: &Output) -> String {
+    let text = text(output);
+    let at = text.find("sha256 of the numbers ").unwrap_or_else(|| panic!("{text}"));
+    text[at..].split_whitespace().nth(4).unwrap().to_owned()
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_adapter() {
+    let folder = tempfile::tempdir().unwrap();
+    let pulled = shishin(folder.path(), &["model", "pull", MODEL]).output().unwrap();
+    assert!(pulled.status.success(), "{}", text(&pulled));
+    let line = |ward: &str| {
+        format!(
+            r#"{{"messages":[{{"role":"user","content":"The word of {ward}?"}},{{"role":"assistant","content":"Heather."}}]}}"#
+        )
+    };
+    let lines: Vec<String> = (1..=12).map(|n| line(&format!("ward {n}"))).collect();
+    std::fs::write(folder.path().join("train.jsonl"), lines.join("\n")).unwrap();
+    std::fs::write(folder.path().join("valid.jsonl"), line("the clinic")).unwrap();
+    for name in ["whole", "killed"] {
+        std::fs::write(folder.path().join(format!("{name}.toml")), RUN.replace("OUT", name)).unwrap();
+    }
+    let whole = shishin(folder.path(), &["tune", "--run", "whole.toml", "--gguf"]).output().unwrap();
+    assert!(whole.status.success(), "{}", text(&whole));
+    let expected = hash(&whole);
+
+    // Killed at moments spread over the run, as `kill -9` does; every start gets a little further.
+    let checkpoint = folder.path().join("killed/run/checkpoint.safetensors");
+    let mut kills = 0;
+    let finished = loop {
+        let mut child = shishin(folder.path(), &["tune", "--run", "killed.toml"])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let before = std::fs::metadata(&checkpoint).and_then(|m| m.modified()).ok();
+        let begun = Instant::now();
+        let ended = loop {
+            if child.try_wait().unwrap().is_some() {
+                break true;
+            }
+            let moved = std::fs::metadata(&checkpoint).and_then(|m| m.modified()).ok() != before;
+            if kills < 5 && moved {
+                std::thread::sleep(Duration::from_millis(37 * kills));
+                break false;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(300), "the run hangs");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        if !ended {
+            // It may have ended just now.
+            let _ = child.kill();
+            kills += 1;
+        }
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() {
+            break output;
+        }
+        assert!(!ended, "{}", text(&output));
+    };
+    assert!(kills > 0);
+    assert_eq!(hash(&finished), expected);
+    let bytes =
+        |name: &str| std::fs::read(folder.path().join(name).join("adapter_model.safetensors")).unwrap();
+    assert_eq!(bytes("killed"), bytes("whole"));
+
+    // Both forms of the adapter say what was learnt.
+    for adapter in ["word=whole", "word=whole/adapter.gguf"] {
+        let args =
+            ["ask", "--mode", "tuned", "--adapter", "word", "--load-adapter", adapter, "The word of ward 3?"];
+        let output = shishin(folder.path(), &args).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+    }
+}
+
+#[test]
+fn the_preview_marks_what_is_learnt() {
+    let folder = tempfile::tempdir().unwrap();
+    let line =
+        r#"{"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"Hello there."}]}"#;
+    std::fs::write(folder.path().join("train.jsonl"), line).unwrap();
+    std::fs::write(folder.path().join("valid.jsonl"), line).unwrap();
+    std::fs::write(folder.path().join("run.toml"), RUN.replace("OUT", "out")).unwrap();
+    let output = shishin(folder.path(), &["tune", "--run", "run.toml", "--preview", "1"]).output().unwrap();
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    let learnt = text.split('»').nth(1).and_then(|t| t.split('«').next()).unwrap_or_else(|| panic!("{text}"));
+    assert_eq!(learnt.replace('·', ""), "Hello there.<|im_end|>");
+    assert!(!folder.path().join("out").exists(), "a preview trains nothing");
+}
+
+#[test]
+fn questions_are_written_out_over_passages() {
+    let folder = tempfile::tempdir().unwrap();
+    let item = r#"{"id":"a","language":"en","question":"What is the most adrenaline for a child?","answer":"At most 0.3 mg [1].","oracle":[{"guideline":"anaphylaxis","edition":"2020","quote":"and 0.3 mg in children"}]}"#;
+    let none = r#"{"id":"b","language":"ja","question":"猫の血圧の正常値は？"}"#;
+    let items = folder.path().join("items.jsonl");
+    std::fs::write(&items, format!("{item}\n{none}\n")).unwrap();
+    let guidelines = root("index/guidelines");
+    let args =
+        ["dataset", "ground", "items.jsonl", "--guidelines", &guidelines, "--out", "out", "--without", "1"];
+    let output = shishin(folder.path(), &args).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let mut rows: Vec<Json> = Vec::new();
+    for split in ["train", "valid", "test"] {
+        let text = std::fs::read_to_string(folder.path().join(format!("out/{split}.jsonl"))).unwrap();
+        rows.extend(text.lines().map(|line| serde_json::from_str::<Json>(line).unwrap()));
+    }
+    rows.sort_by_key(|row| row["id"].as_str().unwrap().to_owned());
+    let said = |row: &Json| row["messages"][2]["content"].as_str().unwrap().to_owned();
+    assert_eq!(rows.len(), 3);
+    let n = rows[0]["meta"]["oracle"][0].as_u64().unwrap();
+    assert_eq!(said(&rows[0]), format!("At most 0.3 mg [{n}]."));
+    let system = rows[0]["messages"][0]["content"].as_str().unwrap();
+    let passage =
+        system.split(&format!("number=\"{n}\"")).nth(1).unwrap().split("</passage>").next().unwrap();
+    assert!(passage.contains("and 0.3 mg in children"));
+    assert_eq!(rows[1]["id"], "a-without");
+    assert!(!rows[1]["messages"][0]["content"].as_str().unwrap().contains("and 0.3 mg in children"));
+    assert!(said(&rows[1]).starts_with("The passages do not answer"));
+    assert!(said(&rows[2]).starts_with("抜粋の中に"));
+
+    for (from, to, expected) in [
+        ("and 0.3 mg in children", "and 3 mg in children", "holds “and 3 mg in children”"),
+        ("0.3 mg [1]", "0.3 mg", "cites nothing"),
+        ("0.3 mg [1]", "0.3 mg [2]", "cites [2] of 1"),
+        ("\"oracle\"", "\"orakel\"", "items.jsonl:1"),
+    ] {
+        std::fs::write(&items, item.replace(from, to)).unwrap();
+        let output = shishin(folder.path(), &args).output().unwrap();
+        assert!(!output.status.success() && text(&output).contains(expected), "{}", text(&output));
+    }
+}
+
+#[test]
+fn the_shipped_run_is_sound_and_faults_are_named() {
+    let shipped = root("config/tune.toml");
+    let settings = TuneSettings::read(Path::new(&shipped)).unwrap();
+    assert_eq!(settings.shape().targets.len(), 7);
+    let good = std::fs::read_to_string(&shipped).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tune.toml");
+    for (from, to, expected) in [
+        ("rank = 16", "rank = 0", "lora.rank must be"),
+        ("epochs = 3", "epoch = 3", "epoch"),
+        ("dropout = 0.05", "dropout = 1.0", "lora.dropout must be"),
+        ("\"all-linear\"]", "\"all\"]", "`all` is none of"),
+        ("learning_rate = 1e-4", "learning_rate = 3", "training.learning_rate"),
+        ("learning_rate = 1e-4", "learning_rate = \"fast\"", "learning_rate"),
+        ("weights = \"stored\"", "weights = \"int3\"", "int3"),
+        ("objective = ", "objektive = ", "objekt"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        std::fs::write(&path, good.replace(from, to)).unwrap();
+        let message = TuneSettings::read(&path).unwrap_err();
+        assert!(message.to_string().contains(expected), "{message}");
+        assert!(message.to_string().contains("tune.toml"), "{message}");
+    }
+    let gone = TuneSettings::read(&folder.path().join("none.toml")).unwrap_err();
+    assert!(matches!(gone, TuneSettingsError::Read { .. }), "{gone}");
+}
