@@ -1,8 +1,10 @@
 //! `shishin tune` and `shishin dataset ground` as a user runs them, on the real small model: killed, resumed, and the adapter served.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::Value as Json;
 use shishin::tune::settings::{TuneSettings, TuneSettingsError};
@@ -68,41 +70,41 @@ fn a_killed_run_goes_on_to_the_same_adapter() {
     assert!(whole.status.success(), "{}", text(&whole));
     let expected = hash(&whole);
 
-    // Killed at moments spread over the run, as `kill -9` does; every start gets a little further.
-    let checkpoint = folder.path().join("killed/run/checkpoint.safetensors");
+    // Killed at moments spread over the run, as `kill -9` does: during the step after the second of each start, or while its
+    // checkpoint is written.
     let mut kills = 0;
     let finished = loop {
         let mut child = shishin(folder.path(), &["tune", "--run", "killed.toml"])
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let before = std::fs::metadata(&checkpoint).and_then(|m| m.modified()).ok();
-        let begun = Instant::now();
-        let ended = loop {
-            if child.try_wait().unwrap().is_some() {
-                break true;
+        let (sender, lines) = mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let reader = std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line)));
+        });
+        let mut said = Vec::new();
+        let mut steps = 0;
+        while let Ok(line) = lines.recv() {
+            steps += usize::from(line.starts_with("step "));
+            said.push(line);
+            if kills < 5 && steps == 2 {
+                // Nothing comes, or the next line does: either way it is a moment later.
+                let _ = lines.recv_timeout(Duration::from_millis(37 * kills));
+                child.kill().unwrap();
+                kills += 1;
+                break;
             }
-            let moved = std::fs::metadata(&checkpoint).and_then(|m| m.modified()).ok() != before;
-            if kills < 5 && moved {
-                std::thread::sleep(Duration::from_millis(37 * kills));
-                break false;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(300), "the run hangs");
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        if !ended {
-            // It may have ended just now.
-            let _ = child.kill();
-            kills += 1;
         }
         let output = child.wait_with_output().unwrap();
+        reader.join().unwrap();
         if output.status.success() {
             break output;
         }
-        assert!(!ended, "{}", text(&output));
+        assert!(steps == 2, "{said:?}");
     };
-    assert!(kills > 0);
+    assert_eq!(kills, 5);
     assert_eq!(hash(&finished), expected);
     let bytes =
         |name: &str| std::fs::read(folder.path().join(name).join("adapter_model.safetensors")).unwrap();
