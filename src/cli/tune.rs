@@ -15,7 +15,7 @@ use crate::model::fetch::Cancel;
 use crate::model::fingerprint;
 use crate::model::frozen::FrozenModel;
 use crate::prompt::Wording;
-use crate::tune::examples::{Example, ExampleMaker};
+use crate::tune::examples::{self, Example, ExampleMaker};
 use crate::tune::optimiser::rate;
 use crate::tune::output::{write_gguf, write_peft};
 use crate::tune::parameters::Parameters;
@@ -69,8 +69,8 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
         wording: tune.data.instructions.then_some(&wording),
         max_tokens: tune.data.max_tokens,
     };
-    let (train, train_hash) = maker.read(&tune.data.train)?;
-    let (valid, valid_hash) = maker.read(&tune.data.valid)?;
+    let train = maker.read(&tune.data.train)?;
+    let valid = maker.read(&tune.data.valid)?;
     if let Some(count) = args.preview {
         preview(&model, &train, count, out)?;
         return Ok(ExitCode::SUCCESS);
@@ -81,10 +81,11 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     describe(&model, &located.name, &train, &valid, out)?;
+    // The tokens stand for files, instructions and turn format alike.
     let identity = fingerprint([
         serde_json::to_string(&(&tune.lora, &tune.training))?.as_bytes(),
-        train_hash.as_bytes(),
-        valid_hash.as_bytes(),
+        examples::fingerprint(&train).as_bytes(),
+        examples::fingerprint(&valid).as_bytes(),
     ]);
     let run = Run {
         settings: &tune.training,

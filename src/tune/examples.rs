@@ -5,16 +5,13 @@
 
 use std::path::{Path, PathBuf};
 
-use jiff::civil::Date;
-use sha2::{Digest as _, Sha256};
-
 use super::graph::{Batch, Target};
 use crate::dataset::read;
 use crate::language::Language;
-use crate::model::hex;
 use crate::model::template::{ChatTemplate, Role, Segment, TemplateError, Turn};
 use crate::model::tokenizer::{Tokenizer, TokenizerError};
 use crate::prompt::{Wording, WordingError};
+use jiff::civil::Date;
 
 /// The day that instructions name in training; the answer never repeats it.
 const DAY: Date = Date::constant(2026, 1, 1);
@@ -81,17 +78,15 @@ pub struct ExampleMaker<'a> {
 }
 
 impl ExampleMaker<'_> {
-    /// Reads files; also returns the SHA-256 of all bytes read.
+    /// Reads files.
     ///
     /// # Errors
     /// When a file cannot be read, holds nothing, or a line has a fault.
-    pub fn read(&self, files: &[PathBuf]) -> Result<(Vec<Example>, String), ExampleError> {
-        let (mut examples, mut hash) = (Vec::new(), Sha256::new());
+    pub fn read(&self, files: &[PathBuf]) -> Result<Vec<Example>, ExampleError> {
+        let mut examples = Vec::new();
         for path in files {
             let bytes =
                 std::fs::read(path).map_err(|source| ExampleError::Read { path: path.clone(), source })?;
-            hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(&bytes);
             let before = examples.len();
             let text = String::from_utf8(bytes).map_err(|e| ExampleError::Read {
                 path: path.clone(),
@@ -104,7 +99,7 @@ impl ExampleMaker<'_> {
                 return Err(ExampleError::Empty(path.clone()));
             }
         }
-        Ok((examples, hex(&hash.finalize())))
+        Ok(examples)
     }
 
     fn example(&self, path: &Path, line: usize, text: &str) -> Result<Example, ExampleError> {
@@ -198,6 +193,19 @@ fn instruct(wording: &Wording, turns: &mut Vec<Turn>, trained: &mut Vec<bool>) -
     turns.insert(0, Turn { role: Role::System, content: wording.plain(language, DAY)? });
     trained.insert(0, false);
     Ok(())
+}
+
+/// What tells two lists of examples apart: SHA-256 over their tokens and masks, in hexadecimal.
+#[must_use]
+pub fn fingerprint(examples: &[Example]) -> String {
+    let parts: Vec<Vec<u8>> = examples
+        .iter()
+        .flat_map(|e| {
+            let tokens = e.tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
+            [tokens, e.learnt.iter().map(|learnt| u8::from(*learnt)).collect()]
+        })
+        .collect();
+    crate::model::fingerprint(parts.iter().map(Vec::as_slice))
 }
 
 /// Examples packed into batches of at most `row_tokens` tokens that do not see each other: each goes into the first batch with room,

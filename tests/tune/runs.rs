@@ -12,7 +12,7 @@ use shishin::model::frozen::FrozenModel;
 use shishin::model::lora::Adapter;
 use shishin::model::weights::WeightForm;
 use shishin::tune::checkpoint::Checkpoint;
-use shishin::tune::examples::{Example, ExampleMaker, pack};
+use shishin::tune::examples::{Example, ExampleMaker, fingerprint, pack};
 use shishin::tune::graph::Graph;
 use shishin::tune::output::{write_gguf, write_peft};
 use shishin::tune::parameters::{LoraShape, Parameters};
@@ -75,7 +75,7 @@ impl Workplace {
         let read = |name: &str, words: &[&str]| {
             let path = folder.path().join(name);
             std::fs::write(&path, lines(words)).unwrap();
-            maker.read(&[path]).unwrap().0
+            maker.read(&[path]).unwrap()
         };
         let train = read("train.jsonl", &["ward", "nurse", "pulse", "the fever", "bed", "rest", "tea"]);
         let valid = read("valid.jsonl", &["the bed", "nurses"]);
@@ -106,7 +106,7 @@ impl Workplace {
             train: &self.train,
             valid: &self.valid,
             folder,
-            identity: format!("{settings:?}"),
+            identity: format!("{settings:?} {}", fingerprint(&self.train)),
         };
         run.train(self.parameters(), watch)
     }
