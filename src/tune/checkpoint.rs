@@ -85,9 +85,13 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
         move |source| CheckpointError::Io { what, path, source }
     };
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail("write in", folder))?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(fail("write", path))?;
-    file.persist(path).map_err(|e| e.error).map_err(fail("write", path))?;
+    // Not a temporary file of the system's kind: those are for their owner's eyes alone, and an adapter is served by others.
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let aside = folder.join(name);
+    let mut file = std::fs::File::create(&aside).map_err(fail("write", &aside))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail("write", &aside))?;
+    std::fs::rename(&aside, path).map_err(fail("write", path))?;
     if !cfg!(windows) {
         std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(fail("write in", folder))?;
     }
