@@ -28,8 +28,6 @@ const DAY: Date = Date::constant(2026, 11, 1);
 const DAYS: i64 = 200;
 /// How deep the search looks for passages that do not answer.
 const DEPTH: usize = 12;
-/// How deep it looks for the passage that holds a quote, which may be a table's row full of common figures.
-const QUOTE_DEPTH: usize = 64;
 
 /// What is said when no passage answers.
 #[must_use]
@@ -312,7 +310,7 @@ impl Grounder<'_> {
                     self.answered(place, (id, *language, question, answer), oracle, &mut random)?
                 }
                 Item::Unanswerable { id, language, question } => {
-                    let found = self.search(question, *language, DEPTH)?;
+                    let found = self.search(question, *language)?;
                     let passages = found.into_iter().take(self.grounding.passages).collect();
                     vec![self.example((id, *language, question), passages, None, &mut random)?]
                 }
@@ -325,13 +323,13 @@ impl Grounder<'_> {
         Ok(rows)
     }
 
-    fn search(&self, text: &str, language: Language, limit: usize) -> Result<Vec<Passage>, GroundError> {
+    fn search(&self, text: &str, language: Language) -> Result<Vec<Passage>, GroundError> {
         let found = self.snapshot.search(&SearchQuery {
             text,
             as_of: DAY,
             language: Some(language),
             filter: None,
-            limit,
+            limit: DEPTH,
             ranking: None,
         })?;
         Ok(found.passages.into_iter().filter(|p| p.language == language).collect())
@@ -345,7 +343,7 @@ impl Grounder<'_> {
         random: &mut ChaCha8Rng,
     ) -> Result<Vec<Json>, GroundError> {
         let line = |reason: String| GroundError::Line { place: place.to_owned(), reason };
-        let found = self.search(question, language, DEPTH)?;
+        let found = self.search(question, language)?;
         let holds = |p: &Passage, o: &Oracle| {
             p.guideline == o.guideline && p.edition == o.edition && p.text.contains(&o.quote)
         };
@@ -359,13 +357,13 @@ impl Grounder<'_> {
                     let near = found.iter().find(|p| holds(p, one)).cloned();
                     let passage = match near {
                         Some(passage) => Some(passage),
-                        None => self
-                            .search(&one.quote, language, QUOTE_DEPTH)?
-                            .into_iter()
-                            .find(|p| holds(p, one)),
+                        None => self.search(&one.quote, language)?.into_iter().find(|p| holds(p, one)),
                     };
                     answering.push(passage.ok_or_else(|| {
-                        line(format!("no passage of {}@{} holds “{}”", one.guideline, one.edition, one.quote))
+                        line(format!(
+                            "no passage of {}@{} that is in force on {DAY} holds “{}”; quote one line of an edition in force",
+                            one.guideline, one.edition, one.quote
+                        ))
                     })?);
                     answering.len() - 1
                 }
