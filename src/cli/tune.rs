@@ -63,11 +63,16 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
         Some(folder) => Wording::read(folder)?,
         None => Wording::built_in()?,
     };
+    let invocation = match tune.lora.late {
+        true => Some(model.tokenizer.encode_template(&template.generation_prompt()?)?),
+        false => None,
+    };
     let maker = ExampleMaker {
         tokenizer: &model.tokenizer,
         template,
         wording: tune.data.instructions.then_some(&wording),
         max_tokens: tune.data.max_tokens,
+        invocation: invocation.clone(),
     };
     let train = maker.read(&tune.data.train)?;
     let valid = maker.read(&tune.data.valid)?;
@@ -98,7 +103,7 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     };
     let mut parameters = Parameters::new(&model.config, tune.shape(), tune.training.seed);
     if let Some(folder) = &args.dump {
-        return dump(&run, &located.name, &parameters, tune.lora.dropout, folder, out);
+        return dump(&run, &tune, &located.name, &parameters, invocation.as_deref(), folder, out);
     }
     let outcome = run.train(parameters.clone(), &mut Terminal::new(cancel))?;
     let summary = match outcome {
@@ -109,9 +114,9 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
         }
     };
     parameters.numbers.clone_from(&summary.numbers);
-    write_peft(&tune.output, &located.name, &parameters, tune.lora.dropout)?;
+    write_peft(&tune.output, &located.name, &parameters, tune.lora.dropout, invocation.as_deref())?;
     if args.gguf {
-        write_gguf(&tune.output.join("adapter.gguf"), &model.config, &parameters)?;
+        write_gguf(&tune.output.join("adapter.gguf"), &model.config, &parameters, invocation.as_deref())?;
     }
     report(&summary, &tune.output, out)?;
     Ok(ExitCode::SUCCESS)
@@ -156,21 +161,22 @@ fn report(summary: &Summary, folder: &Path, out: &mut dyn Write) -> std::io::Res
 /// A run, step by step, for another program.
 fn dump(
     run: &Run<'_>,
+    tune: &TuneSettings,
     base: &str,
     parameters: &Parameters,
-    dropout: f32,
+    invocation: Option<&[u32]>,
     folder: &Path,
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    write_peft(folder, base, parameters, dropout)?;
+    write_peft(folder, base, parameters, tune.lora.dropout, invocation)?;
     let path = folder.join("steps.jsonl");
     let mut lines = String::new();
     for step in 1..=run.steps() {
         let examples: Vec<_> = run
             .members(step)
             .iter()
-            .map(|e| serde_json::json!({"tokens": e.tokens, "learnt": e.learnt}))
+            .map(|e| serde_json::json!({"tokens": e.tokens, "learnt": e.learnt, "late": e.late}))
             .collect();
         let rate = rate(run.settings, step, run.steps());
         let line = serde_json::json!({"step": step, "rate": rate, "examples": examples});
@@ -192,7 +198,10 @@ fn preview(
         writeln!(out, "{} ({} tokens)", example.place, example.tokens.len())?;
         let mut inside = false;
         let mut line = String::new();
-        for (token, learnt) in example.tokens.iter().zip(&example.learnt) {
+        for (at, (token, learnt)) in example.tokens.iter().zip(&example.learnt).enumerate() {
+            if at > 0 && at == example.late {
+                line.push_str("⟨the adapter begins⟩");
+            }
             if *learnt != inside {
                 line.push_str(if *learnt { "»" } else { "«" });
                 inside = *learnt;

@@ -8,6 +8,7 @@
 
 pub mod blocks;
 mod drafts;
+mod names;
 mod prefix;
 mod sampling;
 mod text;

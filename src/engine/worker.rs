@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Sender;
 
-use super::blocks::{BLOCK_TOKENS, Identity, KvLedger, Lease};
+use super::blocks::{BLOCK_TOKENS, KvLedger, Lease};
 use super::drafts::{Drafter, Prices};
+use super::names::{Known, Names};
 use super::sampling::Sampler;
 use super::text::{AnswerText, Pushed};
 use super::{Completion, EngineEvent, EngineFailure, EngineSettings, FinishReason, Job, Shared};
@@ -34,6 +35,7 @@ pub(super) struct Worker {
     settings: Arc<EngineSettings>,
     cache: KvCache,
     ledger: KvLedger,
+    names: Names,
     workspace: Workspace,
     prices: Prices,
     waiting: VecDeque<Job>,
@@ -43,7 +45,7 @@ pub(super) struct Worker {
 /// A running request.
 struct Sequence {
     job: Job,
-    identity: Identity,
+    known: Known,
     lease: Lease,
     /// The prompt and what was drawn since.
     tokens: Vec<u32>,
@@ -60,10 +62,15 @@ struct Sequence {
     first_token: Option<Instant>,
 }
 
-/// What a sequence does in a pass.
+/// What a sequence does in a pass. One whose adapter begins within what it reads has two turns in it: each layer writes the keys and
+/// values of all turns before it reads any.
 struct Turn {
     /// Which of the running sequences.
     at: usize,
+    /// The position of the first of its tokens.
+    position: usize,
+    /// Whether its adapter acts.
+    adapted: bool,
     /// Its next tokens: of the prompt, or the newest and a draft behind it.
     tokens: Vec<u32>,
     /// For how many of the last of them logits are wanted.
@@ -88,6 +95,7 @@ impl Worker {
     ) -> Self {
         Self {
             ledger: KvLedger::new(cache.pages()),
+            names: Names::default(),
             cache,
             model,
             queue,
@@ -157,7 +165,7 @@ impl Worker {
         for (at, sequence) in self.running.iter().enumerate() {
             if !sequence.reads() {
                 decoding += 1;
-                turns.push(Turn { at, tokens: vec![sequence.newest()], logits: 1 });
+                turns.push(sequence.turn(at, sequence.computed, vec![sequence.newest()], 1));
             }
         }
         self.add_drafts(&mut turns);
@@ -177,14 +185,22 @@ impl Worker {
                 },
             };
             let sequence = &self.running[at];
-            let tokens = &sequence.tokens[sequence.computed..];
-            let tokens = tokens[..tokens.len().min(room)].to_vec();
-            room -= tokens.len();
-            let logits = usize::from(sequence.computed + tokens.len() == sequence.tokens.len());
-            turns.push(Turn { at, tokens, logits });
+            let (start, all) = (sequence.computed, sequence.tokens.len());
+            let end = all.min(start + room);
+            room -= end - start;
+            let begins = sequence.known.begins.unwrap_or(all).clamp(start, end);
+            for (part, logits) in [(start..begins, end == all && begins == end), (begins..end, end == all)] {
+                if !part.is_empty() {
+                    let tokens = sequence.tokens[part.clone()].to_vec();
+                    turns.push(sequence.turn(at, part.start, tokens, usize::from(logits)));
+                }
+            }
         }
-        // Neighbours with one adapter are multiplied together.
-        turns.sort_by_key(|turn| self.running[turn.at].job.request.adapter.as_ref().map(Arc::as_ptr));
+        // Neighbours with one adapter are multiplied together, and what is read without one comes before what follows it.
+        turns.sort_by_key(|turn| {
+            let request = &self.running[turn.at].job.request;
+            request.adapter.as_ref().filter(|_| turn.adapted).map(Arc::as_ptr)
+        });
         turns
     }
 
@@ -215,18 +231,19 @@ impl Worker {
         }
         let next = (0..self.waiting.len()).min_by_key(|at| self.waiting[*at].turn)?;
         let request = &self.waiting[next].request;
-        let identity = identity(&self.model.fingerprint, request);
+        let known = self.names.known(&self.model, request);
         let begins_alike = |turn: &Turn| {
             let other = &self.running[turn.at];
+            let block = other.known.tokens.get(..BLOCK_TOKENS);
             other.reads()
-                && other.identity == identity
-                && other.tokens.get(..BLOCK_TOKENS).is_some_and(|block| request.prompt.starts_with(block))
+                && other.known.identity == known.identity
+                && block.is_some_and(|block| known.tokens.starts_with(block))
         };
         if self.settings.prefix_cache && turns.iter().any(begins_alike) {
             return None;
         }
         let positions = request.prompt.len() + request.max_tokens;
-        let mut lease = self.ledger.lease(identity, &request.prompt, positions)?;
+        let mut lease = self.ledger.lease(known.identity, &known.tokens, positions)?;
         if let Some((from, to)) = lease.copy() {
             self.cache.copy_page(from, to);
             self.ledger.copied(&mut lease);
@@ -234,7 +251,7 @@ impl Worker {
         let job = self.waiting.remove(next)?;
         self.shared.left_queue(&job.request);
         job.span.in_scope(|| tracing::debug!(cached = lease.cached(), "a request starts"));
-        self.running.push(Sequence::new(job, identity, lease));
+        self.running.push(Sequence::new(job, known, lease));
         Some(self.running.len() - 1)
     }
 
@@ -248,9 +265,9 @@ impl Worker {
                 let sequence = &running[turn.at];
                 Piece {
                     tokens: &turn.tokens,
-                    position: sequence.computed,
+                    position: turn.position,
                     pages: sequence.lease.blocks(),
-                    adapter: sequence.job.request.adapter.as_deref(),
+                    adapter: sequence.job.request.adapter.as_deref().filter(|_| turn.adapted),
                     logits: turn.logits,
                 }
             })
@@ -274,6 +291,7 @@ impl Worker {
         };
         // From the last, so that the places of the others stay.
         fates.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        fates.dedup_by_key(|(at, _)| *at);
         for (at, fate) in fates {
             self.settle(at, &fate);
         }
@@ -328,9 +346,12 @@ impl Worker {
                 sequence.drafter.observe(right);
             }
             if settings.prefix_cache {
-                ledger.publish(&mut sequence.lease, &sequence.tokens, sequence.computed);
+                ledger.publish(&mut sequence.lease, &sequence.known.tokens, sequence.computed);
             }
-            fates.push((turn.at, fate));
+            // Without logits it goes on, and another turn of it may end it.
+            if turn.logits > 0 {
+                fates.push((turn.at, fate));
+            }
         }
         fates
     }
@@ -357,9 +378,9 @@ impl Worker {
                 send(&events, EngineEvent::Failed(EngineFailure::Internal));
             }
         }
-        let Sequence { lease, tokens, computed, .. } = sequence;
+        let Sequence { lease, known, computed, .. } = sequence;
         if self.settings.prefix_cache && !matches!(fate, Fate::Fails(_)) {
-            self.ledger.release(lease, &tokens, computed);
+            self.ledger.release(lease, &known.tokens, computed);
         } else {
             self.ledger.discard(lease);
         }
@@ -374,18 +395,11 @@ impl Worker {
     }
 }
 
-/// Whose keys and values a request may share.
-fn identity(base: &str, request: &super::GenerateRequest) -> Identity {
-    let adapter = request.adapter.as_ref().map_or("", |adapter| adapter.fingerprint());
-    let salt = request.cache_salt.as_deref().unwrap_or("");
-    Identity(crate::model::digest([base.as_bytes(), adapter.as_bytes(), salt.as_bytes()]))
-}
-
 impl Sequence {
-    fn new(mut job: Job, identity: Identity, lease: Lease) -> Self {
+    fn new(mut job: Job, known: Known, lease: Lease) -> Self {
         let stops = std::mem::take(&mut job.request.stop);
         Self {
-            identity,
+            known,
             tokens: job.request.prompt.clone(),
             computed: lease.cached(),
             lease,
@@ -399,6 +413,12 @@ impl Sequence {
             first_token: None,
             job,
         }
+    }
+
+    /// A turn of it.
+    fn turn(&self, at: usize, position: usize, tokens: Vec<u32>, logits: usize) -> Turn {
+        let adapted = self.known.begins.is_some_and(|begins| position >= begins);
+        Turn { at, position, adapted, tokens, logits }
     }
 
     /// Whether its prompt is still being read.
@@ -429,6 +449,7 @@ impl Sequence {
             return self.end(FinishReason::Stop);
         }
         self.tokens.push(token);
+        self.known.push(token);
         match self.text.push(model.tokenizer.text_bytes(token)) {
             Pushed::Text(text) => self.show(text),
             Pushed::Stopped(text) => {

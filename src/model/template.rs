@@ -130,26 +130,41 @@ impl ChatTemplate {
     /// # Errors
     /// When the template fails, runs out of fuel, or does not show every turn exactly once.
     pub fn segments(&self, turns: &[Turn]) -> Result<Vec<Segment>, TemplateError> {
+        cut(&self.render(turns, true)?, turns)
+    }
+
+    /// What asks the model for its turn, such as `<|im_start|>assistant` and a line break.
+    ///
+    /// # Errors
+    /// When the template fails, or asks for a turn in another way than by what it puts at the end.
+    pub fn generation_prompt(&self) -> Result<String, TemplateError> {
+        let turns = [Turn { role: Role::User, content: "?".into() }];
+        let (with, without) = (self.render(&turns, true)?, self.render(&turns, false)?);
+        match with.strip_prefix(&without) {
+            Some(asks) if !asks.is_empty() => Ok(asks.to_owned()),
+            _ => Err(TemplateError::Render("it does not ask for the assistant's turn at its end".into())),
+        }
+    }
+
+    fn render(&self, turns: &[Turn], add_generation_prompt: bool) -> Result<String, TemplateError> {
         let messages: Vec<Value> = turns
             .iter()
             .enumerate()
             .map(|(n, turn)| context! { role => turn.role.as_str(), content => sentinel(n) })
             .collect();
-        let rendered = self
-            .environment
+        self.environment
             .get_template("chat")
             .and_then(|template| {
                 template.render(context! {
                     messages,
                     bos_token => self.bos.as_str(),
                     eos_token => self.eos.as_str(),
-                    add_generation_prompt => true,
+                    add_generation_prompt,
                     // Qwen3 would spend the answer's tokens on reasoning that nobody asked to see.
                     enable_thinking => false,
                 })
             })
-            .map_err(|e| TemplateError::Render(format!("{e:#}")))?;
-        cut(&rendered, turns)
+            .map_err(|e| TemplateError::Render(format!("{e:#}")))
     }
 
     /// Which turn each [`Segment::Content`] of [`segments`](Self::segments) is: templates may move them.

@@ -168,10 +168,9 @@ impl Angles {
         Self { cos, sin, half: frequencies.len() }
     }
 
-    /// Rotates every head of every row from row `first` on, pairing element i with i + head_dim / 2; back when `direction` is −1.
-    pub(super) fn rotate(&self, cpu: &Cpu, x: &mut [f32], width: usize, first: usize, direction: f32) {
-        let half = self.half;
-        let (cos, sin) = (&self.cos[first * half..], &self.sin[first * half..]);
+    /// Rotates every head of every row, pairing element i with i + head_dim / 2; back when `direction` is −1.
+    pub(super) fn rotate(&self, cpu: &Cpu, x: &mut [f32], width: usize, direction: f32) {
+        let (half, cos, sin) = (self.half, &self.cos, &self.sin);
         let work = x.chunks_mut(ROWS * width).zip(cos.chunks(ROWS * half).zip(sin.chunks(ROWS * half)));
         cpu.each(work.collect(), |(x, (cos, sin)): (&mut [f32], (&[f32], &[f32]))| {
             let rows = x.chunks_exact_mut(width).zip(cos.chunks_exact(half).zip(sin.chunks_exact(half)));

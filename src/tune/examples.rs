@@ -5,9 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::graph::{Batch, Target};
+use super::batch::{Batch, Target};
 use crate::dataset::read;
 use crate::language::Language;
+use crate::model::lora::last_of;
 use crate::model::template::{ChatTemplate, Role, Segment, TemplateError, Turn};
 use crate::model::tokenizer::{Tokenizer, TokenizerError};
 use crate::prompt::{Wording, WordingError};
@@ -25,6 +26,22 @@ pub struct Example {
     pub tokens: Vec<u32>,
     /// For each token, whether it is learnt.
     pub learnt: Vec<bool>,
+    /// Leading tokens that the base reads alone, before a late adapter begins; 0 for an adapter that is there from the start.
+    pub late: usize,
+}
+
+impl Example {
+    /// What the base reads alone.
+    #[must_use]
+    pub fn before(&self) -> &[u32] {
+        &self.tokens[..self.late]
+    }
+
+    /// What runs with the adapter.
+    #[must_use]
+    pub fn active(&self) -> &[u32] {
+        &self.tokens[self.late..]
+    }
 }
 
 /// Why examples cannot be trained on.
@@ -75,6 +92,9 @@ pub struct ExampleMaker<'a> {
     pub wording: Option<&'a Wording>,
     /// The most tokens of an example.
     pub max_tokens: usize,
+    /// For adapters that begin late: the tokens that they begin with. A dialogue then becomes an example for each turn to learn, because
+    /// each is asked for after the base has read the others.
+    pub invocation: Option<Vec<u32>>,
 }
 
 impl ExampleMaker<'_> {
@@ -93,7 +113,7 @@ impl ExampleMaker<'_> {
                 source: std::io::Error::new(std::io::ErrorKind::InvalidData, e.utf8_error()),
             })?;
             for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-                examples.push(self.example(path, n + 1, line)?);
+                examples.extend(self.example(path, n + 1, line)?);
             }
             if examples.len() == before {
                 return Err(ExampleError::Empty(path.clone()));
@@ -102,7 +122,7 @@ impl ExampleMaker<'_> {
         Ok(examples)
     }
 
-    fn example(&self, path: &Path, line: usize, text: &str) -> Result<Example, ExampleError> {
+    fn example(&self, path: &Path, line: usize, text: &str) -> Result<Vec<Example>, ExampleError> {
         let place = format!("{}:{line}", path.display());
         let fault = |problem: String| ExampleError::Line { place: place.clone(), problem };
         let (example, faults) = read::parse(text);
@@ -134,7 +154,10 @@ impl ExampleMaker<'_> {
                 self.max_tokens
             )));
         }
-        Ok(Example { place, tokens, learnt })
+        match &self.invocation {
+            None => Ok(vec![Example { place, tokens, learnt, late: 0 }]),
+            Some(invocation) => late(&place, &tokens, &learnt, invocation).map_err(fault),
+        }
     }
 
     /// Tokens of a conversation up to its last assistant turn's end, and which of them are learnt.
@@ -186,6 +209,25 @@ impl ExampleMaker<'_> {
     }
 }
 
+/// An example for each stretch that is learnt, which ends with it and has nothing else to learn.
+fn late(place: &str, tokens: &[u32], learnt: &[bool], invocation: &[u32]) -> Result<Vec<Example>, String> {
+    let mut examples = Vec::new();
+    let mut end = 0;
+    while let Some(start) = learnt[end..].iter().position(|learnt| *learnt).map(|at| end + at) {
+        end = learnt[start..].iter().position(|learnt| !learnt).map_or(learnt.len(), |at| start + at);
+        let late = last_of(&tokens[..start], invocation).ok_or_else(|| {
+            "the model's template does not begin the assistant's turn as it asks for one, so that no late adapter could find it".to_owned()
+        })?;
+        examples.push(Example {
+            place: place.to_owned(),
+            tokens: tokens[..end].to_vec(),
+            learnt: (0..end).map(|at| at >= start).collect(),
+            late,
+        });
+    }
+    Ok(examples)
+}
+
 /// Puts the server's instructions in front, as serving does.
 fn instruct(wording: &Wording, turns: &mut Vec<Turn>, trained: &mut Vec<bool>) -> Result<(), WordingError> {
     let asked = turns.iter().rev().find(|turn| turn.role == Role::User);
@@ -202,23 +244,27 @@ pub fn fingerprint(examples: &[Example]) -> String {
         .iter()
         .flat_map(|e| {
             let tokens = e.tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
-            [tokens, e.learnt.iter().map(|learnt| u8::from(*learnt)).collect()]
+            let learnt = e.learnt.iter().map(|learnt| u8::from(*learnt)).collect();
+            [tokens, learnt, (e.late as u64).to_le_bytes().to_vec()]
         })
         .collect();
     crate::model::fingerprint(parts.iter().map(Vec::as_slice))
 }
 
 /// Examples packed into batches of at most `row_tokens` tokens that do not see each other: each goes into the first batch with room,
-/// longest first. Every target weighs the same; also returns which examples are in each batch.
+/// longest first. Every target weighs the same; also returns which examples are in each batch. What the base reads alone is not run
+/// with the rest and counts an eighth: its keys and values are what it costs.
 #[must_use]
 pub fn pack(examples: &[&Example], row_tokens: usize, weight: f32) -> Vec<(Batch, Vec<usize>)> {
+    let size = |at: usize| examples[at].active().len() + examples[at].late / 8;
     let mut order: Vec<usize> = (0..examples.len()).collect();
-    order.sort_by_key(|at| (std::cmp::Reverse(examples[*at].tokens.len()), *at));
+    order.sort_by_key(|at| (std::cmp::Reverse(size(*at)), *at));
     let mut rows: Vec<(Batch, Vec<usize>)> = Vec::new();
     for at in order {
         let example = examples[at];
-        let room =
-            |(batch, _): &&mut (Batch, Vec<usize>)| batch.tokens.len() + example.tokens.len() <= row_tokens;
+        let room = |(_, members): &&mut (Batch, Vec<usize>)| {
+            members.iter().map(|member| size(*member)).sum::<usize>() + size(at) <= row_tokens
+        };
         let (batch, members) = match rows.iter_mut().find(room) {
             Some(row) => row,
             None => {
@@ -228,10 +274,10 @@ pub fn pack(examples: &[&Example], row_tokens: usize, weight: f32) -> Vec<(Batch
             }
         };
         let start = batch.tokens.len();
-        batch.tokens.extend(&example.tokens);
+        batch.tokens.extend(example.active());
         batch.spans.push(start..batch.tokens.len());
         members.push(at);
-        let learnt = example.tokens.iter().zip(&example.learnt).enumerate().skip(1);
+        let learnt = example.active().iter().zip(&example.learnt[example.late..]).enumerate().skip(1);
         batch.targets.extend(learnt.filter(|(_, (_, learnt))| **learnt).map(|(i, (token, _))| Target {
             row: start + i - 1,
             token: *token,

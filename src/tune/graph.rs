@@ -4,9 +4,8 @@
 //! nothing is kept that the way back does not need, frozen weights get no gradient, and the head runs only where something is
 //! to be learnt. `tests/tune` holds it to candle's own differentiation of the reference decoder.
 
-use std::ops::Range;
-
-use super::attention::{Heads, Kept, attend, attend_back};
+use super::attention::{Heads, Kept, Sequence, attend, attend_back};
+use super::batch::{Batch, Prefix, Target};
 use super::dropout::dropped;
 use super::elementwise::{self, Angles, norm_back};
 use super::loss::cross_entropy;
@@ -18,30 +17,6 @@ use crate::model::tensors::Projection;
 
 /// Rows of logits that are held at a time: a hundred rows of Qwen's vocabulary are 61 MB.
 const HEAD_ROWS: usize = 64;
-
-/// Something to learn: the token that follows a row.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Target {
-    /// The row that predicts it.
-    pub row: usize,
-    /// The token.
-    pub token: u32,
-    /// What its loss is multiplied by.
-    pub weight: f32,
-}
-
-/// Sequences that run together, one behind the other.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Batch {
-    /// Their tokens.
-    pub tokens: Vec<u32>,
-    /// The rows of each.
-    pub spans: Vec<Range<usize>>,
-    /// What is learnt.
-    pub targets: Vec<Target>,
-    /// Rows at the start that run without the adapter and get no gradient; above 0 there is one sequence.
-    pub frozen: usize,
-}
 
 /// How a pass is regularised.
 #[derive(Debug, Clone, Copy, Default)]
@@ -68,6 +43,7 @@ pub struct Losses {
 struct Layer {
     x: Vec<f32>,
     q: Vec<f32>,
+    /// With those of prefixes, as the values.
     k: Vec<f32>,
     v: Vec<f32>,
     /// Before their norms, where there are such.
@@ -96,6 +72,7 @@ pub struct Graph<'a> {
 /// What is the same for every layer of a pass.
 struct Pass<'p> {
     batch: &'p Batch,
+    sequences: Vec<Sequence>,
     parameters: Option<&'p Parameters>,
     regularisation: Regularisation,
     global: Angles,
@@ -133,10 +110,11 @@ impl<'a> Graph<'a> {
         parameters: Option<&'p Parameters>,
         regularisation: Regularisation,
     ) -> Pass<'p> {
-        let positions = || batch.spans.iter().flat_map(|span| 0..span.len());
+        let sequences = batch.sequences();
+        let positions = || sequences.iter().flat_map(|one| one.prefix()..one.keys.len());
         let global = Angles::new(&self.global, positions());
         let sliding = self.sliding.as_ref().map(|f| Angles::new(f, positions()));
-        Pass { batch, parameters, regularisation, global, sliding }
+        Pass { batch, sequences, parameters, regularisation, global, sliding }
     }
 
     /// The losses of a batch's targets, without gradients.
@@ -167,21 +145,27 @@ impl<'a> Graph<'a> {
         let losses =
             self.head(&picked, base.as_deref(), &batch.targets, regularisation.kl, Some(&mut picked_slopes));
         let hidden = self.config().hidden;
-        let mut slope = vec![0f32; x.len() - batch.frozen * hidden];
+        let mut slope = vec![0f32; x.len()];
         let mut normed = vec![0f32; picked.len()];
         let eps = self.config().norm_eps as f32;
         norm_back(self.cpu(), &picked, &self.model.output_norm, eps, &picked_slopes, &mut normed, false);
         for (target, from) in batch.targets.iter().zip(normed.chunks_exact(hidden)) {
-            // A target that a frozen row predicts teaches nothing.
-            if let Some(row) = target.row.checked_sub(batch.frozen) {
-                let to = &mut slope[row * hidden..(row + 1) * hidden];
-                to.iter_mut().zip(from).for_each(|(y, x)| *y += x);
-            }
+            let to = &mut slope[target.row * hidden..(target.row + 1) * hidden];
+            to.iter_mut().zip(from).for_each(|(y, x)| *y += x);
         }
         for layer in (0..self.layers.len()).rev() {
             self.layer_back(layer, &pass, parameters, &mut slope, slopes);
         }
         losses
+    }
+
+    /// What the base alone makes of tokens, for sequences that go on from there.
+    pub fn prefix(&mut self, tokens: &[u32]) -> Prefix {
+        let spans = std::iter::once(0..tokens.len()).collect();
+        let batch = Batch { tokens: tokens.to_vec(), spans, ..Batch::default() };
+        let pass = self.pass(&batch, None, Regularisation::default());
+        self.forward(&pass);
+        Prefix::new(tokens.len(), self.layers.iter().map(|kept| [&*kept.k, &*kept.v]))
     }
 
     /// The rows of x that predict targets.
@@ -225,10 +209,11 @@ impl<'a> Graph<'a> {
         kept.x.extend_from_slice(x);
         let mut normed = Activations::default();
         cpu.normalise(x, &block.attention_norm, eps, true, &mut normed);
+        let (mut k, mut v) = (std::mem::take(&mut kept.k), std::mem::take(&mut kept.v));
         let targets = [
             (Projection::Q, &mut kept.q, q_width),
-            (Projection::K, &mut kept.k, kv_width),
-            (Projection::V, &mut kept.v, kv_width),
+            (Projection::K, &mut k, kv_width),
+            (Projection::V, &mut v, kv_width),
         ];
         for (p, to, width) in targets {
             to.resize(rows * width, 0.0);
@@ -237,16 +222,17 @@ impl<'a> Graph<'a> {
         if let Some((q_norm, k_norm)) = &block.qk_norm {
             let raw = kept.raw_qk.get_or_insert_default();
             raw.0.clone_from(&kept.q);
-            raw.1.clone_from(&kept.k);
+            raw.1.clone_from(&k);
             cpu.normalise_in_place(&mut kept.q, q_norm, eps);
-            cpu.normalise_in_place(&mut kept.k, k_norm, eps);
+            cpu.normalise_in_place(&mut k, k_norm, eps);
         }
         let angles = pass.angles(h.window != usize::MAX);
-        angles.rotate(cpu, &mut kept.q, q_width, 0, 1.0);
-        angles.rotate(cpu, &mut kept.k, kv_width, 0, 1.0);
+        angles.rotate(cpu, &mut kept.q, q_width, 1.0);
+        angles.rotate(cpu, &mut k, kv_width, 1.0);
+        (kept.k, kept.v) = (pass.batch.joined(layer, 0, k), pass.batch.joined(layer, 1, v));
         kept.attended.resize(rows * q_width, 0.0);
         kept.logs.resize(rows * config.heads, 0.0);
-        attend(cpu, h, &pass.batch.spans, [&kept.q, &kept.k, &kept.v], &mut kept.attended, &mut kept.logs);
+        attend(cpu, h, &pass.sequences, [&kept.q, &kept.k, &kept.v], &mut kept.attended, &mut kept.logs);
         let attended = quantised(cpu, &kept.attended, q_width, 1.0);
         this.add_residual(
             layer,
@@ -323,8 +309,7 @@ impl<'a> Graph<'a> {
             return;
         };
         let (rank, (outputs, columns)) = (parameters.shape().rank, slot.shape);
-        let frozen = pass.batch.frozen;
-        let x = &inputs.floats()[frozen * columns..];
+        let x = inputs.floats();
         let rows = x.len() / columns;
         let dropped = dropped(self.cpu(), x, columns, slot, pass.regularisation);
         let x = View::new(dropped.as_deref().unwrap_or(x), (rows, columns));
@@ -332,12 +317,11 @@ impl<'a> Graph<'a> {
         let low = &mut low[p as usize];
         low.resize(rows * rank, 0.0);
         self.cpu().product(x, a.transposed(), 1.0, &mut ViewMut::new(low, (rows, rank)), 0.0);
-        let to = &mut ViewMut::new(&mut to[frozen * outputs..], (rows, outputs));
+        let to = &mut ViewMut::new(to, (rows, outputs));
         self.cpu().product(View::new(low, (rows, rank)), b.transposed(), parameters.shape().scale(), to, 1.0);
     }
 
-    /// The adjoint of [`linear`](Self::linear) for the rows that have a gradient: that of the inputs is set or added to, those of the
-    /// matrices are added to.
+    /// The adjoint of [`linear`](Self::linear): the gradient of the inputs is set or added to, those of the matrices are added to.
     #[allow(clippy::too_many_arguments, reason = "one call's worth of a layer's parts")]
     fn linear_back(
         &self,
@@ -394,7 +378,7 @@ impl<'a> Graph<'a> {
     ) {
         let (config, cpu) = (self.config(), self.cpu());
         let block: &FrozenBlock = &self.model.blocks[layer];
-        let (h, eps, frozen) = (self.heads(layer), config.norm_eps as f32, pass.batch.frozen);
+        let (h, eps) = (self.heads(layer), config.norm_eps as f32);
         let (hidden, ffn) = (config.hidden, config.ffn);
         let (q_width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let rows = slope.len() / hidden;
@@ -403,18 +387,18 @@ impl<'a> Graph<'a> {
         let normed_back = |raw: &Option<Vec<f32>>, norm: &Option<Vec<f32>>, slope: &[f32]| {
             let (raw, norm) = (raw.as_ref()?, norm.as_ref()?);
             let mut to = vec![0f32; slope.len()];
-            norm_back(cpu, &raw[frozen * hidden..], norm, eps, slope, &mut to, false);
+            norm_back(cpu, raw, norm, eps, slope, &mut to, false);
             Some(to)
         };
         let normed = |x: &[f32], norm: &[f32]| {
-            let mut y = x[frozen * hidden..].to_vec();
+            let mut y = x.to_vec();
             cpu.normalise_in_place(&mut y, norm, eps);
             y
         };
 
         let raw = normed_back(&kept.raw_fed, &block.post_ffn_norm, slope);
         let dy = raw.as_deref().unwrap_or(slope);
-        let (gate, up) = (&mut kept.gate[frozen * ffn..], &mut kept.up[frozen * ffn..]);
+        let (gate, up) = (&mut kept.gate[..], &mut kept.up[..]);
         let mut fed = vec![0f32; rows * ffn];
         elementwise::gated(cpu, config.activation, gate, up, ffn, &mut fed);
         let mut d_fed = vec![0f32; rows * ffn];
@@ -425,12 +409,12 @@ impl<'a> Graph<'a> {
         let mut dn = vec![0f32; rows * hidden];
         this.linear_back(layer, Projection::Gate, pass, parameters, low, &n, gate, &mut dn, false, slopes);
         this.linear_back(layer, Projection::Up, pass, parameters, low, &n, up, &mut dn, true, slopes);
-        norm_back(cpu, &kept.middle[frozen * hidden..], &block.ffn_norm, eps, &dn, slope, true);
+        norm_back(cpu, &kept.middle, &block.ffn_norm, eps, &dn, slope, true);
 
         let raw = normed_back(&kept.raw_attended, &block.post_attention_norm, slope);
         let dy = raw.as_deref().unwrap_or(slope);
         let mut d_attended = vec![0f32; rows * q_width];
-        let attended = &kept.attended[frozen * q_width..];
+        let attended = &kept.attended;
         this.linear_back(
             layer,
             Projection::O,
@@ -446,15 +430,14 @@ impl<'a> Graph<'a> {
         let (mut dq, mut dk) = (vec![0f32; rows * q_width], vec![0f32; rows * kv_width]);
         let mut dv = dk.clone();
         let forward = Kept { q: &kept.q, k: &kept.k, v: &kept.v, out: &kept.attended, logs: &kept.logs };
-        let spans = &pass.batch.spans;
-        attend_back(cpu, h, spans, forward, frozen, &d_attended, [&mut dq, &mut dk, &mut dv]);
+        attend_back(cpu, h, &pass.sequences, forward, &d_attended, [&mut dq, &mut dk, &mut dv]);
         let angles = pass.angles(h.window != usize::MAX);
-        angles.rotate(cpu, &mut dq, q_width, frozen, -1.0);
-        angles.rotate(cpu, &mut dk, kv_width, frozen, -1.0);
+        angles.rotate(cpu, &mut dq, q_width, -1.0);
+        angles.rotate(cpu, &mut dk, kv_width, -1.0);
         if let (Some((q_norm, k_norm)), Some((q, k))) = (&block.qk_norm, &kept.raw_qk) {
-            for (raw, norm, slope, width) in [(q, q_norm, &mut dq, q_width), (k, k_norm, &mut dk, kv_width)] {
+            for (raw, norm, slope) in [(q, q_norm, &mut dq), (k, k_norm, &mut dk)] {
                 let given = slope.clone();
-                norm_back(cpu, &raw[frozen * width..], norm, eps, &given, slope, false);
+                norm_back(cpu, raw, norm, eps, &given, slope, false);
             }
         }
         let n = normed(&kept.x, &block.attention_norm);
@@ -462,7 +445,7 @@ impl<'a> Graph<'a> {
         for (p, dy, add) in parts {
             this.linear_back(layer, p, pass, parameters, low, &n, dy, &mut dn, add, slopes);
         }
-        norm_back(cpu, &kept.x[frozen * hidden..], &block.attention_norm, eps, &dn, slope, true);
+        norm_back(cpu, &kept.x, &block.attention_norm, eps, &dn, slope, true);
         self.layers[layer] = kept;
     }
 

@@ -1,7 +1,7 @@
 //! Cross-entropy and the divergence from the base, with their gradient.
 
+use super::batch::Target;
 use super::elementwise::exp;
-use super::graph::Target;
 
 /// −log p of a target and KL(base ‖ adapted), both in nats; the row of logits becomes the gradient of weight · (nll + kl · KL).
 pub(super) fn cross_entropy(row: &mut [f32], target: &Target, base: Option<&[f32]>, kl: f32) -> (f32, f32) {

@@ -1,11 +1,12 @@
 //! Tuning: from a chat dataset to an adapter, on the very weights that serve.
 //!
 //! In reading order: [`settings`] (`tune.toml`), [`examples`] (conversations as tokens with a mask), [`run`] (the spine: self-test,
-//! steps, evaluation, stops), [`graph`] (the loss and its gradient, on top of `elementwise`,
+//! steps, evaluation, stops), [`batch`] and [`prefixes`] (what runs at once, and what the base has read before), [`graph`] (the loss and its gradient, on top of `elementwise`,
 //! `attention`, `dropout` and `loss`), [`parameters`] and
 //! [`optimiser`] (what moves and how), [`checkpoint`] and [`metrics`] (what survives), [`output`] (the adapter as others read it).
 
 mod attention;
+pub mod batch;
 pub mod checkpoint;
 mod dropout;
 mod elementwise;
@@ -16,5 +17,6 @@ pub mod metrics;
 pub mod optimiser;
 pub mod output;
 pub mod parameters;
+pub mod prefixes;
 pub mod run;
 pub mod settings;

@@ -17,7 +17,7 @@ use super::checkpoint::{CheckpointError, write_whole};
 use super::parameters::Parameters;
 use crate::model::config::ModelConfig;
 use crate::model::gguf::unpermuted_rows;
-use crate::model::lora::gguf::interleaved_heads;
+use crate::model::lora::gguf::{INVOCATION, interleaved_heads};
 
 /// Why an adapter cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,7 @@ impl From<candle_core::Error> for OutputError {
     }
 }
 
-/// Writes a PEFT folder's two files, numbers in half precision.
+/// Writes a PEFT folder's two files, numbers in half precision. `invocation` are the tokens that a late adapter begins with.
 ///
 /// # Errors
 /// When the disk refuses.
@@ -45,6 +45,7 @@ pub fn write_peft(
     base: &str,
     parameters: &Parameters,
     dropout: f32,
+    invocation: Option<&[u32]>,
 ) -> Result<(), OutputError> {
     let shape = parameters.shape();
     let half = |range: &std::ops::Range<usize>| -> Vec<u8> {
@@ -67,7 +68,7 @@ pub fn write_peft(
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(format)?;
     write_whole(&folder.join("adapter_model.safetensors"), &bytes)?;
     let modules: Vec<&str> = shape.targets.iter().map(|p| p.hf_module()).collect();
-    let config = json!({
+    let mut config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
@@ -79,15 +80,23 @@ pub fn write_peft(
         "bias": "none",
         "target_modules": modules,
     });
+    if let Some(tokens) = invocation {
+        config["alora_invocation_tokens"] = json!(tokens);
+    }
     let text = format!("{config:#}\n");
     Ok(write_whole(&folder.join("adapter_config.json"), text.as_bytes())?)
 }
 
-/// Writes a GGUF-LoRA file, numbers in half precision.
+/// Writes a GGUF-LoRA file, numbers in half precision. `invocation` are the tokens that a late adapter begins with.
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn write_gguf(path: &Path, config: &ModelConfig, parameters: &Parameters) -> Result<(), OutputError> {
+pub fn write_gguf(
+    path: &Path,
+    config: &ModelConfig,
+    parameters: &Parameters,
+    invocation: Option<&[u32]>,
+) -> Result<(), OutputError> {
     let shape = parameters.shape();
     // llama.cpp divides by the rank.
     let alpha = f64::from(shape.scale()) * shape.rank as f64;
@@ -111,12 +120,15 @@ pub fn write_gguf(path: &Path, config: &ModelConfig, parameters: &Parameters) ->
         tensors.push((format!("{name}.lora_b"), QTensor::quantize(&b, GgmlDType::F16)?));
     }
     let text = |value: &str| Value::String(value.to_owned());
-    let metadata = [
+    let mut metadata = vec![
         ("general.architecture", text(config.architecture.as_str())),
         ("general.type", text("adapter")),
         ("adapter.type", text("lora")),
         ("adapter.lora.alpha", Value::F32(alpha as f32)),
     ];
+    if let Some(tokens) = invocation {
+        metadata.push((INVOCATION, Value::Array(tokens.iter().map(|token| Value::U32(*token)).collect())));
+    }
     let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
     let named: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let mut bytes = Cursor::new(Vec::new());

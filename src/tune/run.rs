@@ -12,12 +12,14 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use super::batch::Batch;
 use super::checkpoint::{Checkpoint, CheckpointError, State};
 use super::examples::{Example, pack};
 use super::graph::{Graph, Losses, Regularisation};
 use super::metrics::{Metrics, MetricsError};
 use super::optimiser::{AdamW, clip, rate};
 use super::parameters::Parameters;
+use super::prefixes::Prefixes;
 use super::settings::TrainingSettings;
 use crate::model::BaseModel;
 use crate::model::frozen::FrozenModel;
@@ -173,6 +175,7 @@ impl Run<'_> {
         let identity = fingerprint([self.identity.as_bytes(), self.model.fingerprint.as_bytes()]);
         let steps = self.steps();
         let mut graph = Graph::new(&self.model.decoder);
+        let mut prefixes = Prefixes::new(self.settings.prefix_megabytes * 1_000_000);
         let (mut state, mut moments, mut best);
         let mut metrics;
         match Checkpoint::read(&self.checkpoint(), parameters.numbers.len())? {
@@ -186,11 +189,11 @@ impl Run<'_> {
                 metrics = Metrics::open(self.folder, Some(state.step))?;
             }
             None => {
-                self.self_test(&mut graph, &parameters, watch)?;
+                self.self_test(&mut graph, &mut prefixes, &parameters, watch)?;
                 state = State::new(identity);
                 (moments, best) = (AdamW::new(parameters.numbers.len()), None);
                 metrics = Metrics::open(self.folder, None)?;
-                let first = self.evaluate(&mut graph, &parameters);
+                let first = self.evaluate(&mut graph, &mut prefixes, &parameters);
                 metrics.start(first)?;
                 if let Some(loss) = first {
                     watch.note(&format!("validation loss of the base: {loss:.4}"));
@@ -208,6 +211,7 @@ impl Run<'_> {
                 state.step + 1,
                 steps,
                 &mut graph,
+                &mut prefixes,
                 &mut parameters,
                 &mut moments,
                 &mut slopes,
@@ -218,7 +222,7 @@ impl Run<'_> {
             };
             state.step = step.step;
             if state.step.is_multiple_of(evaluate_every) || state.step == steps {
-                step.valid = self.evaluate(&mut graph, &parameters);
+                step.valid = self.evaluate(&mut graph, &mut prefixes, &parameters);
                 if let Some(loss) = step.valid {
                     if state.best.is_none_or(|(lowest, _)| loss < lowest) {
                         (state.best, state.worse) = (Some((loss, state.step)), 0);
@@ -276,6 +280,7 @@ impl Run<'_> {
         number: usize,
         steps: usize,
         graph: &mut Graph<'_>,
+        prefixes: &mut Prefixes,
         parameters: &mut Parameters,
         moments: &mut AdamW,
         slopes: &mut [f32],
@@ -287,16 +292,17 @@ impl Run<'_> {
         slopes.fill(0.0);
         let (mut loss, mut kl) = (0.0, 0.0);
         let rows = pack(&members, self.settings.row_tokens, 1.0 / targets.max(1) as f32);
-        for (at, (batch, places)) in rows.iter().enumerate() {
+        for (at, (mut batch, places)) in rows.into_iter().enumerate() {
             if watch.stop() {
                 return Ok(None);
             }
+            fill(prefixes, graph, &mut batch, &members, &places);
             let seed = self.settings.seed ^ ((number as u64) << 20) ^ at as u64;
             let regularisation = Regularisation { dropout: self.dropout, seed, kl: self.settings.kl };
-            let found = graph.gradients(batch, parameters, regularisation, slopes);
+            let found = graph.gradients(&batch, parameters, regularisation, slopes);
             let sum: f64 = found.nll.iter().map(|l| f64::from(*l)).sum();
             if !sum.is_finite() {
-                return Err(not_finite(number, &members, places, &found));
+                return Err(not_finite(number, &members, &places, &found));
             }
             loss += sum;
             kl += found.kl.iter().map(|l| f64::from(*l)).sum::<f64>();
@@ -324,10 +330,16 @@ impl Run<'_> {
     }
 
     /// The mean loss of the validation examples' targets; `None` where there are none.
-    fn evaluate(&self, graph: &mut Graph<'_>, parameters: &Parameters) -> Option<f64> {
+    fn evaluate(
+        &self,
+        graph: &mut Graph<'_>,
+        prefixes: &mut Prefixes,
+        parameters: &Parameters,
+    ) -> Option<f64> {
         let all: Vec<&Example> = self.valid.iter().collect();
         let (mut sum, mut count) = (0.0, 0);
-        for (batch, _) in pack(&all, self.settings.row_tokens, 1.0) {
+        for (mut batch, places) in pack(&all, self.settings.row_tokens, 1.0) {
+            fill(prefixes, graph, &mut batch, &all, &places);
             let losses = graph.losses(&batch, Some(parameters));
             sum += losses.nll.iter().map(|l| f64::from(*l)).sum::<f64>();
             count += losses.nll.len();
@@ -339,6 +351,7 @@ impl Run<'_> {
     fn self_test(
         &self,
         graph: &mut Graph<'_>,
+        prefixes: &mut Prefixes,
         parameters: &Parameters,
         watch: &mut dyn Watch,
     ) -> Result<(), RunError> {
@@ -347,9 +360,11 @@ impl Run<'_> {
         let quantised = self.model.decoder.is_quantised();
         let (change, tolerance) = if quantised { (0.1, 0.25) } else { (0.01, 0.02) };
         let members = self.members(1);
-        let Some((batch, _)) = pack(&members, self.settings.row_tokens, 1.0).into_iter().next() else {
+        let Some((mut batch, places)) = pack(&members, self.settings.row_tokens, 1.0).into_iter().next()
+        else {
             return Err(RunError::SelfTest("there is no example".into()));
         };
+        fill(prefixes, graph, &mut batch, &members, &places);
         let mut slopes = vec![0f32; parameters.numbers.len()];
         let losses = graph.gradients(&batch, parameters, Regularisation::default(), &mut slopes);
         for slot in parameters.slots() {
@@ -394,4 +409,16 @@ fn not_finite(step: usize, members: &[&Example], places: &[usize], losses: &Loss
         at += count;
     }
     RunError::NotFinite { step, place: "the batch".into(), loss: f64::NAN }
+}
+
+/// Puts in front of a batch's sequences what the base has read before them.
+fn fill(
+    prefixes: &mut Prefixes,
+    graph: &mut Graph<'_>,
+    batch: &mut Batch,
+    members: &[&Example],
+    places: &[usize],
+) {
+    let members: Vec<&Example> = places.iter().map(|at| members[*at]).collect();
+    prefixes.fill(graph, batch, &members);
 }

@@ -59,6 +59,9 @@ pub struct LoraSettings {
     pub dropout: f32,
     /// The adapted maps: names such as `q_proj`, or `all-linear`.
     pub targets: Vec<String>,
+    /// Begin where the assistant's turn begins: the base alone reads what is before, which makes training cheap where prompts are long
+    /// and lets requests with and without the adapter share what has been read.
+    pub late: bool,
 }
 
 /// How it is trained.
@@ -91,6 +94,8 @@ pub struct TrainingSettings {
     pub patience: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: usize,
+    /// For a late adapter: megabytes for keeping what the base has read, so that it is not read again in each epoch.
+    pub prefix_megabytes: usize,
     /// The base's weights: `stored` as served, or `f32`.
     pub weights: WeightForm,
     /// Threads; 0 for all cores.
@@ -99,7 +104,14 @@ pub struct TrainingSettings {
 
 impl Default for LoraSettings {
     fn default() -> Self {
-        Self { rank: 16, alpha: 32.0, rslora: false, dropout: 0.0, targets: vec![ALL_LINEAR.into()] }
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            rslora: false,
+            dropout: 0.0,
+            targets: vec![ALL_LINEAR.into()],
+            late: false,
+        }
     }
 }
 
@@ -119,6 +131,7 @@ impl Default for TrainingSettings {
             evaluate_every: 0,
             patience: 3,
             checkpoint_every: 25,
+            prefix_megabytes: 3000,
             weights: WeightForm::Stored,
             threads: 0,
         }

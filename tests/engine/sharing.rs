@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use shishin::engine::{Completion, EngineFailure, EngineHandle, EngineSettings, GenerateRequest};
+use shishin::kernels::KvCache;
 use shishin::model::config::Architecture;
-use shishin::model::fast::PackedAdapter;
+use shishin::model::fast::{PackedAdapter, Piece, Workspace};
 use shishin::model::lora::Adapter;
 
 use crate::asking::{Asked, Fast, adapter, ask, cache_bytes, greedy, packed, start, tiny_model};
@@ -96,6 +97,75 @@ fn nothing_is_shared_between_adapters_or_salts() {
     assert!(first[0].1 != first[3].1 && first[3].1 != first[4].1 && first[3].1 != first[5].1);
     // The same weights loaded again are the same adapter.
     assert_eq!(found(&handle, request(&(pack(&one), None))).0, 63);
+}
+
+/// The tokens that late adapters begin with in these tests.
+const INVOCATION: [u32; 2] = [9, 11];
+
+/// What the decoder itself makes of a prompt whose beginning the base reads.
+fn late_answer(model: &Fast, prompt: &[u32], begins: usize, adapter: &PackedAdapter, count: usize) -> String {
+    let positions = prompt.len() + count;
+    let pages: Vec<u32> = (0..positions.div_ceil(KvCache::PAGE) as u32).collect();
+    let mut cache = KvCache::new(model.decoder.cache_shape(), pages.len());
+    let mut workspace = Workspace::default();
+    let mut run = |tokens: &[u32], position: usize, adapter: Option<&PackedAdapter>| -> u32 {
+        let piece = Piece { tokens, position, pages: &pages, adapter, logits: 1 };
+        let logits = model.decoder.forward(&[piece], &mut cache, &mut workspace, &|| false).unwrap();
+        let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+        best.unwrap() as u32
+    };
+    run(&prompt[..begins], 0, None);
+    let mut token = run(&prompt[begins..], begins, Some(adapter));
+    let mut bytes = Vec::new();
+    for position in prompt.len()..prompt.len() + count {
+        if model.tokenizer.is_end(token) {
+            break;
+        }
+        bytes.extend_from_slice(model.tokenizer.text_bytes(token));
+        token = run(&[token], position, Some(adapter));
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn a_late_adapter_shares_what_is_before_it_with_the_base_and_with_others() {
+    for architecture in Architecture::ALL {
+        let model = tiny_model(architecture, 1);
+        let settings = EngineSettings { prefill_chunk: 64, ..settings(&model) };
+        let (_engine, handle) = start(&model, settings.clone());
+        let (_plain, without) = start(&model, EngineSettings { prefix_cache: false, ..settings });
+        let late = |seed: u64| {
+            let adapter = adapter(&model, 4, seed).invoked_by(&INVOCATION);
+            Arc::new(PackedAdapter::pack(&adapter, &model.decoder).unwrap())
+        };
+        let (one, two) = (late(1), late(2));
+        // An earlier occurrence counts for nothing; the last is in the middle of a block.
+        let mut tokens = prompt(150, 0, 0);
+        tokens[20..22].copy_from_slice(&INVOCATION);
+        tokens[123..125].copy_from_slice(&INVOCATION);
+        let with = |adapter: &Arc<PackedAdapter>| GenerateRequest {
+            adapter: Some(Arc::clone(adapter)),
+            ..greedy(&tokens, 20)
+        };
+        let expected = [&one, &two].map(|adapter| late_answer(&model, &tokens, 123, adapter, 20));
+        assert_ne!(expected[0], expected[1]);
+        let base = found(&without, greedy(&tokens, 20));
+
+        assert_eq!(found(&handle, with(&one)), (0, expected[0].clone()), "{architecture:?}");
+        assert_eq!(found(&handle, with(&two)), (123, expected[1].clone()), "{architecture:?}");
+        assert_eq!(found(&handle, greedy(&tokens, 20)), (123, base.1.clone()), "{architecture:?}");
+        assert_eq!(found(&handle, with(&one)), (149, expected[0].clone()), "{architecture:?}");
+        assert_eq!(found(&without, with(&one)), (0, expected[0].clone()), "{architecture:?}");
+        // Without its tokens it does nothing.
+        let plain = prompt(150, 0, 0);
+        let absent = GenerateRequest { adapter: Some(Arc::clone(&one)), ..greedy(&plain, 20) };
+        assert_eq!(found(&without, absent), found(&without, greedy(&plain, 20)), "{architecture:?}");
+        // Together in one pass with its base and another.
+        let asked =
+            [with(&one), greedy(&tokens, 20), with(&two)].map(|r| Asked::new(handle.submit(r).unwrap()));
+        let said = asked.map(|asked| asked.finish().0);
+        assert_eq!(said, [expected[0].clone(), base.1, expected[1].clone()], "{architecture:?}");
+    }
 }
 
 #[test]

@@ -67,11 +67,18 @@ fn lines(words: &[&str]) -> String {
 
 impl Workplace {
     fn new(architecture: Architecture) -> Self {
+        Self::with(architecture, false)
+    }
+
+    fn with(architecture: Architecture, late: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         tiny::Tiny::new(architecture).write(&folder.path().join("base"));
         let model = frozen(&folder.path().join("base"), WeightForm::Stored);
         let template = model.template.as_ref().unwrap();
-        let maker = ExampleMaker { tokenizer: &model.tokenizer, template, wording: None, max_tokens: 200 };
+        let asks = || model.tokenizer.encode_template(&template.generation_prompt().unwrap()).unwrap();
+        let invocation = late.then(asks);
+        let tokenizer = &model.tokenizer;
+        let maker = ExampleMaker { tokenizer, template, wording: None, max_tokens: 200, invocation };
         let read = |name: &str, words: &[&str]| {
             let path = folder.path().join(name);
             std::fs::write(&path, lines(words)).unwrap();
@@ -134,7 +141,12 @@ fn done(outcome: Outcome) -> Summary {
 
 #[test]
 fn a_run_learns_and_ends_the_same_however_often_it_was_stopped() {
-    let place = Workplace::new(Architecture::Llama);
+    for late in [false, true] {
+        learns_and_ends_the_same(&Workplace::with(Architecture::Llama, late));
+    }
+}
+
+fn learns_and_ends_the_same(place: &Workplace) {
     let settings = settings();
     let mut watcher = Watcher::new(usize::MAX);
     let whole = done(place.run(&place.folder("whole"), &settings, &mut watcher).unwrap());
@@ -194,10 +206,12 @@ fn adapters_load_from_both_formats_with_the_numbers_that_were_trained() {
         let mut parameters = place.parameters();
         parameters.numbers = summary.numbers;
         let folder = place.folder("adapter");
-        write_peft(&folder, "tiny", &parameters, 0.1).unwrap();
-        write_gguf(&folder.join("adapter.gguf"), &place.model.config, &parameters).unwrap();
+        let invocation = Some([7, 300].as_slice()).filter(|_| architecture != Architecture::Qwen3);
+        write_peft(&folder, "tiny", &parameters, 0.1, invocation).unwrap();
+        write_gguf(&folder.join("adapter.gguf"), &place.model.config, &parameters, invocation).unwrap();
         for path in [folder.clone(), folder.join("adapter.gguf")] {
             let adapter = Adapter::load(&path, &place.model.config, &Device::Cpu).unwrap();
+            assert_eq!(adapter.invocation(), invocation);
             let pairs: Vec<_> = adapter.pairs().collect();
             assert_eq!(pairs.len(), parameters.slots().len());
             for (layer, projection, pair) in pairs {
@@ -212,6 +226,53 @@ fn adapters_load_from_both_formats_with_the_numbers_that_were_trained() {
                 }
             }
         }
+    }
+}
+
+/// Keeping what the base has read changes no bit, nor does having too little room for it.
+#[test]
+fn how_much_of_the_prefixes_is_kept_changes_nothing() {
+    let place = Workplace::with(Architecture::Gemma3, true);
+    let run = |name: &str, prefix_megabytes: usize| {
+        let settings = TrainingSettings { prefix_megabytes, ..settings() };
+        done(place.run(&place.folder(name), &settings, &mut Watcher::new(usize::MAX)).unwrap())
+    };
+    assert_eq!(run("kept", 3000).hash, run("read again", 0).hash);
+}
+
+/// A dialogue is learnt turn by turn: each where the base has read the others.
+#[test]
+fn a_late_example_is_made_of_each_turn_that_is_learnt() {
+    let place = Workplace::with(Architecture::Qwen2, true);
+    let template = place.model.template.as_ref().unwrap();
+    let asks = template.generation_prompt().unwrap();
+    let invocation = place.model.tokenizer.encode_template(&asks).unwrap();
+    let path = place.folder.path().join("dialogue.jsonl");
+    let turn = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
+    let messages = [
+        turn("user", "say bed"),
+        turn("assistant", "bed"),
+        turn("user", "say tea"),
+        turn("assistant", "tea"),
+    ];
+    std::fs::write(&path, serde_json::json!({"messages": messages}).to_string()).unwrap();
+    let maker = |invocation: Option<Vec<u32>>| ExampleMaker {
+        tokenizer: &place.model.tokenizer,
+        template,
+        wording: None,
+        max_tokens: 200,
+        invocation,
+    };
+    let whole = maker(None).read(&[path.clone()]).unwrap().remove(0);
+    let turns = maker(Some(invocation.clone())).read(&[path]).unwrap();
+    assert_eq!(turns.len(), 2);
+    assert_eq!(turns[1].tokens, whole.tokens);
+    assert!(whole.tokens.starts_with(&turns[0].tokens) && turns[0].tokens.len() < turns[1].tokens.len());
+    for turn in &turns {
+        assert!(turn.active().starts_with(&invocation));
+        let learnt = turn.learnt.iter().filter(|learnt| **learnt).count();
+        assert_eq!(learnt, turn.active().len() - invocation.len());
+        assert!(turn.learnt[turn.late + invocation.len()..].iter().all(|learnt| *learnt));
     }
 }
 

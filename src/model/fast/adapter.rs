@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::lora::{Adapter, AdapterFormat, LoraPair};
+use super::super::lora::{Adapter, AdapterFormat, LoraPair, last_of};
 use super::super::tensors::Projection;
 use super::{FastDecoder, floats};
 use crate::kernels::{Delta, DenseType, Matrix, Pages};
@@ -17,6 +17,7 @@ use crate::model::weights::WeightError;
 pub struct PackedAdapter {
     fingerprint: String,
     format: AdapterFormat,
+    invocation: Option<Vec<u32>>,
     /// By layer and [`Projection`].
     pairs: Vec<[Option<Pair>; Projection::ALL.len()]>,
 }
@@ -41,7 +42,12 @@ impl PackedAdapter {
         for (layer, projection, pair) in adapter.pairs() {
             pairs[layer][projection as usize] = Some(Pair::pack(pair, quantised, &mut pages)?);
         }
-        Ok(Self { fingerprint: adapter.fingerprint().to_owned(), format: adapter.format(), pairs })
+        Ok(Self {
+            fingerprint: adapter.fingerprint().to_owned(),
+            format: adapter.format(),
+            invocation: adapter.invocation().map(<[u32]>::to_vec),
+            pairs,
+        })
     }
 
     /// An adapter of random numbers on all linear maps of a model, to time with. Its fingerprint says so.
@@ -67,7 +73,7 @@ impl PackedAdapter {
             pairs.push(layer);
         }
         let fingerprint = format!("synthetic-{rank}-{seed}");
-        Ok(Self { fingerprint, format: AdapterFormat::Peft, pairs })
+        Ok(Self { fingerprint, format: AdapterFormat::Peft, invocation: None, pairs })
     }
 
     /// SHA-256 over configuration and weights, as [`Adapter::fingerprint`].
@@ -78,6 +84,20 @@ impl PackedAdapter {
     /// The format it came in.
     pub fn format(&self) -> AdapterFormat {
         self.format
+    }
+
+    /// Where in a prompt it begins to act: at its invocation tokens if it has such, as [`Adapter::invocation`] says, else at the start.
+    /// `None`: nowhere.
+    pub fn begins(&self, prompt: &[u32]) -> Option<usize> {
+        match &self.invocation {
+            None => Some(0),
+            Some(tokens) => last_of(prompt, tokens),
+        }
+    }
+
+    /// Whether it waits for its invocation tokens.
+    pub fn is_late(&self) -> bool {
+        self.invocation.is_some()
     }
 
     /// Bytes of all its matrices.

@@ -10,6 +10,9 @@ use crate::model::fingerprint;
 use crate::model::gguf::{Gguf, unpermuted_rows};
 use crate::model::tensors::Projection;
 
+/// The key of the tokens that an adapter begins with.
+pub(crate) const INVOCATION: &str = "adapter.alora.invocation_tokens";
+
 pub(super) fn load(path: &Path, config: &ModelConfig, device: &Device) -> Result<Adapter, AdapterError> {
     let read = |reason: String| AdapterError::Read { path: path.into(), reason };
     let unsupported = |what: &str| AdapterError::Unsupported { path: path.into(), what: what.into() };
@@ -24,9 +27,12 @@ pub(super) fn load(path: &Path, config: &ModelConfig, device: &Device) -> Result
     if kind != "lora" {
         return Err(unsupported(&format!("the adapter type `{kind}`")));
     }
-    if header.get("adapter.alora.invocation_tokens").is_some() {
-        return Err(unsupported("activated LoRA (adapter.alora.invocation_tokens)"));
-    }
+    let invocation = header.ints_opt(INVOCATION).map_err(|e| read(e.to_string()))?;
+    let invocation: Option<Vec<u32>> = invocation
+        .filter(|tokens| !tokens.is_empty())
+        .map(|tokens| tokens.iter().map(|token| u32::try_from(*token)).collect::<Result<_, _>>())
+        .transpose()
+        .map_err(|_| read(format!("{INVOCATION} holds what is no token")))?;
     let architecture = text("general.architecture")?;
     if architecture != config.architecture.as_str() {
         return Err(AdapterError::Misfit {
@@ -54,7 +60,8 @@ pub(super) fn load(path: &Path, config: &ModelConfig, device: &Device) -> Result
     }
     // llama.cpp divides by the rank of each pair; an alpha of 0 means "do not scale".
     let pairs = binder.finish(|_, _, rank| Ok(if alpha == 0.0 { 1.0 } else { alpha / rank as f64 }))?;
-    Ok(Adapter { format: AdapterFormat::GgufLora, fingerprint: fingerprint([gguf.bytes()]), pairs })
+    let fingerprint = fingerprint([gguf.bytes()]);
+    Ok(Adapter { format: AdapterFormat::GgufLora, fingerprint, invocation, pairs })
 }
 
 /// llama-architecture files permute the rows of B for query and key as they do the base's; our base is

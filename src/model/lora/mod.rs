@@ -3,7 +3,8 @@
 //! The base weights are never touched, so `base` and `rag` requests run the base exactly. An adapter is
 //! either bound whole to the model's shapes or refused with the list of what did not fit.
 //!
-//! Sources: Hu et al. 2021 (LoRA, scale α/r), Kalajdzievski 2023 (rsLoRA, scale α/√r); formats: PEFT
+//! Sources: Hu et al. 2021 (LoRA, scale α/r), Kalajdzievski 2023 (rsLoRA, scale α/√r), Greenewald et al. 2025 (activated LoRA: the
+//! adapter begins at its invocation tokens); formats: PEFT
 //! folders (`peft`) and llama.cpp's GGUF-LoRA (`gguf`).
 
 pub(crate) mod gguf;
@@ -51,6 +52,7 @@ pub enum AdapterFormat {
 pub struct Adapter {
     format: AdapterFormat,
     fingerprint: String,
+    invocation: Option<Vec<u32>>,
     pairs: BTreeMap<(usize, Projection), LoraPair>,
 }
 
@@ -106,7 +108,14 @@ impl Adapter {
             }
         }
         let fingerprint = super::fingerprint(parts.iter().map(Vec::as_slice));
-        Ok(Self { format: AdapterFormat::Peft, fingerprint, pairs })
+        Ok(Self { format: AdapterFormat::Peft, fingerprint, invocation: None, pairs })
+    }
+
+    /// The same adapter, beginning at these tokens; its fingerprint says so.
+    pub fn invoked_by(&self, tokens: &[u32]) -> Self {
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+        let fingerprint = super::fingerprint([self.fingerprint.as_bytes(), b"late", &bytes]);
+        Self { fingerprint, invocation: Some(tokens.to_vec()), ..self.clone() }
     }
 
     /// SHA-256 over configuration and weights, in hexadecimal: what tells two adapters apart, whatever
@@ -118,6 +127,12 @@ impl Adapter {
     /// The format it came in.
     pub fn format(&self) -> AdapterFormat {
         self.format
+    }
+
+    /// For an adapter that begins late: the tokens that it begins with. It acts from their last occurrence in the prompt on, and not at
+    /// all where they do not occur; what is before is the base's own, and can be shared with it.
+    pub fn invocation(&self) -> Option<&[u32]> {
+        self.invocation.as_deref()
     }
 
     /// The delta of a projection, where the adapter has one.
@@ -139,6 +154,15 @@ impl Adapter {
         scaled.fingerprint = super::fingerprint([self.fingerprint.as_bytes(), &factor.to_le_bytes()]);
         scaled
     }
+}
+
+/// Where a list of tokens occurs last in another.
+#[must_use]
+pub fn last_of(tokens: &[u32], what: &[u32]) -> Option<usize> {
+    if what.is_empty() {
+        return None;
+    }
+    tokens.windows(what.len()).rposition(|window| window == what)
 }
 
 /// Collects the A and B of each projection, and every complaint, before anything is accepted.

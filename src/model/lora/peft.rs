@@ -41,6 +41,8 @@ struct PeftConfig {
     layers_to_transform: Option<Layers>,
     #[serde(default)]
     bias: Option<String>,
+    #[serde(default)]
+    alora_invocation_tokens: Option<Vec<u32>>,
 }
 
 fn eight() -> usize {
@@ -95,7 +97,7 @@ impl<'de> Deserialize<'de> for Patterns {
 }
 
 /// Features that change the arithmetic and are not implemented: the key, and how to call it.
-const UNSUPPORTED: [(&str, &str); 11] = [
+const UNSUPPORTED: [(&str, &str); 10] = [
     ("use_dora", "DoRA (use_dora)"),
     ("use_qalora", "QALoRA (use_qalora)"),
     ("use_bdlora", "BD-LoRA (use_bdlora)"),
@@ -105,7 +107,6 @@ const UNSUPPORTED: [(&str, &str); 11] = [
     ("modules_to_save", "fully trained modules (modules_to_save)"),
     ("trainable_token_indices", "trained token embeddings (trainable_token_indices)"),
     ("target_parameters", "adapted parameters (target_parameters)"),
-    ("alora_invocation_tokens", "activated LoRA (alora_invocation_tokens)"),
     ("arrow_config", "Arrow routing (arrow_config)"),
 ];
 
@@ -163,6 +164,7 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: &Device) -> Resu
     Ok(Adapter {
         format: AdapterFormat::Peft,
         fingerprint: fingerprint([config_bytes.as_slice(), &weights]),
+        invocation: peft.alora_invocation_tokens.filter(|tokens| !tokens.is_empty()),
         pairs,
     })
 }
