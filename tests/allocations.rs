@@ -95,7 +95,7 @@ fn allocations(model: &BaseModel<FastDecoder>, adapter: Option<&PackedAdapter>, 
     let mut counts = Vec::with_capacity(positions);
     for position in 0..positions {
         let tokens = [(position * 37 % 250) as u32];
-        let piece = Piece { tokens: &tokens, position, pages: &pages, adapter, logits: 1 };
+        let piece = Piece { tokens: &tokens, position, pages: &pages, adapter, before: 0, logits: 1 };
         let before = count();
         model.decoder.forward(&[piece], &mut cache, &mut workspace, &|| false).unwrap();
         counts.push(count() - before);

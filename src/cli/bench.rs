@@ -316,6 +316,7 @@ impl Bench<'_> {
                 position: start,
                 pages: &tables[0],
                 adapter,
+                before: 0,
                 logits: usize::from(end == count),
             };
             self.model.decoder.forward(&[piece], &mut cache, &mut self.workspace, &|| false)?;
@@ -353,7 +354,14 @@ impl Bench<'_> {
         let mut newest: Vec<u32> = Vec::with_capacity(sequences);
         for (s, table) in tables.iter().enumerate() {
             let prompt = tokens(self.model, SHORT_PROMPT, round * sequences + s);
-            let piece = Piece { tokens: &prompt, position: 0, pages: table, adapter: adapter(s), logits: 1 };
+            let piece = Piece {
+                tokens: &prompt,
+                position: 0,
+                pages: table,
+                adapter: adapter(s),
+                before: 0,
+                logits: 1,
+            };
             let logits = decoder.forward(&[piece], &mut cache, &mut self.workspace, &|| false)?;
             newest.push(greedy(decoder.cpu(), logits)?);
         }
@@ -367,6 +375,7 @@ impl Bench<'_> {
                     position: SHORT_PROMPT + step,
                     pages: &tables[s],
                     adapter: adapter(s),
+                    before: 0,
                     logits: 1,
                 })
                 .collect();

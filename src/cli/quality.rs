@@ -127,8 +127,14 @@ impl Sums {
         let pages: Vec<u32> = (0..WINDOW.div_ceil(KvCache::PAGE) as u32).collect();
         let mut cache = KvCache::new(served.decoder.cache_shape(), pages.len());
         let mut workspace = Workspace::default();
-        let piece =
-            Piece { tokens: window, position: 0, pages: &pages, adapter: None, logits: WINDOW / 2 + 1 };
+        let piece = Piece {
+            tokens: window,
+            position: 0,
+            pages: &pages,
+            adapter: None,
+            before: 0,
+            logits: WINDOW / 2 + 1,
+        };
         let ours = served.decoder.forward(&[piece], &mut cache, &mut workspace, &|| false)?;
         let theirs = reference.decoder.forward(
             window,

@@ -62,15 +62,10 @@ struct Sequence {
     first_token: Option<Instant>,
 }
 
-/// What a sequence does in a pass. One whose adapter begins within what it reads has two turns in it: each layer writes the keys and
-/// values of all turns before it reads any.
+/// What a sequence does in a pass.
 struct Turn {
     /// Which of the running sequences.
     at: usize,
-    /// The position of the first of its tokens.
-    position: usize,
-    /// Whether its adapter acts.
-    adapted: bool,
     /// Its next tokens: of the prompt, or the newest and a draft behind it.
     tokens: Vec<u32>,
     /// For how many of the last of them logits are wanted.
@@ -165,7 +160,7 @@ impl Worker {
         for (at, sequence) in self.running.iter().enumerate() {
             if !sequence.reads() {
                 decoding += 1;
-                turns.push(sequence.turn(at, sequence.computed, vec![sequence.newest()], 1));
+                turns.push(Turn { at, tokens: vec![sequence.newest()], logits: 1 });
             }
         }
         self.add_drafts(&mut turns);
@@ -185,22 +180,14 @@ impl Worker {
                 },
             };
             let sequence = &self.running[at];
-            let (start, all) = (sequence.computed, sequence.tokens.len());
-            let end = all.min(start + room);
-            room -= end - start;
-            let begins = sequence.known.begins.unwrap_or(all).clamp(start, end);
-            for (part, logits) in [(start..begins, end == all && begins == end), (begins..end, end == all)] {
-                if !part.is_empty() {
-                    let tokens = sequence.tokens[part.clone()].to_vec();
-                    turns.push(sequence.turn(at, part.start, tokens, usize::from(logits)));
-                }
-            }
+            let tokens = &sequence.tokens[sequence.computed..];
+            let tokens = tokens[..tokens.len().min(room)].to_vec();
+            room -= tokens.len();
+            let logits = usize::from(sequence.computed + tokens.len() == sequence.tokens.len());
+            turns.push(Turn { at, tokens, logits });
         }
-        // Neighbours with one adapter are multiplied together, and what is read without one comes before what follows it.
-        turns.sort_by_key(|turn| {
-            let request = &self.running[turn.at].job.request;
-            request.adapter.as_ref().filter(|_| turn.adapted).map(Arc::as_ptr)
-        });
+        // Neighbours with one adapter are multiplied together.
+        turns.sort_by_key(|turn| self.running[turn.at].job.request.adapter.as_ref().map(Arc::as_ptr));
         turns
     }
 
@@ -265,9 +252,10 @@ impl Worker {
                 let sequence = &running[turn.at];
                 Piece {
                     tokens: &turn.tokens,
-                    position: turn.position,
+                    position: sequence.computed,
                     pages: sequence.lease.blocks(),
-                    adapter: sequence.job.request.adapter.as_deref().filter(|_| turn.adapted),
+                    adapter: sequence.job.request.adapter.as_deref(),
+                    before: sequence.known.begins.unwrap_or(usize::MAX).saturating_sub(sequence.computed),
                     logits: turn.logits,
                 }
             })
@@ -291,7 +279,6 @@ impl Worker {
         };
         // From the last, so that the places of the others stay.
         fates.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-        fates.dedup_by_key(|(at, _)| *at);
         for (at, fate) in fates {
             self.settle(at, &fate);
         }
@@ -348,10 +335,7 @@ impl Worker {
             if settings.prefix_cache {
                 ledger.publish(&mut sequence.lease, &sequence.known.tokens, sequence.computed);
             }
-            // Without logits it goes on, and another turn of it may end it.
-            if turn.logits > 0 {
-                fates.push((turn.at, fate));
-            }
+            fates.push((turn.at, fate));
         }
         fates
     }
@@ -413,12 +397,6 @@ impl Sequence {
             first_token: None,
             job,
         }
-    }
-
-    /// A turn of it.
-    fn turn(&self, at: usize, position: usize, tokens: Vec<u32>, logits: usize) -> Turn {
-        let adapted = self.known.begins.is_some_and(|begins| position >= begins);
-        Turn { at, position, adapted, tokens, logits }
     }
 
     /// Whether its prompt is still being read.

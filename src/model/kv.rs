@@ -69,11 +69,12 @@ impl KvCache {
             Some(cache) => {
                 cache.k.slice_set(&k.contiguous()?, 1, start)?;
                 cache.v.slice_set(&v.contiguous()?, 1, start)?;
-                if start == 0 {
-                    // Writing into a buffer is not recorded: these can be differentiated, the copies cannot.
-                    return Ok((k.contiguous()?, v.contiguous()?));
-                }
-                Ok((cache.k.narrow(1, 0, end)?, cache.v.narrow(1, 0, end)?))
+                // Writing into a buffer is not recorded: the new ones can be differentiated, their copies cannot.
+                let behind = |kept: &Tensor, new: &Tensor| match start {
+                    0 => new.contiguous(),
+                    _ => Tensor::cat(&[&kept.narrow(1, 0, start)?, new], 1),
+                };
+                Ok((behind(&cache.k, k)?, behind(&cache.v, v)?))
             }
             None => candle_core::bail!("the key-value cache of layer {layer} is missing"),
         }

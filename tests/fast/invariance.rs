@@ -83,6 +83,7 @@ fn company_does_not_change_a_bit() {
             position: 0,
             pages,
             adapter: *adapter,
+            before: 0,
             logits: tokens.len(),
         })
         .collect();

@@ -69,8 +69,14 @@ impl<'m> Alone<'m> {
 
     /// Runs the next tokens; the logits of the last `logits` of them.
     pub(crate) fn run(&mut self, tokens: &[u32], logits: usize) -> Vec<f32> {
-        let piece =
-            Piece { tokens, position: self.position, pages: &self.pages, adapter: self.adapter, logits };
+        let piece = Piece {
+            tokens,
+            position: self.position,
+            pages: &self.pages,
+            adapter: self.adapter,
+            before: 0,
+            logits,
+        };
         self.position += tokens.len();
         let model = self.model;
         model.decoder.forward(&[piece], &mut self.cache, &mut self.workspace, &|| false).unwrap().to_vec()

@@ -108,6 +108,7 @@ fn what_cannot_be_run_is_refused() {
         position,
         pages: &[0],
         adapter: None,
+        before: 0,
         logits: 1,
     };
     let mut run = |pieces: &[_], cancelled: bool| {

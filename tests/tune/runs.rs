@@ -263,7 +263,7 @@ fn a_late_example_is_made_of_each_turn_that_is_learnt() {
         max_tokens: 200,
         invocation,
     };
-    let whole = maker(None).read(&[path.clone()]).unwrap().remove(0);
+    let whole = maker(None).read(std::slice::from_ref(&path)).unwrap().remove(0);
     let turns = maker(Some(invocation.clone())).read(&[path]).unwrap();
     assert_eq!(turns.len(), 2);
     assert_eq!(turns[1].tokens, whole.tokens);

@@ -49,6 +49,8 @@ pub struct Piece<'a> {
     pub pages: &'a [u32],
     /// The adapter to add.
     pub adapter: Option<&'a PackedAdapter>,
+    /// How many of the tokens run before it begins.
+    pub before: usize,
     /// For how many of the last tokens logits are wanted.
     pub logits: usize,
 }
@@ -204,7 +206,8 @@ impl FastDecoder {
             let own = rows..rows + piece.tokens.len();
             rows = own.end;
             spans.push(Span { rows: own.clone(), position: piece.position, pages: piece.pages });
-            if let Some(adapter) = piece.adapter {
+            let own = own.start.saturating_add(piece.before).min(own.end)..own.end;
+            if let Some(adapter) = piece.adapter.filter(|_| !own.is_empty()) {
                 match adapters.last_mut() {
                     Some((run, last)) if run.end == own.start && std::ptr::eq(*last, adapter) => {
                         run.end = own.end;
