@@ -45,6 +45,9 @@ pub enum DatasetCommand {
         /// Passages of an example, the answering one among them
         #[arg(long, value_name = "N", default_value_t = 5)]
         passages: usize,
+        /// How often each question to learn from is written out, each time among other passages
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        variants: usize,
         /// Share of the questions that are asked again without the passage that answers
         #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
         without: f64,
@@ -63,10 +66,12 @@ pub fn run(settings: &Settings, command: &DatasetCommand, out: &mut dyn Write) -
         DatasetCommand::Lint { files, max_tokens, json } => {
             look_over(settings, files, *max_tokens, *json, out)
         }
-        DatasetCommand::Ground { items, guidelines, out: folder, passages, without, seed } => {
+        DatasetCommand::Ground { items, guidelines, out: folder, passages, variants, without, seed } => {
             anyhow::ensure!((1..=20).contains(passages), "--passages must be 1 to 20");
             anyhow::ensure!((0.0..=1.0).contains(without), "--without must be 0 to 1");
-            let grounding = Grounding { passages: *passages, without: *without, seed: *seed };
+            anyhow::ensure!((1..=20).contains(variants), "--variants must be 1 to 20");
+            let grounding =
+                Grounding { passages: *passages, variants: *variants, without: *without, seed: *seed };
             ground_items(settings, items, guidelines, folder, grounding, out)
         }
     }

@@ -20,7 +20,7 @@ use crate::tune::optimiser::rate;
 use crate::tune::output::{write_gguf, write_peft};
 use crate::tune::parameters::Parameters;
 use crate::tune::run::{Outcome, Run, Step, Summary, Watch};
-use crate::tune::settings::TuneSettings;
+use crate::tune::settings::{TrainingSettings, TuneSettings};
 
 /// What to train.
 #[derive(Debug, Args)]
@@ -86,9 +86,10 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     describe(&model, &located.name, &train, &valid, out)?;
-    // The tokens stand for files, instructions and turn format alike.
+    // The tokens stand for files, instructions and turn format alike; what changes no number does not make another run.
+    let numbers = TrainingSettings { threads: 0, prefix_megabytes: 0, checkpoint_every: 1, ..tune.training };
     let identity = fingerprint([
-        serde_json::to_string(&(&tune.lora, &tune.training))?.as_bytes(),
+        serde_json::to_string(&(&tune.lora, &numbers))?.as_bytes(),
         examples::fingerprint(&train).as_bytes(),
         examples::fingerprint(&valid).as_bytes(),
     ]);

@@ -146,6 +146,8 @@ pub struct Leaflet {
 pub struct Grounding {
     /// Passages of an example, the answering ones among them.
     pub passages: usize,
+    /// How often a question to learn from is written out, each time among other passages.
+    pub variants: usize,
     /// Share of the answered questions that are asked again without the passage that answers.
     pub without: f64,
     /// Decides places and choices.
@@ -307,7 +309,8 @@ impl Grounder<'_> {
             let mut random = ChaCha8Rng::from_seed(seed);
             let examples = match item {
                 Item::Answered { id, language, question, answer, oracle } => {
-                    self.answered(place, (id, *language, question, answer), oracle, &mut random)?
+                    let variants = if split == Split::Train { self.grounding.variants } else { 1 };
+                    self.answered(place, (id, *language, question, answer), oracle, variants, &mut random)?
                 }
                 Item::Unanswerable { id, language, question } => {
                     let found = self.search(question, *language)?;
@@ -340,6 +343,7 @@ impl Grounder<'_> {
         place: &str,
         (id, language, question, answer): (&str, Language, &str, &str),
         oracle: &[Oracle],
+        variants: usize,
         random: &mut ChaCha8Rng,
     ) -> Result<Vec<Json>, GroundError> {
         let line = |reason: String| GroundError::Line { place: place.to_owned(), reason };
@@ -376,26 +380,50 @@ impl Grounder<'_> {
                 !oracle.iter().any(|o| holds(p, o)) && !answering.iter().any(|a| a.chunk_id == p.chunk_id)
             })
             .collect();
-        let room = self.grounding.passages.saturating_sub(answering.len());
-        let count = if room > 1 { random.random_range(room / 2..=room) } else { room };
-        let mut passages: Vec<(Option<usize>, Passage)> =
-            answering.into_iter().enumerate().map(|(at, p)| (Some(at), p)).collect();
-        passages.extend(others.iter().take(count).map(|p| (None, p.clone())));
-        passages.shuffle(random);
-        let numbers: Vec<usize> = cited
-            .iter()
-            .map(|at| passages.iter().position(|(which, _)| which == &Some(*at)).map_or(0, |n| n + 1))
-            .collect();
-        let answer = renumbered(answer, &numbers).map_err(line)?;
-        let passages = passages.into_iter().map(|(_, p)| p).collect();
-        let mut rows =
-            vec![self.example((id, language, question), passages, Some((&answer, &numbers)), random)?];
+        let mut rows = Vec::new();
+        for variant in 0..variants.max(1) {
+            // The nearest distract most; each further variant is asked among others.
+            let mut near: Vec<&Passage> = others.iter().take(2 * self.grounding.passages).collect();
+            let mut id = id.to_owned();
+            if variant > 0 {
+                near.shuffle(random);
+                id = format!("{id}-{}", variant + 1);
+            }
+            let (passages, numbers) = self.mixed(&answering, &cited, &near, random);
+            let answer = renumbered(answer, &numbers).map_err(line)?;
+            rows.push(self.example(
+                (&id, language, question),
+                passages,
+                Some((&answer, &numbers)),
+                random,
+            )?);
+        }
         if random.random_bool(self.grounding.without) && !others.is_empty() {
             let others = others.into_iter().take(self.grounding.passages).collect();
             let id = format!("{id}-without");
             rows.push(self.example((&id, language, question), others, None, random)?);
         }
         Ok(rows)
+    }
+
+    /// Passages that answer among others, and the number that each oracle's has come to.
+    fn mixed(
+        &self,
+        answering: &[Passage],
+        cited: &[usize],
+        others: &[&Passage],
+        random: &mut ChaCha8Rng,
+    ) -> (Vec<Passage>, Vec<usize>) {
+        let room = self.grounding.passages.saturating_sub(answering.len());
+        let count = if room > 1 { random.random_range(room / 2..=room) } else { room };
+        let mut passages: Vec<(Option<usize>, Passage)> =
+            answering.iter().enumerate().map(|(at, p)| (Some(at), p.clone())).collect();
+        passages.extend(others.iter().take(count).map(|p| (None, (*p).clone())));
+        passages.shuffle(random);
+        let number =
+            |at: &usize| passages.iter().position(|(which, _)| which == &Some(*at)).map_or(0, |n| n + 1);
+        let numbers = cited.iter().map(number).collect();
+        (passages.into_iter().map(|(_, p)| p).collect(), numbers)
     }
 
     /// A question over passages; without an answer it is that they do not say.
