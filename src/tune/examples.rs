@@ -15,7 +15,7 @@ use crate::prompt::{Wording, WordingError};
 use jiff::civil::Date;
 
 /// The day that instructions name in training; the answer never repeats it.
-const DAY: Date = Date::constant(2026, 1, 1);
+pub const DAY: Date = Date::constant(2026, 1, 1);
 
 /// An example ready to be trained on.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,8 @@
-//! `shishin evaluate`: judge the search, on collections with known answers and on questions of one's own.
+//! `shishin evaluate`: judge the search, on collections with known answers and on questions of one's own, and the answers of adapters.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
+mod answers;
 mod passages;
 mod retrieval;
 
@@ -15,6 +16,8 @@ use crate::config::Settings;
 /// What to evaluate.
 #[derive(Debug, Subcommand)]
 pub enum EvaluateCommand {
+    /// Have the base and adapters answer held-out examples, and judge the answers by criteria
+    Answers(answers::AnswersArgs),
     /// Index collections in the form of BEIR, ask their questions, and judge what is found
     Retrieval(retrieval::RetrievalArgs),
     /// Ask the live index questions of your own, and judge what is found and when it keeps silent
@@ -27,6 +30,7 @@ pub enum EvaluateCommand {
 /// When what is to be evaluated cannot be read, indexed or searched.
 pub fn run(settings: &Settings, command: EvaluateCommand, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     match command {
+        EvaluateCommand::Answers(args) => answers::run(settings, &args, out),
         EvaluateCommand::Retrieval(args) => retrieval::run(settings, &args, out),
         EvaluateCommand::Passages(args) => passages::run(settings, &args, out),
     }

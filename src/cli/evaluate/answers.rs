@@ -1,0 +1,196 @@
+//! `shishin evaluate answers`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use candle_core::Device;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::super::signals::cancel_on_signal;
+use super::super::{printable, setup};
+use crate::config::Settings;
+use crate::engine::Engine;
+use crate::evaluate::answers::{self, Answer, Figure, Held, System};
+use crate::evaluate::criteria::Criteria;
+use crate::model::BaseModel;
+use crate::model::fast::PackedAdapter;
+use crate::model::fetch::Cancel;
+use crate::model::lora::Adapter;
+use crate::prompt::Wording;
+
+/// Flags of `shishin evaluate answers`.
+#[derive(Debug, Args)]
+pub struct AnswersArgs {
+    /// Chat examples that were not learnt from, as JSON Lines; what the assistant says last is the reference
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// What answers must be like
+    #[arg(long, value_name = "FILE")]
+    criteria: PathBuf,
+    /// An adapter to compare with the base: a PEFT folder or a GGUF-LoRA file; may be repeated
+    #[arg(long, value_name = "PATH")]
+    adapter: Vec<PathBuf>,
+    /// The base model, instead of the settings'
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Only the first N examples of each file
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Tokens of an answer at the most
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    max_tokens: usize,
+    /// Show the answers to N examples side by side
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    show: usize,
+    /// Fail where an adapter misses a criterion's goal
+    #[arg(long)]
+    gate: bool,
+    /// Print figures and answers as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// All that was found.
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    model_sha256: &'a str,
+    adapters: Vec<(&'a str, &'a str)>,
+    objective: &'a str,
+    examples: usize,
+    figures: &'a [Figure],
+    answers: &'a [Answer],
+}
+
+pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let criteria = Criteria::read(&args.criteria)?;
+    let wording = match &settings.prompts {
+        Some(folder) => Wording::read(folder)?,
+        None => Wording::built_in()?,
+    };
+    let mut held = Vec::new();
+    for file in &args.files {
+        let all = answers::read(std::slice::from_ref(file), &wording)?;
+        held.extend(all.into_iter().take(args.limit.unwrap_or(usize::MAX)));
+    }
+    anyhow::ensure!(!held.is_empty(), "there is no example in {} files", args.files.len());
+    let cancel = Cancel::default();
+    cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
+    let name = args.model.as_deref().unwrap_or(&settings.model.name);
+    let located = setup::locate(settings, name, &cancel)?;
+    let cpu = setup::cpu(settings.cpu)?;
+    let model = BaseModel::load_fast(&located.path, settings.model.form, located.sha256.as_deref(), cpu)?;
+    let mut systems = vec![System { name: "base".into(), adapter: None }];
+    for path in &args.adapter {
+        let adapter = Adapter::load(path, &model.config, &Device::Cpu)?;
+        let packed = PackedAdapter::pack(&adapter, &model.decoder)
+            .with_context(|| format!("the adapter {} cannot be packed", path.display()))?;
+        systems.push(System { name: short_name(path), adapter: Some(Arc::new(packed)) });
+    }
+    let model = Arc::new(model);
+    let engine = Engine::start(&model, &settings.engine)?;
+    let bar = ProgressBar::new((held.len() * systems.len()) as u64);
+    let style = ProgressStyle::with_template("  [{bar:24}] {pos}/{len} answers  {eta}");
+    let bar = style.map_or(bar.clone(), |style| bar.with_style(style.progress_chars("=> ")));
+    let mut progress = |done: usize| {
+        bar.set_position(done as u64);
+        !cancel.is_cancelled()
+    };
+    let at_once = settings.engine.concurrent.min(2 * systems.len());
+    let limits = (args.max_tokens, at_once);
+    let answers =
+        answers::answer(&model, &engine.handle(), (&held, &systems), &criteria, limits, &mut progress)?;
+    bar.finish_and_clear();
+    let figures = answers::figures(&held, &systems, &criteria, &answers);
+    if args.json {
+        let report = Report {
+            model: &located.name,
+            model_sha256: &model.fingerprint,
+            adapters: systems
+                .iter()
+                .filter_map(|s| Some((s.name.as_str(), s.adapter.as_ref()?.fingerprint())))
+                .collect(),
+            objective: &criteria.objective,
+            examples: held.len(),
+            figures: &figures,
+            answers: &answers,
+        };
+        serde_json::to_writer_pretty(&mut *out, &report)?;
+        writeln!(out)?;
+    } else {
+        show(&held, &systems, &answers, args.show, out)?;
+        table(&located.name, held.len(), &figures, out)?;
+    }
+    let missed = figures.iter().filter(|f| f.against_first.is_some() && f.language.is_none() && misses(f));
+    let missed = missed.count();
+    if args.gate && missed > 0 {
+        writeln!(out, "{missed} goals were missed")?;
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn misses(figure: &Figure) -> bool {
+    figure.goal.is_some_and(|goal| figure.rate.rate < goal)
+}
+
+/// The last part of a path, without what every adapter has.
+fn short_name(path: &Path) -> String {
+    let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
+    name.into_owned()
+}
+
+fn table(model: &str, examples: usize, figures: &[Figure], out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(
+        out,
+        "{model}, {examples} examples; rates with their 95 % intervals, differences on the same examples"
+    )?;
+    writeln!(
+        out,
+        "{:<22} {:<5} {:<18} {:>9} {:>8} {:>15} {:>9} {:>8} {:>6}",
+        "criterion", "lang", "system", "held", "rate", "95 %", "− base", "p", "goal"
+    )?;
+    for figure in figures {
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        let language = figure.language.map_or("all", |language| language.tag());
+        let (low, high) = figure.rate.interval;
+        let (difference, p) = match &figure.against_first {
+            Some(d) => (format!("{:+.1}", 100.0 * d.difference), format!("{:.4}", d.p)),
+            None => (String::new(), String::new()),
+        };
+        let goal = figure.goal.map(|goal| format!("{:.0} %", 100.0 * goal)).unwrap_or_default();
+        let held = format!("{}/{}", figure.rate.held, figure.rate.of);
+        let interval = format!("{:.1}–{:.1}", 100.0 * low, 100.0 * high);
+        let line = format!(
+            "{:<22} {language:<5} {:<18} {held:>9} {:>8} {interval:>15} {difference:>9} {p:>8} {goal:>6}",
+            figure.criterion,
+            figure.system,
+            percent(figure.rate.rate)
+        );
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn show(
+    held: &[Held],
+    systems: &[System],
+    answers: &[Answer],
+    count: usize,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    for (one, answers) in held.iter().zip(answers.chunks(systems.len())).take(count) {
+        let asked = one.turns.last().map_or("", |turn| turn.content.lines().next().unwrap_or(""));
+        writeln!(out, "{}  {}", one.id, printable(asked))?;
+        writeln!(out, "  reference: {}", printable(&one.reference))?;
+        for answer in answers {
+            writeln!(out, "  {}: {}", answer.system, printable(&answer.answer))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! Held-out examples, answered by several systems and judged by criteria.
+//!
+//! An example is a line of a chat dataset. What the assistant says last is the reference; what stands before it is the prompt, the same
+//! tokens for every system, so that a late adapter shares what the base has read.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::Receiver;
+
+use super::criteria::{Criteria, Said};
+use super::rates::{Difference, Rate};
+use crate::dataset::read;
+use crate::engine::{
+    Completion, EngineEvent, EngineFailure, EngineHandle, GenerateRequest, Sampling, SubmitError,
+};
+use crate::language::Language;
+use crate::model::BaseModel;
+use crate::model::fast::{FastDecoder, PackedAdapter};
+use crate::model::template::{Role, TemplateError, Turn, encode_segments};
+use crate::model::tokenizer::TokenizerError;
+use crate::prompt::{Wording, WordingError};
+use crate::tune::examples::DAY;
+
+/// Decides the resamples of every difference.
+const SEED: u64 = 1;
+
+/// An example to answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// What it is called: its id, or file:line.
+    pub id: String,
+    /// Its language.
+    pub language: Language,
+    /// The turns before the answer.
+    pub turns: Vec<Turn>,
+    /// What a good answer says.
+    pub reference: String,
+    /// Passages in the prompt.
+    pub passages: usize,
+    /// The numbers of the passages that answer; `None` where the data does not say.
+    pub oracle: Option<Vec<usize>>,
+}
+
+/// Why examples could not be read or answered.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswersError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line has a fault.
+    #[error("{place}: {problem}; `shishin dataset lint` lists all faults")]
+    Line {
+        /// file:line.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The prompt cannot be made.
+    #[error("{id}: {source}")]
+    Template {
+        /// The example.
+        id: String,
+        /// Why.
+        source: TemplateError,
+    },
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A prompt file failed.
+    #[error(transparent)]
+    Wording(#[from] WordingError),
+    /// The engine did not take it.
+    #[error("{id}: {source}")]
+    Submit {
+        /// The example.
+        id: String,
+        /// Why.
+        source: SubmitError,
+    },
+    /// The engine failed on it.
+    #[error("{id}: {source}")]
+    Engine {
+        /// The example.
+        id: String,
+        /// Why.
+        source: EngineFailure,
+    },
+    /// It was asked to stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// What `shishin dataset ground` says of a row.
+#[derive(Debug, Default, Deserialize)]
+struct Notes {
+    id: Option<String>,
+    language: Option<Language>,
+    meta: Option<Meta>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Meta {
+    oracle: Option<Vec<usize>>,
+}
+
+/// Reads the examples of files.
+///
+/// # Errors
+/// When a file cannot be read or a line has a fault.
+pub fn read(files: &[PathBuf], wording: &Wording) -> Result<Vec<Held>, AnswersError> {
+    let mut all = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| AnswersError::Read { path: path.clone(), source })?;
+        for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            all.push(held(path, n + 1, line, wording)?);
+        }
+    }
+    Ok(all)
+}
+
+fn held(path: &Path, line: usize, text: &str, wording: &Wording) -> Result<Held, AnswersError> {
+    let place = format!("{}:{line}", path.display());
+    let fault = |problem: String| AnswersError::Line { place: place.clone(), problem };
+    let (example, faults) = read::parse(text);
+    let first = || faults.first().map_or("it is no example".into(), |fault| fault.message.clone());
+    let example = example.ok_or_else(|| fault(first()))?;
+    // A line that was read has a form that this has too, or none of its keys.
+    let notes: Notes = serde_json::from_str(text).unwrap_or_default();
+    let mut turns = Vec::new();
+    for message in &example.messages {
+        let role = match message.role.as_str() {
+            "system" | "developer" => Role::System,
+            "user" => Role::User,
+            "assistant" if !message.calls => Role::Assistant,
+            other => return Err(fault(format!("turns of `{other}` with tools cannot be asked again"))),
+        };
+        turns.push(Turn { role, content: message.content.clone() });
+    }
+    let reference = match turns.pop() {
+        Some(turn) if turn.role == Role::Assistant => turn.content,
+        _ => return Err(fault("the last turn is not the assistant's".into())),
+    };
+    let asked = turns.iter().rev().find(|turn| turn.role == Role::User).map_or("", |turn| &turn.content);
+    let language = notes.language.unwrap_or_else(|| Language::detect(asked));
+    if turns.first().is_none_or(|turn| turn.role != Role::System) {
+        turns.insert(0, Turn { role: Role::System, content: wording.plain(language, DAY)? });
+    }
+    let passages = turns[0].content.matches("<passage number=").count();
+    let oracle = notes.meta.map(|meta| meta.oracle.unwrap_or_default());
+    Ok(Held { id: notes.id.unwrap_or(place), language, turns, reference, passages, oracle })
+}
+
+/// One that answers.
+#[derive(Debug, Clone)]
+pub struct System {
+    /// What reports call it.
+    pub name: String,
+    /// Its adapter; `None` for the base.
+    pub adapter: Option<Arc<PackedAdapter>>,
+}
+
+/// What one system said to one example.
+#[derive(Debug, Clone, Serialize)]
+pub struct Answer {
+    /// The example.
+    pub id: String,
+    /// The system.
+    pub system: String,
+    /// What it said.
+    pub answer: String,
+    /// For each criterion, whether it holds; `None` where it does not apply.
+    pub checks: Vec<Option<bool>>,
+    /// Counts and times.
+    pub completion: Completion,
+}
+
+/// Has every system answer every example, greedily; answers are in the order of the examples, and for each in that of the systems.
+///
+/// # Errors
+/// When a prompt cannot be made, the engine refuses or fails, or `progress`, which is told how many are done, says to stop.
+pub fn answer(
+    model: &BaseModel<FastDecoder>,
+    engine: &EngineHandle,
+    (held, systems): (&[Held], &[System]),
+    criteria: &Criteria,
+    (max_tokens, at_once): (usize, usize),
+    progress: &mut dyn FnMut(usize) -> bool,
+) -> Result<Vec<Answer>, AnswersError> {
+    let mut running: VecDeque<(&Held, &System, Receiver<EngineEvent>)> = VecDeque::new();
+    let mut answers = Vec::new();
+    let template = model.template.as_ref();
+    let mut pairs = held.iter().flat_map(|one| systems.iter().map(move |system| (one, system)));
+    loop {
+        while running.len() < at_once.max(1) {
+            let Some((one, system)) = pairs.next() else { break };
+            let bad = |source| AnswersError::Template { id: one.id.clone(), source };
+            let template = template.ok_or(TemplateError::Missing).map_err(bad)?;
+            let segments = template.segments(&one.turns).map_err(bad)?;
+            let request = GenerateRequest {
+                prompt: encode_segments(&model.tokenizer, &segments)?,
+                adapter: system.adapter.clone(),
+                cache_salt: None,
+                sampling: GREEDY,
+                max_tokens,
+                stop: Vec::new(),
+            };
+            let submitted = engine.submit(request);
+            let events = submitted.map_err(|source| AnswersError::Submit { id: one.id.clone(), source })?;
+            running.push_back((one, system, events));
+        }
+        let Some((one, system, events)) = running.pop_front() else { return Ok(answers) };
+        let (text, completion) =
+            wait(events).map_err(|source| AnswersError::Engine { id: one.id.clone(), source })?;
+        let asked = one.turns.iter().rev().find(|turn| turn.role == Role::User);
+        let said = Said {
+            language: one.language,
+            question: asked.map_or("", |turn| &turn.content),
+            reference: &one.reference,
+            passages: one.passages,
+            oracle: one.oracle.as_deref(),
+            answer: &text,
+        };
+        let checks = criteria.criterion.iter().map(|criterion| criterion.check.holds(&said)).collect();
+        answers.push(Answer {
+            id: one.id.clone(),
+            system: system.name.clone(),
+            answer: text,
+            checks,
+            completion,
+        });
+        if !progress(answers.len()) {
+            return Err(AnswersError::Stopped);
+        }
+    }
+}
+
+const GREEDY: Sampling =
+    Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, seed: 0 };
+
+fn wait(mut events: Receiver<EngineEvent>) -> Result<(String, Completion), EngineFailure> {
+    let mut text = String::new();
+    while let Some(event) = events.blocking_recv() {
+        match event {
+            EngineEvent::Text(more) => text.push_str(&more),
+            EngineEvent::Done(completion) => return Ok((text, completion)),
+            EngineEvent::Failed(failure) => return Err(failure),
+        }
+    }
+    Err(EngineFailure::ShuttingDown)
+}
+
+/// How often a criterion held of a system's answers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figure {
+    /// The system.
+    pub system: String,
+    /// The criterion.
+    pub criterion: String,
+    /// In which language; `None` for all.
+    pub language: Option<Language>,
+    /// How often.
+    pub rate: Rate,
+    /// Against the first system, on the same examples; `None` for itself.
+    pub against_first: Option<Difference>,
+    /// What is promised.
+    pub goal: Option<f64>,
+}
+
+/// The figures of all systems, criteria and languages for which there are answers.
+#[must_use]
+pub fn figures(held: &[Held], systems: &[System], criteria: &Criteria, answers: &[Answer]) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    let mut languages: Vec<Option<Language>> = vec![None];
+    let used: Vec<Language> =
+        Language::ALL.into_iter().filter(|l| held.iter().any(|one| one.language == *l)).collect();
+    if used.len() > 1 {
+        languages.extend(used.into_iter().map(Some));
+    }
+    for (at, criterion) in criteria.criterion.iter().enumerate() {
+        for language in &languages {
+            let outcomes = |of: usize| -> Vec<bool> {
+                let rows = held.iter().zip(answers.chunks_exact(systems.len().max(1)));
+                rows.filter(|(one, _)| language.is_none_or(|l| one.language == l))
+                    .filter_map(|(_, answers)| answers[of].checks[at])
+                    .collect()
+            };
+            let first = outcomes(0);
+            for (of, system) in systems.iter().enumerate() {
+                let own = outcomes(of);
+                if own.is_empty() {
+                    continue;
+                }
+                figures.push(Figure {
+                    system: system.name.clone(),
+                    criterion: criterion.name.clone(),
+                    language: *language,
+                    rate: Rate::of(&own),
+                    against_first: if of == 0 { None } else { Difference::between(&first, &own, SEED) },
+                    goal: criterion.goal,
+                });
+            }
+        }
+    }
+    figures
+}

@@ -1,0 +1,428 @@
+//! Criteria: what an answer must be like, written down before anything is trained.
+//!
+//! A `criteria.toml` lists criteria, each of one [`Check`]. A check says of one answer whether it holds, or that it does not apply; a new
+//! check is a variant and an arm.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use super::citations::cited;
+use super::figures::{figures, holds};
+use super::overlap::chrf;
+use crate::language::Language;
+
+/// An answer with what it is judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'a> {
+    /// The language of the question.
+    pub language: Language,
+    /// The question, or what the user said last.
+    pub question: &'a str,
+    /// What a good answer says.
+    pub reference: &'a str,
+    /// Passages in the prompt.
+    pub passages: usize,
+    /// The numbers of those that answer; `None` where the data does not say, none where nothing answers.
+    pub oracle: Option<&'a [usize]>,
+    /// The answer.
+    pub answer: &'a str,
+}
+
+/// Texts for each language.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Texts {
+    /// English.
+    pub en: Vec<String>,
+    /// Japanese.
+    pub ja: Vec<String>,
+}
+
+impl Texts {
+    fn of(&self, language: Language) -> &[String] {
+        match language {
+            Language::En => &self.en,
+            Language::Ja => &self.ja,
+        }
+    }
+}
+
+/// Something that can be looked for in an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "check", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Check {
+    /// One of the texts stands in it.
+    ContainsAny {
+        /// The texts.
+        texts: Texts,
+    },
+    /// None of the texts stands in it.
+    Lacks {
+        /// The texts.
+        texts: Texts,
+    },
+    /// A regular expression of each language is found in it.
+    Matches {
+        /// The expressions; all must be found.
+        patterns: Texts,
+    },
+    /// Lines begin with these headings, in this order, and no heading is there twice.
+    Sections {
+        /// The headings.
+        headings: Texts,
+    },
+    /// It has at most so many characters, and at least so many.
+    Length {
+        /// At least.
+        #[serde(default)]
+        least: usize,
+        /// At most.
+        most: usize,
+    },
+    /// It has at most so many sentences.
+    Sentences {
+        /// At most.
+        most: usize,
+    },
+    /// It cites a passage, and none that is not there.
+    Cites,
+    /// It cites a passage that answers. Applies where one does.
+    CitesOracle,
+    /// It says that nothing answers. Applies where nothing does.
+    Abstains {
+        /// How that is said.
+        texts: Texts,
+    },
+    /// It does not say that nothing answers. Applies where something does.
+    Answers {
+        /// How it would be said.
+        texts: Texts,
+    },
+    /// It holds the figures of the reference; where that has none, it says nearly the same by chrF. Applies where something answers.
+    Fact {
+        /// The least chrF where there are no figures, 0 to 1.
+        chrf: f64,
+    },
+    /// The same, and it cites a passage that answers.
+    FactCited {
+        /// The least chrF where there are no figures, 0 to 1.
+        chrf: f64,
+    },
+    /// It is near the reference by chrF.
+    Near {
+        /// The least chrF, 0 to 1.
+        chrf: f64,
+    },
+    /// It asks something.
+    Asks,
+    /// Every sentence of a Japanese answer ends politely. Applies to Japanese.
+    Polite,
+    /// Where the reference names help that must come at once, so does the answer. Applies where it does.
+    Escalates {
+        /// How that is said.
+        texts: Texts,
+    },
+    /// It is JSON, an object with these keys and no others.
+    Json {
+        /// The keys.
+        keys: Vec<String>,
+    },
+}
+
+/// A criterion.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Criterion {
+    /// What reports call it.
+    pub name: String,
+    /// What is looked for.
+    #[serde(flatten)]
+    pub check: Check,
+    /// What it counts in the style of an answer; 0 for a figure that is only shown.
+    #[serde(default)]
+    pub weight: f64,
+    /// The rate that is promised of the adapter, if any.
+    #[serde(default)]
+    pub goal: Option<f64>,
+}
+
+/// The criteria of a dataset.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Criteria {
+    /// What the adapter is for.
+    pub objective: String,
+    /// In the order of reports.
+    pub criterion: Vec<Criterion>,
+}
+
+/// Why criteria were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum CriteriaError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no valid TOML, or has a key too many.
+    #[error("{}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A criterion makes no sense.
+    #[error("{}: criterion `{name}`: {problem}", path.display())]
+    Criterion {
+        /// The file.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl Criteria {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a criterion makes no sense.
+    pub fn read(path: &Path) -> Result<Self, CriteriaError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| CriteriaError::Read { path: path.into(), source })?;
+        let criteria: Self = toml::from_str(&text)
+            .map_err(|source| CriteriaError::Parse { path: path.into(), source: Box::new(source) })?;
+        let mut names = std::collections::BTreeSet::new();
+        for one in &criteria.criterion {
+            let problem = match one.problem() {
+                None if !names.insert(&one.name) => Some("stands there twice".to_owned()),
+                problem => problem,
+            };
+            if let Some(problem) = problem {
+                return Err(CriteriaError::Criterion { path: path.into(), name: one.name.clone(), problem });
+            }
+        }
+        Ok(criteria)
+    }
+}
+
+impl Criterion {
+    fn problem(&self) -> Option<String> {
+        let share = |v: f64| (0.0..=1.0).contains(&v);
+        if !(self.weight >= 0.0 && self.weight.is_finite()) {
+            return Some("weight must be at least 0".into());
+        }
+        if self.goal.is_some_and(|goal| !share(goal)) {
+            return Some("goal must be 0 to 1".into());
+        }
+        match &self.check {
+            Check::Fact { chrf } | Check::FactCited { chrf } | Check::Near { chrf } if !share(*chrf) => {
+                Some("chrf must be 0 to 1".into())
+            }
+            Check::Length { least, most } if least > most => Some("least is above most".into()),
+            Check::Matches { patterns } => patterns
+                .en
+                .iter()
+                .chain(&patterns.ja)
+                .find_map(|p| Regex::new(p).err())
+                .map(|e| e.to_string()),
+            _ => None,
+        }
+    }
+}
+
+impl Check {
+    /// Whether it holds of an answer; `None` where it does not apply.
+    #[must_use]
+    pub fn holds(&self, said: &Said<'_>) -> Option<bool> {
+        let answer = said.answer;
+        let names = |texts: &Texts, text: &str| texts.of(said.language).iter().any(|t| contains(text, t));
+        let answered = said.oracle.map(|oracle| !oracle.is_empty());
+        let cites = || cited(answer).iter().any(|n| said.oracle.is_some_and(|oracle| oracle.contains(n)));
+        match self {
+            Self::ContainsAny { texts } => Some(names(texts, answer)),
+            Self::Lacks { texts } => Some(!names(texts, answer)),
+            Self::Matches { patterns } => {
+                let found = |pattern: &String| Regex::new(pattern).is_ok_and(|regex| regex.is_match(answer));
+                Some(patterns.of(said.language).iter().all(found))
+            }
+            Self::Sections { headings } => Some(in_order(answer, headings.of(said.language))),
+            Self::Length { least, most } => Some((*least..=*most).contains(&answer.trim().chars().count())),
+            Self::Sentences { most } => Some((1..=*most).contains(&sentences(answer).len())),
+            Self::Cites => {
+                let numbers = cited(answer);
+                Some(!numbers.is_empty() && numbers.iter().all(|n| (1..=said.passages).contains(n)))
+            }
+            Self::CitesOracle => answered?.then(cites),
+            Self::Abstains { texts } => (!answered?).then(|| names(texts, answer)),
+            Self::Answers { texts } => answered?.then(|| !names(texts, answer)),
+            Self::Fact { chrf } => answered?.then(|| fact(said, *chrf)),
+            Self::FactCited { chrf } => answered?.then(|| fact(said, *chrf) && cites()),
+            Self::Near { chrf: least } => Some(chrf(answer, said.reference) >= *least),
+            Self::Asks => Some(answer.contains(['?', '？'])),
+            Self::Polite => (said.language == Language::Ja).then(|| polite(answer)),
+            Self::Escalates { texts } => names(texts, said.reference).then(|| names(texts, answer)),
+            Self::Json { keys } => Some(has_keys(answer, keys)),
+        }
+    }
+}
+
+/// Whether a text stands in another, whatever the case.
+fn contains(text: &str, what: &str) -> bool {
+    text.to_lowercase().contains(&what.to_lowercase())
+}
+
+fn fact(said: &Said<'_>, least: f64) -> bool {
+    let expected = figures(said.reference);
+    match expected.is_empty() {
+        false => holds(said.answer, &expected),
+        true => {
+            chrf(&super::citations::without(said.answer), &super::citations::without(said.reference)) >= least
+        }
+    }
+}
+
+fn in_order(answer: &str, headings: &[String]) -> bool {
+    let lines: Vec<&str> = answer.lines().map(str::trim_start).collect();
+    let places = headings.iter().map(|heading| {
+        let mut found = lines.iter().enumerate().filter(|(_, line)| line.starts_with(heading.as_str()));
+        let first = found.next().map(|(at, _)| at);
+        first.filter(|_| found.next().is_none())
+    });
+    let places: Option<Vec<usize>> = places.collect();
+    places.is_some_and(|places| places.windows(2).all(|pair| pair[0] < pair[1]))
+}
+
+/// The sentences of an answer, citations left out.
+fn sentences(text: &str) -> Vec<String> {
+    static END: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"(?:[.!?]+[”’\x22')]*(?:\s|$))|[。！？]+[」』）]*|\n")
+            .unwrap_or_else(|e| unreachable!("{e}"))
+    });
+    let plain = super::citations::without(text);
+    let parts = END.split(&plain).map(|part| part.trim().to_owned());
+    parts.filter(|part| part.chars().any(char::is_alphanumeric)).collect()
+}
+
+/// Whether sentences end as polite Japanese does.
+fn polite(text: &str) -> bool {
+    const ENDS: [&str; 12] = [
+        "です",
+        "ます",
+        "ません",
+        "でした",
+        "ました",
+        "ください",
+        "でしょうか",
+        "ますか",
+        "ですか",
+        "ですね",
+        "ますね",
+        "でしょう",
+    ];
+    let sentences = sentences(text);
+    let ends = |sentence: &String| {
+        let sentence = sentence.trim_end_matches(['」', '』', '）', ')', 'よ', 'ね', 'か']);
+        ENDS.iter().any(|end| sentence.ends_with(end.trim_end_matches(['ね', 'か'])))
+    };
+    !sentences.is_empty() && sentences.iter().all(ends)
+}
+
+fn has_keys(answer: &str, keys: &[String]) -> bool {
+    let Ok(serde_json::Value::Object(object)) = serde_json::from_str(answer.trim()) else { return false };
+    object.len() == keys.len() && keys.iter().all(|key| object.contains_key(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said<'a>(answer: &'a str, reference: &'a str, oracle: Option<&'a [usize]>) -> Said<'a> {
+        Said { language: Language::detect(reference), question: "", reference, passages: 3, oracle, answer }
+    }
+
+    #[test]
+    fn facts_count_only_with_the_right_figures_and_passage() {
+        let reference = "Give 5 mg every 2 hours [2].";
+        let oracle = Some([2].as_slice());
+        let check = |check: Check, answer: &str| check.holds(&said(answer, reference, oracle));
+        let (fact, cited) = (Check::Fact { chrf: 0.5 }, Check::FactCited { chrf: 0.5 });
+        for (answer, right, and_cited) in [
+            ("It is 5mg every 2 h [2].", true, true),
+            ("It is 5mg every 2 h [1].", true, false),
+            ("It is 5 mg every 3 hours [2].", false, false),
+            ("", false, false),
+        ] {
+            assert_eq!(check(fact.clone(), answer), Some(right), "{answer}");
+            assert_eq!(check(cited.clone(), answer), Some(and_cited), "{answer}");
+        }
+        assert_eq!(fact.holds(&said("5 mg", reference, Some(&[]))), None, "nothing answers");
+        assert_eq!(fact.holds(&said("5 mg", reference, None)), None, "nobody knows");
+        let words = said("The registrar is rung at once [2].", "Ring the registrar at once [2].", oracle);
+        assert_eq!(fact.holds(&words), Some(true));
+        let other = said("The bed is moved to the window [2].", "Ring the registrar at once [2].", oracle);
+        assert_eq!(fact.holds(&other), Some(false));
+    }
+
+    #[test]
+    fn every_check_can_hold_and_fail() {
+        let texts = |en: &str, ja: &str| Texts { en: vec![en.into()], ja: vec![ja.into()] };
+        let en = "You asked well [1].";
+        let cases: Vec<(Check, &str, &str, &str)> = vec![
+            (Check::ContainsAny { texts: texts("ward", "病棟") }, "The Ward.", "The bed.", en),
+            (Check::Lacks { texts: texts("cancer", "癌") }, "Rest.", "It is cancer.", en),
+            (Check::Matches { patterns: texts(r"^To: \w", r"^宛先") }, "To: Cardiology", "For: x", en),
+            (Check::Sections { headings: texts("A:", "甲") }, "A: x\nB: y", "A: x\nA: y", en),
+            (Check::Length { least: 2, most: 4 }, "abc", "abcde", en),
+            (Check::Sentences { most: 2 }, "One. Two 2.5 mg [1].", "One. Two. Three.", en),
+            (Check::Cites, "So [3].", "So [4].", en),
+            (Check::Near { chrf: 0.6 }, "You asked well", "Never mind it", en),
+            (Check::Asks, "Does it hurt?", "It hurts.", en),
+            (Check::Polite, "休みます。そうですか。", "休む。", "お待ちください。"),
+            (Check::Json { keys: vec!["a".into()] }, "{\"a\": 1}", "{\"a\": 1, \"b\": 2}", en),
+            (Check::Escalates { texts: texts("999", "119") }, "Ring 999.", "Wait.", "Call 999 now."),
+        ];
+        for (check, good, bad, reference) in cases {
+            assert_eq!(check.holds(&said(good, reference, None)), Some(true), "{check:?}");
+            assert_eq!(check.holds(&said(bad, reference, None)), Some(false), "{check:?}");
+        }
+        let none = texts("do not answer", "記述はありません");
+        let (nothing, something) = (Some([].as_slice()), Some([1].as_slice()));
+        let silent = "The passages do not answer this.";
+        assert_eq!(Check::Abstains { texts: none.clone() }.holds(&said(silent, en, nothing)), Some(true));
+        assert_eq!(Check::Abstains { texts: none.clone() }.holds(&said("5 mg", en, nothing)), Some(false));
+        assert_eq!(Check::Answers { texts: none.clone() }.holds(&said(silent, en, something)), Some(false));
+        assert_eq!(Check::Answers { texts: none }.holds(&said("5 mg", en, something)), Some(true));
+        assert_eq!(Check::CitesOracle.holds(&said("So [2].", en, something)), Some(false));
+        assert_eq!(Check::CitesOracle.holds(&said("So [1].", en, something)), Some(true));
+    }
+
+    #[test]
+    fn faults_in_a_file_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("criteria.toml");
+        let read = |text: &str| {
+            std::fs::write(&path, format!("objective = \"x\"\n{text}")).unwrap();
+            Criteria::read(&path).map(|_| ()).map_err(|e| e.to_string())
+        };
+        let one = "[[criterion]]\nname = \"a\"\ncheck = \"cites\"\n";
+        assert_eq!(read(one), Ok(()));
+        for (text, problem) in [
+            (format!("{one}{one}"), "stands there twice"),
+            (one.replace("cites", "sites"), "unknown variant `sites`"),
+            (format!("{one}goal = 3"), "goal must be 0 to 1"),
+            (one.replace("\"cites\"", "\"near\"\nchrf = 2.0"), "chrf must be 0 to 1"),
+            (one.replace("\"cites\"", "\"matches\"\npatterns = { en = [\"(\"] }"), "unclosed group"),
+        ] {
+            let error = read(&text).unwrap_err();
+            assert!(error.contains(problem) && error.contains("criteria.toml"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Figures with their units, as a fact is recognised by: `130/80mmHg`, `130／80 mm Hg` and `130/80 mmHg` are the same.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+use unicode_normalization::UnicodeNormalization as _;
+
+/// A number and the unit behind it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Figure {
+    /// The number.
+    pub value: f64,
+    /// Its unit in its usual short form; empty where none is known.
+    pub unit: String,
+}
+
+/// Units by their usual short form; the others are ways to write it. In lower case and without spaces, as texts are compared.
+const UNITS: [(&str, &[&str]); 27] = [
+    ("h", &["hours", "hour", "hrs", "hr", "時間"]),
+    ("min", &["minutes", "minute", "mins", "分間", "分"]),
+    ("s", &["seconds", "second", "sec", "秒間", "秒"]),
+    ("d", &["days", "day", "日間", "日"]),
+    ("wk", &["weeks", "week", "週間", "週"]),
+    ("mo", &["months", "month", "か月", "ヶ月", "カ月", "ヵ月"]),
+    ("y", &["years", "year", "歳", "年間", "年"]),
+    ("%", &["percent", "パーセント"]),
+    ("°c", &["℃", "度"]),
+    ("mg", &["ミリグラム"]),
+    ("μg", &["mcg", "ug", "マイクログラム"]),
+    ("kg", &[]),
+    ("g", &["grams", "gram", "グラム"]),
+    ("ml", &["ミリリットル", "cc"]),
+    ("l", &["litres", "litre", "liters", "liter"]),
+    ("mmhg", &[]),
+    ("cmh2o", &[]),
+    ("mmol", &[]),
+    ("μmol", &["umol"]),
+    ("iu", &["国際単位"]),
+    ("units", &["unit", "単位"]),
+    ("times", &["回"]),
+    ("doses", &["dose"]),
+    ("points", &["point", "点"]),
+    ("cm", &["センチ"]),
+    ("mm", &["ミリ"]),
+    ("gy", &[]),
+];
+
+/// A text as figures are compared: compatibility forms folded, without spaces, in lower case, thousands unseparated.
+fn folded(text: &str) -> String {
+    static THOUSANDS: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"(\d),(\d{3})").unwrap_or_else(|e| unreachable!("{e}")));
+    let plain: String = text.nfkc().collect::<String>().to_lowercase();
+    let joined = THOUSANDS.replace_all(&plain, "$1$2");
+    joined.chars().filter(|c| !c.is_whitespace()).collect()
+}
+
+/// The figures of a text in order, citations left out.
+///
+/// # Panics
+/// Never: the pattern is fixed.
+#[must_use]
+pub fn figures(text: &str) -> Vec<Figure> {
+    static NUMBER: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"\d+(?:\.\d+)?").unwrap_or_else(|e| unreachable!("{e}")));
+    let text = folded(&super::citations::without(text));
+    let found = NUMBER.find_iter(&text).filter_map(|found| {
+        let value = found.as_str().parse().ok()?;
+        Some(Figure { value, unit: unit(&text[found.end()..]) })
+    });
+    found.collect()
+}
+
+/// The unit that a text begins with: of all spellings the longest that is not the beginning of a longer word.
+fn unit(text: &str) -> String {
+    let spellings = UNITS.iter().flat_map(|(short, others)| {
+        std::iter::once((*short, *short)).chain(others.iter().map(move |other| (*other, *short)))
+    });
+    let fits = spellings.filter(|(spelling, _)| {
+        let rest = text.strip_prefix(spelling);
+        let latin = spelling.chars().all(|c| c.is_ascii_alphabetic() || c == 'μ');
+        rest.is_some_and(|rest| !latin || !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
+    });
+    fits.max_by_key(|(spelling, _)| spelling.len()).map(|(_, short)| short.to_owned()).unwrap_or_default()
+}
+
+/// Whether every figure of `expected` stands in `said`, with the same unit where both name one that is known.
+#[must_use]
+pub fn holds(said: &str, expected: &[Figure]) -> bool {
+    let said = figures(said);
+    expected.iter().all(|wanted| {
+        said.iter().any(|one| {
+            let units = one.unit == wanted.unit || one.unit.is_empty() || wanted.unit.is_empty();
+            (one.value - wanted.value).abs() < 1e-9 && units
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn notations_of_one_figure_are_the_same() {
+        for (said, expected) in [
+            ("Below 130／80 mm Hg [2].", "130/80mmHg"),
+            ("２時間ごとに測る[1]。", "every 2 hours"),
+            ("Give 1,200 mL over 30 min.", "1200 ml, 30 minutes"),
+            ("7.0 % or more", "7％"),
+            ("50 mcg", "50 μg"),
+            ("at 38.5℃", "38.5 °C"),
+        ] {
+            assert!(holds(said, &figures(expected)), "{said} / {expected}: {:?}", figures(said));
+        }
+    }
+
+    #[test]
+    fn another_value_or_unit_is_another_figure() {
+        for (said, expected) in [
+            ("every 2 minutes", "2 hours"),
+            ("2.5 mg", "25 mg"),
+            ("5 mg", "5 g"),
+            ("as in [3]", "3"),
+            ("12 mL", "2 mL"),
+            ("nothing", "1"),
+        ] {
+            assert!(!holds(said, &figures(expected)), "{said} / {expected}");
+        }
+        // "m" of "more" is no unit, and an unknown unit is none.
+        assert_eq!(figures("5 mallets")[0].unit, "");
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_holds_its_own_figures(text in ".{0,80}") {
+            prop_assert!(holds(&text, &figures(&text)));
+        }
+    }
+}
