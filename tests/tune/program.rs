@@ -37,6 +37,7 @@ instructions = false
 rank = 4
 alpha = 8.0
 dropout = 0.1
+late = true
 [training]
 epochs = 2
 batch = 2
@@ -117,6 +118,46 @@ fn a_killed_run_goes_on_to_the_same_adapter() {
         let output = shishin(folder.path(), &args).output().unwrap();
         assert!(output.status.success(), "{}", text(&output));
     }
+    judge(folder.path());
+}
+
+const CRITERIA: &str = r#"
+objective = "Answer with the ward's one word."
+[[criterion]]
+name = "the word"
+check = "contains-any"
+texts = { en = ["Heather"] }
+goal = 1.0
+[[criterion]]
+name = "no more"
+check = "length"
+most = 10
+"#;
+
+/// What was trained is seen in held-out answers: the base does not know the word, the adapter does, in both its forms.
+fn judge(folder: &Path) {
+    std::fs::write(folder.join("criteria.toml"), CRITERIA).unwrap();
+    let judge = |adapter: &str, more: &[&str]| {
+        let args =
+            ["evaluate", "answers", "valid.jsonl", "--criteria", "criteria.toml", "--adapter", adapter];
+        shishin(folder, &[&args, more].concat()).output().unwrap()
+    };
+    for adapter in ["whole", "whole/adapter.gguf"] {
+        let output = judge(adapter, &["--json", "--gate"]);
+        assert!(output.status.success(), "{}", text(&output));
+        let report: Json = serde_json::from_slice(&output.stdout).unwrap();
+        let held = |at: usize| report["figures"][at]["rate"]["held"].as_u64().unwrap();
+        assert_eq!([held(0), held(1), held(2), held(3)], [0, 1, 0, 1], "{report:#}");
+        assert_eq!(report["figures"][1]["against_first"]["difference"], 1.0);
+        let again: Json = serde_json::from_slice(&judge(adapter, &["--json", "--gate"]).stdout).unwrap();
+        assert_eq!(again["figures"], report["figures"], "twice the same figures");
+    }
+    std::fs::write(folder.join("criteria.toml"), CRITERIA.replace("Heather", "Bracken")).unwrap();
+    let output = judge("whole", &["--gate"]);
+    assert!(!output.status.success() && text(&output).contains("1 goals were missed"), "{}", text(&output));
+    std::fs::write(folder.join("valid.jsonl"), "{\"messages\": []}").unwrap();
+    let output = judge("whole", &[]);
+    assert!(!output.status.success() && text(&output).contains("valid.jsonl:1"), "{}", text(&output));
 }
 
 #[test]
