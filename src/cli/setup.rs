@@ -1,7 +1,7 @@
 //! Putting the parts of an answer together, for `serve` and `ask`: model, adapters, index, engine.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -20,7 +20,7 @@ use crate::kernels::{Cpu, Variant};
 use crate::model::BaseModel;
 use crate::model::catalog::{Catalog, Format, Kind, ModelEntry};
 use crate::model::embed::{self, EmbedError};
-use crate::model::fast::PackedAdapter;
+use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::fetch::{self, Cancel};
 use crate::model::gguf::Gguf;
 use crate::model::lora::Adapter;
@@ -219,12 +219,18 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
     let mut adapters = BTreeMap::new();
     for (name, path) in &settings.adapters {
         note("loading adapters");
-        let adapter = Adapter::load(path, &model.config, &Device::Cpu)
+        let Some(path) = for_base(path, &located.name) else {
+            tracing::warn!(
+                adapter = name,
+                model = located.name,
+                "left out: the folder holds none for this model"
+            );
+            continue;
+        };
+        let packed = adapter(&path, &model)
             .with_context(|| format!("adapter `{name}` (set in [adapters] or by --load-adapter)"))?;
-        tracing::info!(adapter = name, sha256 = adapter.fingerprint(), "adapter loaded");
-        let packed = PackedAdapter::pack(&adapter, &model.decoder)
-            .with_context(|| format!("adapter `{name}` cannot be packed"))?;
-        adapters.insert(name.clone(), Arc::new(packed));
+        tracing::info!(adapter = name, sha256 = packed.fingerprint(), "adapter loaded");
+        adapters.insert(name.clone(), packed);
     }
     let model = Arc::new(model);
     let tokens = Arc::clone(&model);
@@ -244,6 +250,28 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
         engine: engine.handle(),
     });
     Ok(Running { answerer: Arc::new(answerer), indexer, engine })
+}
+
+/// Loads an adapter and packs it for a model.
+///
+/// # Errors
+/// When it cannot be read, or does not fit the model.
+pub fn adapter(path: &Path, model: &BaseModel<FastDecoder>) -> anyhow::Result<Arc<PackedAdapter>> {
+    let adapter = Adapter::load(path, &model.config, &Device::Cpu)?;
+    let packed = PackedAdapter::pack(&adapter, &model.decoder);
+    Ok(Arc::new(packed.with_context(|| format!("the adapter {} cannot be packed", path.display()))?))
+}
+
+/// Where an adapter's files are. A folder may hold a folder for each base, called as the base is; `None` where this base has none.
+fn for_base(path: &Path, base: &str) -> Option<PathBuf> {
+    let holds_folders = || {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.path().join("adapter_config.json").is_file()).count() > 0
+    };
+    if path.join("adapter_config.json").exists() || !holds_folders() {
+        return Some(path.to_owned());
+    }
+    Some(path.join(base)).filter(|own| own.is_dir())
 }
 
 /// Threads and kernels as the settings have them.

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use candle_core::Device;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -18,9 +17,7 @@ use crate::engine::Engine;
 use crate::evaluate::answers::{self, Answer, Figure, Held, System};
 use crate::evaluate::criteria::Criteria;
 use crate::model::BaseModel;
-use crate::model::fast::PackedAdapter;
 use crate::model::fetch::Cancel;
-use crate::model::lora::Adapter;
 use crate::prompt::Wording;
 
 /// Flags of `shishin evaluate answers`.
@@ -87,10 +84,8 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     let model = BaseModel::load_fast(&located.path, settings.model.form, located.sha256.as_deref(), cpu)?;
     let mut systems = vec![System { name: "base".into(), adapter: None }];
     for path in &args.adapter {
-        let adapter = Adapter::load(path, &model.config, &Device::Cpu)?;
-        let packed = PackedAdapter::pack(&adapter, &model.decoder)
-            .with_context(|| format!("the adapter {} cannot be packed", path.display()))?;
-        systems.push(System { name: short_name(path), adapter: Some(Arc::new(packed)) });
+        let adapter = Some(setup::adapter(path, &model)?);
+        systems.push(System { name: short_name(path), adapter });
     }
     let model = Arc::new(model);
     let engine = Engine::start(&model, &settings.engine)?;
