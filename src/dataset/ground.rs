@@ -7,6 +7,7 @@
 //!
 //! The prompt is the server's own, so that what is learnt is what will be seen.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::ToSpan as _;
@@ -179,16 +180,6 @@ impl Split {
             Self::Test => "test",
         }
     }
-
-    /// A key's part: 76 of a hundred keys are for training, 8 for validation, 16 for testing.
-    fn of(key: &str) -> Self {
-        let hash = crate::model::digest([b"split".as_slice(), key.as_bytes()]);
-        match u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]) % 100 {
-            0..16 => Self::Test,
-            16..24 => Self::Valid,
-            _ => Self::Train,
-        }
-    }
 }
 
 /// A row and where it goes.
@@ -257,6 +248,14 @@ impl Item {
         }
     }
 
+    fn language(&self) -> Language {
+        match self {
+            Self::Answered { language, .. }
+            | Self::Dialogue { language, .. }
+            | Self::Unanswerable { language, .. } => *language,
+        }
+    }
+
     /// What it says, to compare by.
     fn text(&self) -> String {
         match self {
@@ -284,7 +283,41 @@ fn splits(items: &[(String, Item)]) -> Vec<Split> {
         Item::Answered { oracle, id, .. } => oracle.first().map_or(id.clone(), |o| o.guideline.clone()),
         other => other.id().to_owned(),
     };
-    (0..items.len()).map(|at| Split::of(&key(cluster[at]))).collect()
+    let groups: Vec<(Language, [u8; 32])> = cluster
+        .iter()
+        .map(|at| (items[*at].1.language(), crate::model::digest([b"split".as_slice(), key(*at).as_bytes()])))
+        .collect();
+    let parts = shared_out(&groups);
+    groups.iter().map(|group| parts[group]).collect()
+}
+
+/// The part of each group: those with the lowest hashes are tested on until they hold 16 items of a hundred of their language, the next
+/// say when to stop until they hold 8. A group that is added moves few others.
+fn shared_out(items: &[(Language, [u8; 32])]) -> BTreeMap<(Language, [u8; 32]), Split> {
+    let mut sizes: BTreeMap<(Language, [u8; 32]), usize> = BTreeMap::new();
+    items.iter().for_each(|group| *sizes.entry(*group).or_default() += 1);
+    let mut parts = BTreeMap::new();
+    for language in Language::ALL {
+        let own = || sizes.iter().filter(|((of, _), _)| *of == language);
+        let total: usize = own().map(|(_, size)| size).sum();
+        // Fewer than three groups cannot be in three parts; then all are learnt from.
+        let enough = own().count() >= 3;
+        let (mut tested, mut valid) = (0, 0);
+        for (group, size) in own() {
+            let part = match enough {
+                true if tested * 100 < 16 * total => Split::Test,
+                true if valid * 100 < 8 * total => Split::Valid,
+                _ => Split::Train,
+            };
+            match part {
+                Split::Test => tested += size,
+                Split::Valid => valid += size,
+                Split::Train => {}
+            }
+            parts.insert(*group, part);
+        }
+    }
+    parts
 }
 
 /// Makes rows of items over an index.
@@ -538,6 +571,29 @@ pub fn write(folder: &Path, rows: &[Row]) -> Result<Vec<(PathBuf, usize)>, Groun
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_language_fills_its_parts() {
+        let group = |language, n: u8| (language, [n; 32]);
+        let mut items: Vec<(Language, [u8; 32])> = Vec::new();
+        for n in 0..50 {
+            items.extend(vec![group(Language::En, n); 1 + usize::from(n % 4)]);
+        }
+        items.extend([group(Language::Ja, 1), group(Language::Ja, 2)]);
+        let parts = shared_out(&items);
+        let share = |part: Split| {
+            let own = items.iter().filter(|(language, _)| *language == Language::En);
+            let held = own.clone().filter(|group| parts[*group] == part).count();
+            held as f64 / own.count() as f64
+        };
+        assert!((0.16..0.20).contains(&share(Split::Test)), "{}", share(Split::Test));
+        assert!((0.08..0.12).contains(&share(Split::Valid)), "{}", share(Split::Valid));
+        // Two groups are too few for three parts.
+        assert!((1..3).all(|n| parts[&group(Language::Ja, n)] == Split::Train));
+        // One more group moves at most one other across each border.
+        let more = shared_out(&[items.clone(), vec![group(Language::En, 200); 3]].concat());
+        assert!(parts.iter().filter(|(group, part)| more[*group] != **part).count() <= 2);
+    }
 
     #[test]
     fn citations_follow_their_passages() {

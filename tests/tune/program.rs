@@ -118,7 +118,29 @@ fn a_killed_run_goes_on_to_the_same_adapter() {
         let output = shishin(folder.path(), &args).output().unwrap();
         assert!(output.status.success(), "{}", text(&output));
     }
+    of_this_base(folder.path());
     judge(folder.path());
+}
+
+/// A folder that holds an adapter for each base gives the one for this base, and none where there is none.
+fn of_this_base(folder: &Path) {
+    let ask = |adapters: &str| {
+        let load = format!("word={adapters}");
+        let args =
+            ["ask", "--mode", "tuned", "--adapter", "word", "--load-adapter", &load, "The word of ward 3?"];
+        shishin(folder, &args).output().unwrap()
+    };
+    for (many, base) in [("ours", MODEL), ("theirs", "another-base")] {
+        let own = folder.join(many).join(base);
+        std::fs::create_dir_all(&own).unwrap();
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            std::fs::copy(folder.join("whole").join(file), own.join(file)).unwrap();
+        }
+    }
+    let output = ask("ours");
+    assert!(output.status.success() && text(&output).contains("Heather"), "{}", text(&output));
+    let output = ask("theirs");
+    assert!(!output.status.success() && text(&output).contains("none is loaded"), "{}", text(&output));
 }
 
 const CRITERIA: &str = r#"
