@@ -220,10 +220,10 @@ pub fn answer(
         let Some((one, system, events)) = running.pop_front() else { return Ok(answers) };
         let (text, completion) =
             wait(events).map_err(|source| AnswersError::Engine { id: one.id.clone(), source })?;
-        let asked = one.turns.iter().rev().find(|turn| turn.role == Role::User);
+        let given = one.turns.iter().map(|turn| turn.content.as_str()).collect::<Vec<_>>().join("\n");
         let said = Said {
             language: one.language,
-            question: asked.map_or("", |turn| &turn.content),
+            given: &given,
             reference: &one.reference,
             passages: one.passages,
             oracle: one.oracle.as_deref(),

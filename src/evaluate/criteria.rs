@@ -19,8 +19,8 @@ use crate::language::Language;
 pub struct Said<'a> {
     /// The language of the question.
     pub language: Language,
-    /// The question, or what the user said last.
-    pub question: &'a str,
+    /// All that was said before: instructions, passages, questions.
+    pub given: &'a str,
     /// What a good answer says.
     pub reference: &'a str,
     /// Passages in the prompt.
@@ -116,6 +116,8 @@ pub enum Check {
         /// The least chrF, 0 to 1.
         chrf: f64,
     },
+    /// Every figure in it was given, whatever its unit.
+    InventsNoFigure,
     /// It asks something.
     Asks,
     /// Every sentence of a Japanese answer ends politely. Applies to Japanese.
@@ -266,7 +268,18 @@ impl Check {
             Self::Fact { chrf } => answered?.then(|| fact(said, *chrf)),
             Self::FactCited { chrf } => answered?.then(|| fact(said, *chrf) && cites()),
             Self::Near { chrf: least } => Some(chrf(answer, said.reference) >= *least),
-            Self::Asks => Some(answer.contains(['?', '？'])),
+            Self::InventsNoFigure => {
+                let given = figures(said.given);
+                Some(
+                    figures(answer)
+                        .iter()
+                        .all(|one| given.iter().any(|g| (g.value - one.value).abs() < 1e-9)),
+                )
+            }
+            Self::Asks => {
+                let ends = |sentence: &String| said.language == Language::Ja && sentence.ends_with('か');
+                Some(answer.contains(['?', '？']) || sentences(answer).iter().any(ends))
+            }
             Self::Polite => (said.language == Language::Ja).then(|| polite(answer)),
             Self::Escalates { texts } => names(texts, said.reference).then(|| names(texts, answer)),
             Self::Json { keys } => Some(has_keys(answer, keys)),
@@ -345,7 +358,14 @@ mod tests {
     use super::*;
 
     fn said<'a>(answer: &'a str, reference: &'a str, oracle: Option<&'a [usize]>) -> Said<'a> {
-        Said { language: Language::detect(reference), question: "", reference, passages: 3, oracle, answer }
+        Said {
+            language: Language::detect(reference),
+            given: "Give 5 mg.",
+            reference,
+            passages: 3,
+            oracle,
+            answer,
+        }
     }
 
     #[test]
@@ -385,6 +405,8 @@ mod tests {
             (Check::Cites, "So [3].", "So [4].", en),
             (Check::Near { chrf: 0.6 }, "You asked well", "Never mind it", en),
             (Check::Asks, "Does it hurt?", "It hurts.", en),
+            (Check::Asks, "痛みますか。休みます。", "痛みます。", "お待ちください。"),
+            (Check::InventsNoFigure, "Take 5 mg [2].", "Take 5 mg for 3 days.", en),
             (Check::Polite, "休みます。そうですか。", "休む。", "お待ちください。"),
             (Check::Json { keys: vec!["a".into()] }, "{\"a\": 1}", "{\"a\": 1, \"b\": 2}", en),
             (Check::Escalates { texts: texts("999", "119") }, "Ring 999.", "Wait.", "Call 999 now."),

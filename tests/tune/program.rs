@@ -198,6 +198,42 @@ fn the_preview_marks_what_is_learnt() {
     assert!(!folder.path().join("out").exists(), "a preview trains nothing");
 }
 
+/// What is shipped can be made into examples with all parts filled, and judged.
+#[test]
+fn every_shipped_item_grounds_and_every_dataset_has_criteria() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = |path: &str| root(&format!("models/datasets/{path}"));
+    let over = |language: &str| {
+        [root(&format!("index/guidelines/{language}")), set(&format!("grounded/guidelines/{language}"))]
+    };
+    let files =
+        |name: &str, kinds: &[&str]| kinds.iter().map(|k| set(&format!("{name}/{k}.jsonl"))).collect();
+    let mut runs: Vec<(&str, Vec<String>, Vec<String>)> = Vec::new();
+    for language in ["en", "ja"] {
+        let kinds = ["samples", "invented", "unanswerable"].map(|kind| format!("{kind}.{language}"));
+        let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+        runs.push(("grounded", files("grounded", &kinds), over(language).to_vec()));
+    }
+    for name in ["bedside", "radiology-summary", "referral-letter"] {
+        runs.push((name, files(name, &["en", "ja"]), vec![root("index/guidelines")]));
+    }
+    for (name, files, guidelines) in runs {
+        let guidelines = guidelines.iter().flat_map(|g| ["--guidelines", g.as_str()]);
+        let args =
+            ["dataset", "ground"].into_iter().chain(files.iter().map(String::as_str)).chain(guidelines);
+        let args: Vec<&str> = args.chain(["--out", "out"]).collect();
+        let output = shishin(folder.path(), &args).output().unwrap();
+        assert!(output.status.success(), "{name}: {}", text(&output));
+        for part in ["train", "valid", "test"] {
+            let rows = std::fs::read_to_string(folder.path().join(format!("out/{part}.jsonl"))).unwrap();
+            assert!(rows.lines().count() >= 6, "{name}: {part} has {}", rows.lines().count());
+        }
+        let criteria =
+            shishin::evaluate::criteria::Criteria::read(Path::new(&set(&format!("{name}/criteria.toml"))));
+        assert!(criteria.unwrap().criterion.iter().any(|criterion| criterion.goal.is_some()));
+    }
+}
+
 #[test]
 fn questions_are_written_out_over_passages() {
     let folder = tempfile::tempdir().unwrap();
