@@ -13,7 +13,6 @@ use crate::dataset::ground::{self, Grounder, Grounding};
 use crate::dataset::lint::{Report, TokenLimit, lint};
 use crate::ingest::Indexer;
 use crate::model::fetch::Cancel;
-use crate::prompt::Wording;
 use crate::retrieve::GuidelineIndex;
 
 /// What to do with a dataset.
@@ -86,10 +85,7 @@ fn ground_items(
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
     let items = ground::read(items)?;
-    let wording = match &settings.prompts {
-        Some(folder) => Wording::read(folder)?,
-        None => Wording::built_in()?,
-    };
+    let wording = setup::wording(settings)?;
     // An index of its own over all folders, searched by words alone: the same on every machine.
     let work = tempfile::tempdir().context("no folder for a temporary index")?;
     let (source, directory) = (work.path().join("guidelines"), work.path().join("index"));

@@ -189,10 +189,7 @@ pub fn build_options(settings: &IndexSettings, strict: bool) -> BuildOptions {
 /// The first part that cannot be had.
 pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyhow::Result<Running> {
     // What is quick to check comes before what is slow to load.
-    let wording = match &settings.prompts {
-        Some(folder) => Wording::read(folder)?,
-        None => Wording::built_in()?,
-    };
+    let wording = wording(settings)?;
     note("opening the guideline index");
     let meaning = meaning(settings, cancel)?;
     let index = Arc::new(GuidelineIndex::open_with(
@@ -252,6 +249,17 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
     Ok(Running { answerer: Arc::new(answerer), indexer, engine })
 }
 
+/// The prompt texts that the settings name.
+///
+/// # Errors
+/// When one cannot be read or is no template.
+pub fn wording(settings: &Settings) -> anyhow::Result<Wording> {
+    Ok(match &settings.prompts {
+        Some(folder) => Wording::read(folder)?,
+        None => Wording::built_in()?,
+    })
+}
+
 /// Loads an adapter and packs it for a model.
 ///
 /// # Errors
@@ -263,10 +271,10 @@ pub fn adapter(path: &Path, model: &BaseModel<FastDecoder>) -> anyhow::Result<Ar
 }
 
 /// Where an adapter's files are. A folder may hold a folder for each base, called as the base is; `None` where this base has none.
-fn for_base(path: &Path, base: &str) -> Option<PathBuf> {
+pub fn for_base(path: &Path, base: &str) -> Option<PathBuf> {
     let holds_folders = || {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries.filter(|entry| entry.path().join("adapter_config.json").is_file()).count() > 0
+        entries.map(|entry| entry.path().join("adapter_config.json")).any(|config| config.is_file())
     };
     if path.join("adapter_config.json").exists() || !holds_folders() {
         return Some(path.to_owned());

@@ -14,7 +14,6 @@ use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
 use crate::model::fingerprint;
 use crate::model::frozen::FrozenModel;
-use crate::prompt::Wording;
 use crate::tune::examples::{self, Example, ExampleMaker};
 use crate::tune::optimiser::rate;
 use crate::tune::output::{write_gguf, write_peft};
@@ -59,10 +58,7 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     let cpu = setup::cpu(cpu)?;
     let model = BaseModel::load_frozen(&located.path, tune.training.weights, located.sha256.as_deref(), cpu)?;
     let template = model.template.as_ref().context("the base model has no chat template")?;
-    let wording = match &settings.prompts {
-        Some(folder) => Wording::read(folder)?,
-        None => Wording::built_in()?,
-    };
+    let wording = setup::wording(settings)?;
     let invocation = match tune.lora.late {
         true => Some(model.tokenizer.encode_template(&template.generation_prompt()?)?),
         false => None,

@@ -142,9 +142,6 @@ pub struct Criterion {
     /// What is looked for.
     #[serde(flatten)]
     pub check: Check,
-    /// What it counts in the style of an answer; 0 for a figure that is only shown.
-    #[serde(default)]
-    pub weight: f64,
     /// The rate that is promised of the adapter, if any.
     #[serde(default)]
     pub goal: Option<f64>,
@@ -218,9 +215,6 @@ impl Criteria {
 impl Criterion {
     fn problem(&self) -> Option<String> {
         let share = |v: f64| (0.0..=1.0).contains(&v);
-        if !(self.weight >= 0.0 && self.weight.is_finite()) {
-            return Some("weight must be at least 0".into());
-        }
         if self.goal.is_some_and(|goal| !share(goal)) {
             return Some("goal must be 0 to 1".into());
         }
@@ -326,24 +320,11 @@ fn sentences(text: &str) -> Vec<String> {
 
 /// Whether sentences end as polite Japanese does.
 fn polite(text: &str) -> bool {
-    const ENDS: [&str; 12] = [
-        "です",
-        "ます",
-        "ません",
-        "でした",
-        "ました",
-        "ください",
-        "でしょうか",
-        "ますか",
-        "ですか",
-        "ですね",
-        "ますね",
-        "でしょう",
-    ];
+    const ENDS: [&str; 7] = ["です", "ます", "ません", "でした", "ました", "ください", "でしょう"];
     let sentences = sentences(text);
     let ends = |sentence: &String| {
         let sentence = sentence.trim_end_matches(['」', '』', '）', ')', 'よ', 'ね', 'か']);
-        ENDS.iter().any(|end| sentence.ends_with(end.trim_end_matches(['ね', 'か'])))
+        ENDS.iter().any(|end| sentence.ends_with(end))
     };
     !sentences.is_empty() && sentences.iter().all(ends)
 }

@@ -24,7 +24,7 @@ const UNITS: [(&str, &[&str]); 27] = [
     ("mo", &["months", "month", "か月", "ヶ月", "カ月", "ヵ月"]),
     ("y", &["years", "year", "歳", "年間", "年"]),
     ("%", &["percent", "パーセント"]),
-    ("°c", &["℃", "度"]),
+    ("°c", &["度"]),
     ("mg", &["ミリグラム"]),
     ("μg", &["mcg", "ug", "マイクログラム"]),
     ("kg", &[]),
@@ -48,9 +48,9 @@ const UNITS: [(&str, &[&str]); 27] = [
 /// A text as figures are compared: compatibility forms folded, without spaces, in lower case, thousands unseparated.
 fn folded(text: &str) -> String {
     static THOUSANDS: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"(\d),(\d{3})").unwrap_or_else(|e| unreachable!("{e}")));
+        LazyLock::new(|| Regex::new(r"\d{1,3}(?:,\d{3})+").unwrap_or_else(|e| unreachable!("{e}")));
     let plain: String = text.nfkc().collect::<String>().to_lowercase();
-    let joined = THOUSANDS.replace_all(&plain, "$1$2");
+    let joined = THOUSANDS.replace_all(&plain, |found: &regex::Captures<'_>| found[0].replace(',', ""));
     joined.chars().filter(|c| !c.is_whitespace()).collect()
 }
 
@@ -106,6 +106,7 @@ mod tests {
             ("Below 130／80 mm Hg [2].", "130/80mmHg"),
             ("２時間ごとに測る[1]。", "every 2 hours"),
             ("Give 1,200 mL over 30 min.", "1200 ml, 30 minutes"),
+            ("1,200,000 units", "1200000 単位"),
             ("7.0 % or more", "7％"),
             ("50 mcg", "50 μg"),
             ("at 38.5℃", "38.5 °C"),

@@ -18,7 +18,6 @@ use crate::evaluate::answers::{self, Answer, Figure, Held, System};
 use crate::evaluate::criteria::Criteria;
 use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
-use crate::prompt::Wording;
 
 /// Flags of `shishin evaluate answers`.
 #[derive(Debug, Args)]
@@ -45,7 +44,7 @@ pub struct AnswersArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     show: usize,
     /// Fail where an adapter misses a criterion's goal
-    #[arg(long)]
+    #[arg(long, requires = "adapter")]
     gate: bool,
     /// Print figures and answers as JSON
     #[arg(long)]
@@ -66,10 +65,7 @@ struct Report<'a> {
 
 pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let criteria = Criteria::read(&args.criteria)?;
-    let wording = match &settings.prompts {
-        Some(folder) => Wording::read(folder)?,
-        None => Wording::built_in()?,
-    };
+    let wording = setup::wording(settings)?;
     let mut held = Vec::new();
     for file in &args.files {
         let all = answers::read(std::slice::from_ref(file), &wording)?;
@@ -84,7 +80,9 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     let model = BaseModel::load_fast(&located.path, settings.model.form, located.sha256.as_deref(), cpu)?;
     let mut systems = vec![System { name: "base".into(), adapter: None }];
     for path in &args.adapter {
-        let adapter = Some(setup::adapter(path, &model)?);
+        let own = setup::for_base(path, &located.name)
+            .with_context(|| format!("{} holds no adapter for {}", path.display(), located.name))?;
+        let adapter = Some(setup::adapter(&own, &model)?);
         systems.push(System { name: short_name(path), adapter });
     }
     let model = Arc::new(model);
@@ -124,7 +122,8 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     let missed = figures.iter().filter(|f| f.against_first.is_some() && f.language.is_none() && misses(f));
     let missed = missed.count();
     if args.gate && missed > 0 {
-        writeln!(out, "{missed} goals were missed")?;
+        // Not among what a program reads.
+        writeln!(std::io::stderr(), "{missed} goals were missed")?;
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
