@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::bench_embedder;
 use super::bench_engine::{self, DraftTimes, PrefixTimes, Spread};
 use super::quality::{self, Quality};
-use super::setup;
+use super::{memory, setup};
 use crate::config::Settings;
 use crate::kernels::{Cpu, KvCache};
 use crate::model::BaseModel;
@@ -170,7 +170,7 @@ pub fn run(settings: &Settings, args: &BenchArgs, out: &mut dyn Write) -> anyhow
         load_s: Spread::of(seconds),
         file_bytes: file_bytes(&located.path),
         weight_bytes: model.decoder.weight_bytes(),
-        resident_bytes: resident_bytes(),
+        resident_bytes: memory::resident_bytes(),
     });
     let cpu = model.decoder.cpu();
     let limits =
@@ -472,12 +472,4 @@ fn file_bytes(path: &Path) -> u64 {
         Ok(folder) => folder.filter_map(Result::ok).map(|entry| size(&entry.path())).sum(),
         Err(_) => size(path),
     }
-}
-
-/// Memory of this process that is in RAM, where the system tells.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }

@@ -8,6 +8,7 @@ pub mod dataset;
 pub mod evaluate;
 pub mod index;
 pub mod inspect;
+mod memory;
 pub mod model;
 pub mod progress;
 mod quality;

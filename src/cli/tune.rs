@@ -50,30 +50,10 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     let tune = TuneSettings::read(&args.run)?;
     let cancel = Cancel::default();
     signals::cancel_on_signal(cancel.clone())?;
-    let located = setup::locate(settings, &tune.base, &cancel)?;
-    let mut cpu = settings.cpu;
-    if tune.training.threads > 0 {
-        cpu.threads = tune.training.threads;
-    }
-    let cpu = setup::cpu(cpu)?;
-    let model = BaseModel::load_frozen(&located.path, tune.training.weights, located.sha256.as_deref(), cpu)?;
-    let template = model.template.as_ref().context("the base model has no chat template")?;
-    let wording = setup::wording(settings)?;
-    let invocation = match tune.lora.late {
-        true => Some(model.tokenizer.encode_template(&template.generation_prompt()?)?),
-        false => None,
-    };
-    let maker = ExampleMaker {
-        tokenizer: &model.tokenizer,
-        template,
-        wording: tune.data.instructions.then_some(&wording),
-        max_tokens: tune.data.max_tokens,
-        invocation: invocation.clone(),
-    };
-    let train = maker.read(&tune.data.train)?;
-    let valid = maker.read(&tune.data.valid)?;
+    let prepared = Prepared::load(settings, &tune, &cancel)?;
+    let Prepared { name, model, invocation, train, valid } = &prepared;
     if let Some(count) = args.preview {
-        preview(&model, &train, count, out)?;
+        preview(model, train, count, out)?;
         return Ok(ExitCode::SUCCESS);
     }
     let folder = tune.output.join("run");
@@ -81,26 +61,11 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
         std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    describe(&model, &located.name, &train, &valid, out)?;
-    // The tokens stand for files, instructions and turn format alike; what changes no number does not make another run.
-    let numbers = TrainingSettings { threads: 0, prefix_megabytes: 0, checkpoint_every: 1, ..tune.training };
-    let identity = fingerprint([
-        serde_json::to_string(&(&tune.lora, &numbers))?.as_bytes(),
-        examples::fingerprint(&train).as_bytes(),
-        examples::fingerprint(&valid).as_bytes(),
-    ]);
-    let run = Run {
-        settings: &tune.training,
-        dropout: tune.lora.dropout,
-        model: &model,
-        train: &train,
-        valid: &valid,
-        folder: &folder,
-        identity,
-    };
-    let mut parameters = Parameters::new(&model.config, tune.shape(), tune.training.seed);
+    describe(model, name, train, valid, out)?;
+    let run = prepared.run(&tune, &folder);
+    let mut parameters = prepared.parameters(&tune);
     if let Some(folder) = &args.dump {
-        return dump(&run, &tune, &located.name, &parameters, invocation.as_deref(), folder, out);
+        return dump(&run, &tune, name, &parameters, invocation.as_deref(), folder, out);
     }
     let outcome = run.train(parameters.clone(), &mut Terminal::new(cancel))?;
     let summary = match outcome {
@@ -111,12 +76,85 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
         }
     };
     parameters.numbers.clone_from(&summary.numbers);
-    write_peft(&tune.output, &located.name, &parameters, tune.lora.dropout, invocation.as_deref())?;
+    write_peft(&tune.output, name, &parameters, tune.lora.dropout, invocation.as_deref())?;
     if args.gguf {
         write_gguf(&tune.output.join("adapter.gguf"), &model.config, &parameters, invocation.as_deref())?;
     }
     report(&summary, &tune.output, out)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A run's base and data, loaded.
+pub(super) struct Prepared {
+    /// What the base is called.
+    pub(super) name: String,
+    /// The base.
+    pub(super) model: BaseModel<FrozenModel>,
+    /// What a late adapter begins with; `None` for one that is there from the start.
+    invocation: Option<Vec<u32>>,
+    /// What is learnt from.
+    pub(super) train: Vec<Example>,
+    /// What says when to stop.
+    valid: Vec<Example>,
+}
+
+impl Prepared {
+    /// Loads the base and reads the examples.
+    ///
+    /// # Errors
+    /// When the base cannot be had, or an example cannot be trained on.
+    pub(super) fn load(settings: &Settings, tune: &TuneSettings, cancel: &Cancel) -> anyhow::Result<Self> {
+        let located = setup::locate(settings, &tune.base, cancel)?;
+        let mut cpu = settings.cpu;
+        if tune.training.threads > 0 {
+            cpu.threads = tune.training.threads;
+        }
+        let (sha256, weights) = (located.sha256.as_deref(), tune.training.weights);
+        let model = BaseModel::load_frozen(&located.path, weights, sha256, setup::cpu(cpu)?)?;
+        let template = model.template.as_ref().context("the base model has no chat template")?;
+        let wording = setup::wording(settings)?;
+        let invocation = match tune.lora.late {
+            true => Some(model.tokenizer.encode_template(&template.generation_prompt()?)?),
+            false => None,
+        };
+        let maker = ExampleMaker {
+            tokenizer: &model.tokenizer,
+            template,
+            wording: tune.data.instructions.then_some(&wording),
+            max_tokens: tune.data.max_tokens,
+            invocation: invocation.clone(),
+        };
+        let train = maker.read(&tune.data.train)?;
+        let valid = maker.read(&tune.data.valid)?;
+        Ok(Self { name: located.name, model, invocation, train, valid })
+    }
+
+    /// The run, with its files in a folder.
+    pub(super) fn run<'a>(&'a self, tune: &'a TuneSettings, folder: &'a Path) -> Run<'a> {
+        // The tokens stand for files, instructions and turn format alike; what changes no number does not make another run.
+        let numbers =
+            TrainingSettings { threads: 0, prefix_megabytes: 0, checkpoint_every: 1, ..tune.training };
+        let settings = serde_json::to_string(&(&tune.lora, &numbers)).unwrap_or_default();
+        let identity = fingerprint([
+            settings.as_bytes(),
+            examples::fingerprint(&self.train).as_bytes(),
+            examples::fingerprint(&self.valid).as_bytes(),
+        ]);
+        Run {
+            settings: &tune.training,
+            dropout: tune.lora.dropout,
+            model: &self.model,
+            train: &self.train,
+            valid: &self.valid,
+            folder,
+            identity,
+        }
+    }
+
+    /// The numbers that training starts from.
+    pub(super) fn parameters(&self, tune: &TuneSettings) -> Parameters {
+        Parameters::new(&self.model.config, tune.shape(), tune.training.seed)
+    }
 }
 
 fn describe(

@@ -7,7 +7,6 @@
 //!
 //! The prompt is the server's own, so that what is learnt is what will be seen.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::ToSpan as _;
@@ -18,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::similar;
+use super::split::{Group, Shares, Split, clusters, shared_out};
 use crate::language::Language;
 use crate::prompt::{Wording, WordingError};
 use crate::retrieve::{Passage, RetrieveError, SearchQuery, Snapshot};
@@ -155,33 +154,6 @@ pub struct Grounding {
     pub seed: u64,
 }
 
-/// Which part of the data a row belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Split {
-    /// To learn from.
-    Train,
-    /// To say when to stop.
-    Valid,
-    /// To judge by.
-    Test,
-}
-
-impl Split {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Train, Self::Valid, Self::Test];
-
-    /// The name of its file, without the ending.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Valid => "valid",
-            Self::Test => "test",
-        }
-    }
-}
-
 /// A row and where it goes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
@@ -273,51 +245,16 @@ impl Item {
 fn splits(items: &[(String, Item)]) -> Vec<Split> {
     let texts: Vec<String> = items.iter().map(|(_, item)| item.text()).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let mut cluster: Vec<usize> = (0..items.len()).collect();
-    for pair in similar::pairs(&texts) {
-        let (from, to) = (cluster[pair.second], cluster[pair.first]);
-        let (from, to) = (from.max(to), from.min(to));
-        cluster.iter_mut().filter(|c| **c == from).for_each(|c| *c = to);
-    }
     let key = |at: usize| match &items[at].1 {
         Item::Answered { oracle, id, .. } => oracle.first().map_or(id.clone(), |o| o.guideline.clone()),
         other => other.id().to_owned(),
     };
-    let groups: Vec<(Language, [u8; 32])> = cluster
-        .iter()
-        .map(|at| (items[*at].1.language(), crate::model::digest([b"split".as_slice(), key(*at).as_bytes()])))
+    let groups: Vec<Group> = clusters(&texts)
+        .into_iter()
+        .map(|at| (items[at].1.language(), crate::model::digest([b"split".as_slice(), key(at).as_bytes()])))
         .collect();
-    let parts = shared_out(&groups);
+    let parts = shared_out(&groups, Shares::default());
     groups.iter().map(|group| parts[group]).collect()
-}
-
-/// The part of each group: those with the lowest hashes are tested on until they hold 16 items of a hundred of their language, the next
-/// say when to stop until they hold 8. A group that is added moves few others.
-fn shared_out(items: &[(Language, [u8; 32])]) -> BTreeMap<(Language, [u8; 32]), Split> {
-    let mut sizes: BTreeMap<(Language, [u8; 32]), usize> = BTreeMap::new();
-    items.iter().for_each(|group| *sizes.entry(*group).or_default() += 1);
-    let mut parts = BTreeMap::new();
-    for language in Language::ALL {
-        let own = || sizes.iter().filter(|((of, _), _)| *of == language);
-        let total: usize = own().map(|(_, size)| size).sum();
-        // Fewer than three groups cannot be in three parts; then all are learnt from.
-        let enough = own().count() >= 3;
-        let (mut tested, mut valid) = (0, 0);
-        for (group, size) in own() {
-            let part = match enough {
-                true if tested * 100 < 16 * total => Split::Test,
-                true if valid * 100 < 8 * total => Split::Valid,
-                _ => Split::Train,
-            };
-            match part {
-                Split::Test => tested += size,
-                Split::Valid => valid += size,
-                Split::Train => {}
-            }
-            parts.insert(*group, part);
-        }
-    }
-    parts
 }
 
 /// Makes rows of items over an index.
@@ -571,29 +508,6 @@ pub fn write(folder: &Path, rows: &[Row]) -> Result<Vec<(PathBuf, usize)>, Groun
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_language_fills_its_parts() {
-        let group = |language, n: u8| (language, [n; 32]);
-        let mut items: Vec<(Language, [u8; 32])> = Vec::new();
-        for n in 0..50 {
-            items.extend(vec![group(Language::En, n); 1 + usize::from(n % 4)]);
-        }
-        items.extend([group(Language::Ja, 1), group(Language::Ja, 2)]);
-        let parts = shared_out(&items);
-        let share = |part: Split| {
-            let own = items.iter().filter(|(language, _)| *language == Language::En);
-            let held = own.clone().filter(|group| parts[*group] == part).count();
-            held as f64 / own.count() as f64
-        };
-        assert!((0.16..0.20).contains(&share(Split::Test)), "{}", share(Split::Test));
-        assert!((0.08..0.12).contains(&share(Split::Valid)), "{}", share(Split::Valid));
-        // Two groups are too few for three parts.
-        assert!((1..3).all(|n| parts[&group(Language::Ja, n)] == Split::Train));
-        // One more group moves few others.
-        let more = shared_out(&[items.clone(), vec![group(Language::En, 200); 3]].concat());
-        assert!(parts.iter().filter(|(group, part)| more[*group] != **part).count() <= 3);
-    }
 
     #[test]
     fn citations_follow_their_passages() {

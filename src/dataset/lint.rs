@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::read::{self, Example};
+use super::read::{self, Example, Message};
 use super::similar::{self, Pair};
-use super::{Finding, Severity, text};
+use super::{Finding, Severity, audit, text};
+use crate::analysis::figures::Figure;
 
 /// A line is no longer than this.
 const MAX_LINE_BYTES: usize = 4 << 20;
@@ -43,26 +44,38 @@ pub struct TokenLimit<'a> {
     pub most: usize,
 }
 
+/// What examples are held against, besides each other.
+#[derive(Default)]
+pub struct Against<'a> {
+    /// The bound on their tokens.
+    pub limit: Option<TokenLimit<'a>>,
+    /// Figures of the guidelines, where those are known.
+    pub known: Option<&'a [Figure]>,
+}
+
 /// An example where it stands.
 struct Placed {
     file: usize,
     line: usize,
     text: String,
+    messages: Vec<Message>,
 }
 
 /// Looks over files.
 ///
 /// # Errors
 /// When a file cannot be read.
-pub fn lint(files: &[&Path], limit: Option<&TokenLimit<'_>>) -> io::Result<Report> {
+pub fn lint(files: &[&Path], against: &Against<'_>) -> io::Result<Report> {
     let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
     let mut report = Report::default();
     let mut placed = Vec::new();
     for (file, path) in files.iter().enumerate() {
         let before = placed.len();
-        one(path, &names[file], limit, &mut report.findings, |line, example| {
-            placed.push(Placed { file, line, text: spoken(&example) });
+        one(path, &names[file], against, &mut report.findings, |line, example| {
+            let (text, messages) = (spoken(&example), example.messages);
+            placed.push(Placed { file, line, text, messages });
         })?;
+        together(&names[file], &placed[before..], &mut report.findings);
         let count = placed.len() - before;
         report.examples.push((names[file].clone(), count));
         let (severity, least) =
@@ -111,6 +124,23 @@ pub fn lint(files: &[&Path], limit: Option<&TokenLimit<'_>>) -> io::Result<Repor
     Ok(report)
 }
 
+/// What a file's examples teach together.
+fn together(name: &str, placed: &[Placed], findings: &mut Vec<Finding>) {
+    let examples: Vec<&[Message]> = placed.iter().map(|one| one.messages.as_slice()).collect();
+    let remarks = audit::balance(&examples).into_iter().chain(audit::swaps(&examples));
+    findings.extend(remarks.map(|remark| Finding {
+        file: name.to_owned(),
+        line: remark.example.and_then(|n| placed.get(n)).map_or(1, |one| one.line),
+        column: 1,
+        code: remark.code,
+        severity: Severity::Warning,
+        message: match remark.other.and_then(|n| placed.get(n)) {
+            Some(other) => format!("as line {} {}", other.line, remark.message),
+            None => remark.message,
+        },
+    }));
+}
+
 fn spoken(example: &Example) -> String {
     let turns = example.messages.iter().filter(|m| m.role != "system" && m.role != "developer");
     turns.map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n")
@@ -119,7 +149,7 @@ fn spoken(example: &Example) -> String {
 fn one(
     path: &Path,
     name: &str,
-    limit: Option<&TokenLimit<'_>>,
+    against: &Against<'_>,
     findings: &mut Vec<Finding>,
     mut each: impl FnMut(usize, Example),
 ) -> io::Result<()> {
@@ -168,22 +198,52 @@ fn one(
                 add(column(message.at) + 1 + spot.character, spot.code, spot.severity, spot.message);
             }
         }
-        if let Some(TokenLimit { count, most }) = limit {
-            let tokens: usize = example.messages.iter().map(|m| count(&m.content)).sum();
-            if tokens > *most {
-                add(
-                    1,
-                    "too-long",
-                    Severity::Warning,
-                    format!("{tokens} tokens, of which those beyond {most} would be cut off; shorten it"),
-                );
-            }
+        for (n, new) in audit::facts(&example.messages, against.known) {
+            let nowhere = match against.known {
+                Some(_) => "stands neither in the conversation before it nor in the guidelines",
+                None => "does not stand in the conversation before it",
+            };
+            let message = format!(
+                "{} {nowhere}: a fact belongs in a guideline, where it can be kept up to date",
+                new.join(", ")
+            );
+            add(column(example.messages[n].at), "fact-not-given", Severity::Warning, message);
+        }
+        if let Some((tokens, at, rest)) =
+            against.limit.as_ref().and_then(|limit| cut(&example.messages, limit))
+        {
+            let most = against.limit.as_ref().map_or(0, |limit| limit.most);
+            let message = format!(
+                "{tokens} tokens, of which those beyond {most} would be cut off, from “{rest}” on; shorten it"
+            );
+            add(column(at.0) + 1 + at.1, "too-long", Severity::Warning, message);
         }
         if usable {
             each(number, example);
         }
     }
     Err(io::Error::other(format!("{name} has more than {MAX_LINES} lines; split it")))
+}
+
+/// How many tokens an example has that has too many, where in its line the first one too many stands (the content's byte and the character
+/// within), and what it begins with.
+fn cut(messages: &[Message], limit: &TokenLimit<'_>) -> Option<(usize, (usize, usize), String)> {
+    let mut before = 0;
+    let mut place = None;
+    for message in messages {
+        let own = (limit.count)(&message.content);
+        if place.is_none() && before + own > limit.most {
+            let room = limit.most - before;
+            let ends: Vec<usize> = message.content.char_indices().map(|(at, _)| at).collect();
+            // Longer beginnings have more tokens, but for a token here and there.
+            let fits = ends.partition_point(|end| (limit.count)(&message.content[..*end]) <= room);
+            let at = fits.saturating_sub(1);
+            let rest: String = message.content.chars().skip(at).take(20).collect();
+            place = Some(((message.at, at), rest));
+        }
+        before += own;
+    }
+    place.map(|(at, rest)| (before, at, rest))
 }
 
 #[cfg(test)]
@@ -222,7 +282,7 @@ mod tests {
         std::fs::write(&train, lines.join("\n")).unwrap();
         let test = dir.path().join("test.jsonl");
         std::fs::write(&test, format!("\u{feff}{}\r\n", lines[5])).unwrap();
-        let report = lint(&[&train, &test], None).unwrap();
+        let report = lint(&[&train, &test], &Against::default()).unwrap();
         let (train_name, test_name) = (train.display().to_string(), test.display().to_string());
         assert_eq!(report.examples, [(train_name.clone(), 13), (test_name.clone(), 1)]);
         let of = |name: &str| -> Vec<(usize, &'static str)> {
@@ -247,8 +307,12 @@ mod tests {
         let path = dir.path().join("a.jsonl");
         std::fs::write(&path, example("one two three", "four five six seven")).unwrap();
         let count = |text: &str| text.split_whitespace().count();
-        let report = lint(&[&path], Some(&TokenLimit { count: &count, most: 6 })).unwrap();
+        let against = Against { limit: Some(TokenLimit { count: &count, most: 6 }), known: None };
+        let report = lint(&[&path], &against).unwrap();
         assert_eq!(codes(&report), [(1, "too-few"), (1, "too-long")]);
-        assert!(lint(&[&path.join("none")], None).is_err());
+        assert!(report.findings[1].message.contains("from “seven” on"), "{}", report.findings[1].message);
+        let line = example("one two three", "four five six seven");
+        assert_eq!(report.findings[1].column, line.find("seven").unwrap() + 1);
+        assert!(lint(&[&path.join("none")], &against).is_err());
     }
 }

@@ -10,10 +10,10 @@ use super::Severity;
 /// Who may speak.
 pub const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 /// Keys of an example.
-const EXAMPLE_KEYS: [&str; 8] =
+pub(super) const EXAMPLE_KEYS: [&str; 8] =
     ["messages", "tools", "functions", "parallel_tool_calls", "id", "language", "meta", "metadata"];
 /// Keys of a message.
-const MESSAGE_KEYS: [&str; 7] =
+pub(super) const MESSAGE_KEYS: [&str; 7] =
     ["role", "content", "name", "weight", "tool_calls", "tool_call_id", "function_call"];
 
 /// A finding within a line.
@@ -97,7 +97,7 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
 }
 
 /// A list's items.
-fn items(raw: &RawValue) -> Option<Vec<&RawValue>> {
+pub(super) fn items(raw: &RawValue) -> Option<Vec<&RawValue>> {
     struct Items;
     impl<'de> Visitor<'de> for Items {
         type Value = Vec<&'de RawValue>;

@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::citations::cited;
-use super::figures::{figures, holds};
+use crate::analysis::citations::{self, cited};
+use crate::analysis::figures::{figures, holds};
 use super::overlap::chrf;
 use crate::language::Language;
 
@@ -291,7 +291,7 @@ fn fact(said: &Said<'_>, least: f64) -> bool {
     match expected.is_empty() {
         false => holds(said.answer, &expected),
         true => {
-            chrf(&super::citations::without(said.answer), &super::citations::without(said.reference)) >= least
+            chrf(&citations::without(said.answer), &citations::without(said.reference)) >= least
         }
     }
 }
@@ -313,7 +313,7 @@ fn sentences(text: &str) -> Vec<String> {
         Regex::new(r"(?:[.!?]+[”’\x22')]*(?:\s|$))|[。！？]+[」』）]*|\n")
             .unwrap_or_else(|e| unreachable!("{e}"))
     });
-    let plain = super::citations::without(text);
+    let plain = citations::without(text);
     let parts = END.split(&plain).map(|part| part.trim().to_owned());
     parts.filter(|part| part.chars().any(char::is_alphanumeric)).collect()
 }

@@ -84,7 +84,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
         let path = path.to_owned();
         move |source| CheckpointError::Io { what, path, source }
     };
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Not a temporary file of the system's kind: those are for their owner's eyes alone, and an adapter is served by others.
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");

@@ -87,11 +87,15 @@ fn unit(text: &str) -> String {
 #[must_use]
 pub fn holds(said: &str, expected: &[Figure]) -> bool {
     let said = figures(said);
-    expected.iter().all(|wanted| {
-        said.iter().any(|one| {
-            let units = one.unit == wanted.unit || one.unit.is_empty() || wanted.unit.is_empty();
-            (one.value - wanted.value).abs() < 1e-9 && units
-        })
+    expected.iter().all(|wanted| among(&said, wanted))
+}
+
+/// Whether a figure is among others, with the same unit where both name one that is known.
+#[must_use]
+pub fn among(figures: &[Figure], wanted: &Figure) -> bool {
+    figures.iter().any(|one| {
+        let units = one.unit == wanted.unit || one.unit.is_empty() || wanted.unit.is_empty();
+        (one.value - wanted.value).abs() < 1e-9 && units
     })
 }
 

@@ -1,0 +1,78 @@
+//! `shishin dataset ground`, and what else needs the passages of guidelines.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tempfile::TempDir;
+
+use super::super::setup;
+use crate::analysis::figures::{Figure, figures};
+use crate::config::{IndexSettings, Settings};
+use crate::dataset::ground::{self, Grounder, Grounding};
+use crate::ingest::Indexer;
+use crate::retrieve::{GuidelineIndex, Snapshot};
+
+pub(super) fn run(
+    settings: &Settings,
+    items: &[PathBuf],
+    guidelines: &[PathBuf],
+    folder: &Path,
+    grounding: Grounding,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
+    let items = ground::read(items)?;
+    let wording = setup::wording(settings)?;
+    let (_work, snapshot) = temporary_index(settings, guidelines)?;
+    let rows = Grounder { snapshot: &snapshot, wording: &wording, grounding }.rows(&items)?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    for (path, count) in ground::write(folder, &rows)? {
+        writeln!(out, "{}: {count} examples", path.display())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All figures of guidelines.
+pub(super) fn known_figures(settings: &Settings, guidelines: &[PathBuf]) -> anyhow::Result<Vec<Figure>> {
+    let (_work, snapshot) = temporary_index(settings, guidelines)?;
+    let mut known: Vec<Figure> = Vec::new();
+    for row in 0..snapshot.manifest().counts.chunks {
+        known.extend(figures(&snapshot.record(row)?.text));
+    }
+    known.sort_by(|a, b| a.value.total_cmp(&b.value).then_with(|| a.unit.cmp(&b.unit)));
+    known.dedup();
+    Ok(known)
+}
+
+/// An index of its own over all folders, searched by words alone: the same on every machine.
+fn temporary_index(
+    settings: &Settings,
+    guidelines: &[PathBuf],
+) -> anyhow::Result<(TempDir, Arc<Snapshot>)> {
+    let work = tempfile::tempdir().context("no folder for a temporary index")?;
+    let (source, directory) = (work.path().join("guidelines"), work.path().join("index"));
+    for (n, from) in guidelines.iter().enumerate() {
+        copy_tree(from, &source.join(n.to_string()))
+            .with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    let index = IndexSettings { guidelines: source, directory: directory.clone(), ..settings.index.clone() };
+    Indexer::new(setup::build_options(&index, true)).build(true, &mut |_| {})?;
+    let snapshot = GuidelineIndex::open(&directory)?.snapshot().context("the temporary index is empty")?;
+    Ok((work, snapshot))
+}
+
+fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy_tree(&path, &target)?;
+        } else {
+            std::fs::copy(path, target)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! `shishin dataset`: look over chat datasets before an hour of training is spent on them.
+
+mod convert;
+mod ground;
+mod stats;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+
+use super::{printable, setup};
+use crate::config::Settings;
+use crate::dataset::Finding;
+use crate::dataset::export::Platform;
+use crate::dataset::ground::Grounding;
+use crate::dataset::lint::{Against, Report, TokenLimit, lint};
+use crate::dataset::split::Shares;
+use crate::model::fetch::Cancel;
+
+/// What to do with a dataset.
+#[derive(Debug, Subcommand)]
+pub enum DatasetCommand {
+    /// Find faults in JSON Lines of messages: form, order, empty or damaged text, duplicates, leakage between files, personal data, facts
+    /// that nobody gave, lopsided shares
+    Lint {
+        /// The files; what stands in two of them leaks
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Warn of examples with more tokens of the settings' model than this
+        #[arg(long, value_name = "N")]
+        max_tokens: Option<usize>,
+        /// A folder of guidelines whose figures answers may hold; may be repeated
+        #[arg(long, value_name = "FOLDER")]
+        guidelines: Vec<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Count tokens, lengths and languages, and say what training would take: time, memory, money
+    Stats(stats::StatsArgs),
+    /// Write parts to learn from, to say when to stop, and to judge by; what is nearly the same stays in one part
+    Split {
+        /// The files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The folder for train.jsonl, valid.jsonl and test.jsonl
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+        /// Share to judge by
+        #[arg(long, value_name = "SHARE", default_value_t = Shares::default().test)]
+        test: f64,
+        /// Share that says when to stop
+        #[arg(long, value_name = "SHARE", default_value_t = Shares::default().valid)]
+        valid: f64,
+        /// Decides which goes where
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        seed: u64,
+    },
+    /// Mend what can be mended without inventing anything, and put the rest aside
+    Fix {
+        /// The file
+        file: PathBuf,
+        /// Where the sound examples go
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Where the lines go that cannot be mended [default: OUT with .rejected behind it]
+        #[arg(long, value_name = "FILE")]
+        rejected: Option<PathBuf>,
+    },
+    /// Read ShareGPT, Alpaca, prompt and completion, typed parts, or Vertex's contents, as JSON Lines or one JSON list
+    Import {
+        /// The files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Where the examples go
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Write a file as a platform takes it, or say why it would not
+    Export {
+        /// The file
+        file: PathBuf,
+        /// Whose form
+        #[arg(long, value_enum)]
+        to: Platform,
+        /// Where it goes
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Write questions, answers and quotes out as chat examples over passages of the guidelines, and split them
+    Ground {
+        /// JSON Lines of items: id, language, and question, answer, oracle; or a question that nothing answers; or messages, passages
+        #[arg(required = true, value_name = "FILE")]
+        items: Vec<PathBuf>,
+        /// A folder of guidelines that the passages come from; may be repeated
+        #[arg(long, required = true, value_name = "FOLDER")]
+        guidelines: Vec<PathBuf>,
+        /// The folder for train.jsonl, valid.jsonl and test.jsonl
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+        /// Passages of an example, the answering one among them
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        passages: usize,
+        /// How often each question to learn from is written out, each time among other passages
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        variants: usize,
+        /// Share of the questions that are asked again without the passage that answers
+        #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
+        without: f64,
+        /// Decides places and choices
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+/// Runs the subcommand. Errors in the data are a failure.
+///
+/// # Errors
+/// When a file cannot be read, or the model's tokenizer cannot be had.
+pub fn run(settings: &Settings, command: &DatasetCommand, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    match command {
+        DatasetCommand::Lint { files, max_tokens, guidelines, json } => {
+            look_over(settings, files, (*max_tokens, guidelines), *json, out)
+        }
+        DatasetCommand::Stats(args) => stats::run(settings, args, out),
+        DatasetCommand::Split { files, out: folder, test, valid, seed } => {
+            let share = |share: f64| (0.0..1.0).contains(&share);
+            anyhow::ensure!(
+                share(*test) && share(*valid) && test + valid < 1.0,
+                "--test and --valid must be at least 0, and together below 1"
+            );
+            convert::split_files(files, folder, Shares { test: *test, valid: *valid }, *seed, out)
+        }
+        DatasetCommand::Fix { file, out: to, rejected } => {
+            convert::fix_file(file, to, rejected.as_deref(), out)
+        }
+        DatasetCommand::Import { files, out: to } => convert::import_files(files, to, out),
+        DatasetCommand::Export { file, to, out: path } => convert::export_file(file, *to, path, out),
+        DatasetCommand::Ground { items, guidelines, out: folder, passages, variants, without, seed } => {
+            anyhow::ensure!((1..=20).contains(passages), "--passages must be 1 to 20");
+            anyhow::ensure!((0.0..=1.0).contains(without), "--without must be 0 to 1");
+            anyhow::ensure!((1..=20).contains(variants), "--variants must be 1 to 20");
+            let grounding =
+                Grounding { passages: *passages, variants: *variants, without: *without, seed: *seed };
+            ground::run(settings, items, guidelines, folder, grounding, out)
+        }
+    }
+}
+
+fn look_over(
+    settings: &Settings,
+    files: &[PathBuf],
+    (max_tokens, guidelines): (Option<usize>, &[PathBuf]),
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
+    let counter = max_tokens.map(|_| setup::token_counter(settings, &Cancel::default())).transpose()?;
+    let limit = match (&counter, max_tokens) {
+        (Some(count), Some(most)) => Some(TokenLimit { count: &**count, most }),
+        _ => None,
+    };
+    let known = if guidelines.is_empty() { None } else { Some(ground::known_figures(settings, guidelines)?) };
+    let mut paths = Vec::new();
+    for file in files {
+        anyhow::ensure!(file.is_file(), "{} is no file", file.display());
+        paths.push(file.as_path());
+    }
+    let report = lint(&paths, &Against { limit, known: known.as_deref() }).context("the dataset cannot be read")?;
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        print(&report, out)?;
+    }
+    Ok(if report.errors() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn list(findings: &[Finding], out: &mut dyn Write) -> std::io::Result<()> {
+    for finding in findings {
+        writeln!(out, "{}", printable(&finding.to_string()))?;
+    }
+    Ok(())
+}
+
+fn print(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
+    list(&report.findings, out)?;
+    for (file, examples) in &report.examples {
+        writeln!(out, "{file}: {examples} examples can be trained on")?;
+    }
+    let errors = report.errors();
+    writeln!(out, "{errors} errors, {} warnings", report.findings.len() - errors)
+}

@@ -1,0 +1,424 @@
+//! Reads chat data in the forms of other programs and writes them as ours: `{"messages": [{"role", "content"}, …]}`.
+//!
+//! Known are, one object a line or all in one JSON list: messages with typed parts and loss weights (OpenAI, LLaMA-Factory's newer form),
+//! ShareGPT (`conversations` of `from` and `value`), Alpaca (`instruction`, `input`, `output`, `system`, `history`), `prompt` with
+//! `completion`, and Vertex (`systemInstruction`, `contents`). What has no place in our form is refused or, where it teaches nothing,
+//! left out with a warning.
+
+use std::io;
+use std::path::Path;
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value as Json, json};
+
+use super::read::{self, items};
+use super::{Finding, Severity};
+
+/// A file that is read whole is no larger than this.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub struct Imported {
+    /// The examples, in order.
+    pub examples: Vec<Json>,
+    /// What was refused, or left out.
+    pub findings: Vec<Finding>,
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// When it cannot be read or is no UTF-8.
+pub fn import(path: &Path) -> io::Result<Imported> {
+    let name = path.display().to_string();
+    if std::fs::metadata(path)?.len() > MAX_BYTES {
+        return Err(io::Error::other(format!("{name} is larger than {} MiB; split it", MAX_BYTES >> 20)));
+    }
+    let bytes = std::fs::read(path)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {}", e.utf8_error())))?;
+    Ok(import_text(&name, text.trim_start_matches('\u{feff}')))
+}
+
+fn import_text(name: &str, text: &str) -> Imported {
+    let mut imported = Imported::default();
+    let whole = text.trim_start().starts_with('[').then(|| serde_json::from_str::<&RawValue>(text));
+    let records: Vec<(usize, &str)> = match whole {
+        Some(Ok(list)) => {
+            let line = |item: &RawValue| {
+                let at = item.get().as_ptr() as usize - text.as_ptr() as usize;
+                1 + text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count()
+            };
+            items(list).unwrap_or_default().into_iter().map(|item| (line(item), item.get())).collect()
+        }
+        Some(Err(error)) => {
+            imported.findings.push(Finding {
+                file: name.to_owned(),
+                line: error.line(),
+                column: error.column().max(1),
+                code: "json",
+                severity: Severity::Error,
+                message: format!("not valid JSON: {error}; nothing of this file was read"),
+            });
+            return imported;
+        }
+        None => (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()).collect(),
+    };
+    for (line, record) in records {
+        let mut add = |code: &'static str, severity, message: String| {
+            imported.findings.push(Finding {
+                file: name.to_owned(),
+                line,
+                column: 1,
+                code,
+                severity,
+                message,
+            });
+        };
+        let value: Json = match serde_json::from_str(record) {
+            Ok(value) => value,
+            Err(error) => {
+                let text = error.to_string();
+                let reason = text.split(" at line ").next().unwrap_or_default();
+                add("json", Severity::Error, format!("not valid JSON: {reason}"));
+                continue;
+            }
+        };
+        let mut left_out = Vec::new();
+        match convert(&value, &mut left_out) {
+            Ok(example) => {
+                let (_, faults) = read::parse(&example.to_string());
+                let errors = faults.iter().filter(|fault| fault.severity == Severity::Error);
+                let errors: Vec<&str> = errors.map(|fault| fault.message.as_str()).collect();
+                if errors.is_empty() {
+                    imported.examples.push(example);
+                } else {
+                    add("refused", Severity::Error, errors.join("; "));
+                }
+            }
+            Err(reason) => add("refused", Severity::Error, reason),
+        }
+        for what in left_out {
+            add("left-out", Severity::Warning, what);
+        }
+    }
+    imported
+}
+
+/// A record in our form.
+fn convert(value: &Json, left_out: &mut Vec<String>) -> Result<Json, String> {
+    let record = value.as_object().ok_or("not an object; a record is written in { }")?;
+    let has = |key: &str| record.contains_key(key);
+    if ["chosen", "rejected", "chosen_messages", "rejected_messages", "kto_tag"].iter().any(|key| has(key)) {
+        return Err("a preference, not an example: shishin learns from answers, so keep the chosen one and write it as messages".into());
+    }
+    if has("messages") {
+        let list = record["messages"].as_array().ok_or("`messages` is no list")?;
+        let turns = list.iter().map(|turn| message(turn, left_out)).collect::<Result<Vec<_>, _>>()?;
+        return finish(turns, record);
+    }
+    if let Some(list) = record.get("conversations").or_else(|| record.get("conversation")) {
+        let list = list.as_array().ok_or("`conversations` is no list")?;
+        let mut turns: Vec<Map<String, Json>> = system(record).into_iter().collect();
+        for turn in list {
+            turns.push(message(turn, left_out)?);
+        }
+        return finish(turns, record);
+    }
+    if has("contents") {
+        return finish(vertex(record)?, record);
+    }
+    if has("instruction") && has("output") {
+        return finish(alpaca(record)?, record);
+    }
+    if has("prompt") && has("completion") {
+        let mut turns = Vec::new();
+        for (key, role) in [("prompt", "user"), ("completion", "assistant")] {
+            match &record[key] {
+                Json::String(text) => turns.push(said(role, text.trim())),
+                Json::Array(list) => {
+                    for turn in list {
+                        turns.push(message(turn, left_out)?);
+                    }
+                }
+                _ => return Err(format!("`{key}` is neither text nor a list of messages")),
+            }
+        }
+        return finish(turns, record);
+    }
+    let keys: Vec<&str> = record.keys().map(String::as_str).take(8).collect();
+    Err(format!("no known form has the keys {}; write {{\"messages\": [...]}}", keys.join(", ")))
+}
+
+fn said(role: &str, content: &str) -> Map<String, Json> {
+    Map::from_iter([("role".to_owned(), json!(role)), ("content".to_owned(), json!(content))])
+}
+
+fn system(record: &Map<String, Json>) -> Option<Map<String, Json>> {
+    let text = record.get("system").and_then(Json::as_str).filter(|text| !text.trim().is_empty())?;
+    Some(said("system", text))
+}
+
+/// Our name of a role.
+pub(super) fn role(name: &str) -> Option<&'static str> {
+    Some(match name.trim().to_ascii_lowercase().as_str() {
+        "system" => "system",
+        "developer" => "developer",
+        "user" | "human" => "user",
+        "assistant" | "gpt" | "bot" | "model" | "chatgpt" | "function_call" => "assistant",
+        "tool" | "function" | "observation" | "ipython" => "tool",
+        _ => return None,
+    })
+}
+
+/// A turn of `role` and `content`, or of `from` and `value`.
+fn message(turn: &Json, left_out: &mut Vec<String>) -> Result<Map<String, Json>, String> {
+    let turn = turn.as_object().ok_or("a turn is no object")?;
+    let name = turn.get("role").or_else(|| turn.get("from")).and_then(Json::as_str);
+    let name = name.ok_or("a turn has neither `role` nor `from`")?;
+    let own = role(name).ok_or_else(|| format!("unknown role `{name}`"))?;
+    let content = turn.get("content").or_else(|| turn.get("value")).unwrap_or(&Json::Null);
+    let mut to = Map::from_iter([("role".to_owned(), json!(own))]);
+    let mut calls: Vec<Json> = turn.get("tool_calls").and_then(Json::as_array).cloned().unwrap_or_default();
+    let text = match content {
+        Json::String(text) if name == "function_call" => {
+            calls.extend(called(text)?);
+            String::new()
+        }
+        Json::String(text) => text.clone(),
+        Json::Array(parts) => parted(parts, &mut calls, left_out)?,
+        Json::Null if !calls.is_empty() => String::new(),
+        _ => return Err(format!("a turn of `{name}` has no text")),
+    };
+    to.insert("content".to_owned(), json!(text));
+    if !calls.is_empty() {
+        to.insert("tool_calls".to_owned(), Json::Array(calls));
+    }
+    for key in ["name", "tool_call_id"] {
+        if let Some(value) = turn.get(key).filter(|value| !value.is_null()) {
+            to.insert(key.to_owned(), value.clone());
+        }
+    }
+    let weight = turn.get("weight").or_else(|| turn.get("loss_weight")).filter(|value| !value.is_null());
+    match weight.map(|value| value.as_f64()) {
+        None => {}
+        Some(Some(weight)) if weight == 0.0 || weight == 1.0 => {
+            if own == "assistant" && weight == 0.0 {
+                to.insert("weight".to_owned(), json!(0));
+            }
+        }
+        Some(_) => return Err(format!("the weight {} is neither 0 nor 1", weight.unwrap_or(&Json::Null))),
+    }
+    Ok(to)
+}
+
+/// The text of typed parts; calls among them go to the others.
+fn parted(parts: &[Json], calls: &mut Vec<Json>, left_out: &mut Vec<String>) -> Result<String, String> {
+    let mut text = String::new();
+    for part in parts {
+        let kind = part["type"].as_str().ok_or("a part of `content` has no `type`")?;
+        let value = part.get("text").or_else(|| part.get("value")).and_then(Json::as_str);
+        match (kind, value) {
+            ("text", Some(value)) => text.push_str(value),
+            ("tool_call", Some(value)) => calls.extend(called(value)?),
+            ("tool_result", Some(value)) => text.push_str(value),
+            ("reasoning" | "thinking", _) => {
+                left_out.push(format!("a part of the type `{kind}`: only what is said is learnt"));
+            }
+            _ => return Err(format!("a part of `content` has the type `{kind}`; only text can be learnt")),
+        }
+    }
+    Ok(text)
+}
+
+/// A call, or a list of them, that is written as JSON in a text.
+fn called(text: &str) -> Result<Vec<Json>, String> {
+    let value: Json =
+        serde_json::from_str(text).map_err(|e| format!("a call of a tool is not valid JSON: {e}"))?;
+    let list = if let Json::Array(list) = value { list } else { vec![value] };
+    let one = |call: &Json| {
+        let name = call["name"].as_str().ok_or("a call of a tool has no `name`")?;
+        let arguments = match call.get("arguments").unwrap_or(&Json::Null) {
+            Json::String(text) => text.clone(),
+            Json::Null => "{}".to_owned(),
+            other => other.to_string(),
+        };
+        Ok(json!({ "type": "function", "function": { "name": name, "arguments": arguments } }))
+    };
+    list.iter().map(one).collect()
+}
+
+fn alpaca(record: &Map<String, Json>) -> Result<Vec<Map<String, Json>>, String> {
+    let text = |key: &str| match record.get(key) {
+        None | Some(Json::Null) => Ok(""),
+        Some(Json::String(text)) => Ok(text.as_str()),
+        Some(_) => Err(format!("`{key}` is no text")),
+    };
+    let mut turns: Vec<Map<String, Json>> = system(record).into_iter().collect();
+    if let Some(history) = record.get("history").and_then(Json::as_array) {
+        for round in history {
+            let (asked, answered) = (round[0].as_str(), round[1].as_str());
+            let (Some(asked), Some(answered)) = (asked, answered) else {
+                return Err("`history` is no list of [question, answer]".into());
+            };
+            turns.extend([said("user", asked), said("assistant", answered)]);
+        }
+    }
+    let (instruction, input) = (text("instruction")?, text("input")?);
+    let question = match (instruction.trim(), input.trim()) {
+        (instruction, "") => instruction.to_owned(),
+        ("", input) => input.to_owned(),
+        (instruction, input) => format!("{instruction}\n{input}"),
+    };
+    turns.extend([said("user", &question), said("assistant", text("output")?)]);
+    Ok(turns)
+}
+
+fn vertex(record: &Map<String, Json>) -> Result<Vec<Map<String, Json>>, String> {
+    let texts = |content: &Json| -> Result<String, String> {
+        let parts = content["parts"].as_array().ok_or("a content has no `parts`")?;
+        let text = |part: &Json| {
+            part["text"].as_str().map(str::to_owned).ok_or("a part has no `text`; only text can be learnt")
+        };
+        Ok(parts.iter().map(text).collect::<Result<Vec<_>, _>>()?.concat())
+    };
+    let mut turns = Vec::new();
+    if let Some(system) = record.get("systemInstruction").or_else(|| record.get("system_instruction")) {
+        turns.push(said("system", &texts(system)?));
+    }
+    for content in record["contents"].as_array().ok_or("`contents` is no list")? {
+        let name = content["role"].as_str().unwrap_or("user");
+        turns.push(said(role(name).ok_or_else(|| format!("unknown role `{name}`"))?, &texts(content)?));
+    }
+    Ok(turns)
+}
+
+/// Puts an example together: calls get ids, and what tools answer names the call.
+fn finish(mut turns: Vec<Map<String, Json>>, record: &Map<String, Json>) -> Result<Json, String> {
+    let (mut made, mut open) = (0, std::collections::VecDeque::new());
+    for turn in &mut turns {
+        for call in turn.get_mut("tool_calls").and_then(Json::as_array_mut).into_iter().flatten() {
+            if call["id"].as_str().is_none() {
+                made += 1;
+                call["id"] = json!(format!("call_{made}"));
+            }
+            open.push_back(call["id"].clone());
+        }
+        if turn["role"] == "tool" {
+            let oldest = open.pop_front();
+            if !turn.contains_key("tool_call_id") {
+                turn.insert("tool_call_id".to_owned(), oldest.ok_or("a tool answers without a call")?);
+            }
+        }
+    }
+    let mut example = Map::from_iter([(
+        "messages".to_owned(),
+        Json::Array(turns.into_iter().map(Json::Object).collect()),
+    )]);
+    let tools = match record.get("tools") {
+        None | Some(Json::Null) => None,
+        Some(Json::String(text)) if text.trim().is_empty() => None,
+        Some(Json::String(text)) => {
+            Some(serde_json::from_str(text).map_err(|e| format!("`tools` is not valid JSON: {e}"))?)
+        }
+        Some(other) => Some(other.clone()),
+    };
+    if let Some(Json::Array(list)) = tools {
+        let wrapped = list.into_iter().map(|tool| match tool.get("function") {
+            Some(_) => tool,
+            None => json!({ "type": "function", "function": tool }),
+        });
+        let wrapped: Vec<Json> = wrapped.collect();
+        if !wrapped.is_empty() {
+            example.insert("tools".to_owned(), Json::Array(wrapped));
+        }
+    }
+    for key in ["id", "language", "meta", "metadata", "parallel_tool_calls"] {
+        if let Some(value) = record.get(key) {
+            example.insert(key.to_owned(), value.clone());
+        }
+    }
+    Ok(Json::Object(example))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Roles and contents of the only example.
+    fn turns(text: &str) -> Vec<(String, String)> {
+        let imported = import_text("a", text);
+        assert_eq!(imported.examples.len(), 1, "{:?}", imported.findings);
+        let list = imported.examples[0]["messages"].as_array().unwrap().clone();
+        let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
+        list.iter().map(|turn| (text(&turn["role"]), text(&turn["content"]))).collect()
+    }
+
+    fn pairs<'a>(turns: &'a [(String, String)]) -> Vec<(&'a str, &'a str)> {
+        turns.iter().map(|(role, content)| (role.as_str(), content.as_str())).collect()
+    }
+
+    #[test]
+    fn every_form_is_read() {
+        let plain = [("user", "q"), ("assistant", "a")];
+        for text in [
+            r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#,
+            r#"[{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}]"#,
+            r#"{"instruction":"q","input":"","output":"a"}"#,
+            r#"{"prompt":"q","completion":" a"}"#,
+            r#"{"prompt":[{"role":"user","content":"q"}],"completion":[{"role":"assistant","content":"a"}]}"#,
+            r#"{"contents":[{"role":"user","parts":[{"text":"q"}]},{"role":"model","parts":[{"text":"a"}]}]}"#,
+            r#"{"messages":[{"role":"user","content":[{"type":"text","value":"q"}],"loss_weight":0.0},{"role":"assistant","content":[{"type":"text","value":"a"}],"loss_weight":1.0}]}"#,
+        ] {
+            assert_eq!(pairs(&turns(text)), plain, "{text}");
+        }
+        let long = turns(
+            r#"{"instruction":"do","input":"this","output":"a","system":"s","history":[["q0","a0"]]}"#,
+        );
+        let want = [
+            ("system", "s"),
+            ("user", "q0"),
+            ("assistant", "a0"),
+            ("user", "do\nthis"),
+            ("assistant", "a"),
+        ];
+        assert_eq!(pairs(&long), want);
+    }
+
+    #[test]
+    fn calls_of_tools_keep_their_answers() {
+        let text = r#"{"conversations":[{"from":"human","value":"q"},{"from":"function_call","value":"{\"name\":\"f\",\"arguments\":{\"x\":1}}"},{"from":"observation","value":"r"},{"from":"gpt","value":"a"}],"tools":"[{\"name\":\"f\",\"parameters\":{}}]"}"#;
+        let imported = import_text("a", text);
+        assert_eq!(imported.findings, []);
+        let example = &imported.examples[0];
+        assert_eq!(example["messages"][1]["tool_calls"][0]["function"]["arguments"], r#"{"x":1}"#);
+        assert_eq!(
+            example["messages"][2]["tool_call_id"],
+            example["messages"][1]["tool_calls"][0]["id"]
+        );
+        assert_eq!(example["tools"][0]["function"]["name"], "f");
+    }
+
+    #[test]
+    fn what_has_no_place_is_said_with_its_line() {
+        let text = "[\n{\"chosen\":1,\"rejected\":2},\n{\"instruction\":\"q\",\"output\":\"\"},\n\
+            {\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":[{\"type\":\"reasoning\",\"value\":\"r\"},{\"type\":\"text\",\"value\":\"a\"}]}]},\n\
+            {\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0.5}]},\n{\"text\":\"q\"}]";
+        let imported = import_text("a", text);
+        let found: Vec<(usize, &str)> = imported.findings.iter().map(|f| (f.line, f.code)).collect();
+        assert_eq!(found, [(2, "refused"), (3, "refused"), (4, "left-out"), (5, "refused"), (6, "refused")]);
+        assert_eq!(imported.examples.len(), 1);
+        assert_eq!(import_text("a", "[{\n").findings[0].code, "json");
+        assert_eq!(import_text("a", "{}\n{").findings.len(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "\\PC{0,80}|[\\[\\]{}\":,a-z \n]{0,80}") {
+            let imported = import_text("a", &text);
+            prop_assert!(imported.examples.is_empty() || imported.examples.iter().all(|e| e["messages"].is_array()));
+        }
+    }
+}
