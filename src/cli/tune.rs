@@ -7,6 +7,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
+use rand_chacha::ChaCha8Rng;
 
 use super::{printable, setup, signals};
 use crate::config::Settings;
@@ -18,6 +21,7 @@ use crate::tune::examples::{self, Example, ExampleMaker};
 use crate::tune::optimiser::rate;
 use crate::tune::output::{write_gguf, write_peft};
 use crate::tune::parameters::Parameters;
+use crate::tune::probe;
 use crate::tune::run::{Outcome, Run, Step, Summary, Watch};
 use crate::tune::settings::{TrainingSettings, TuneSettings};
 
@@ -34,6 +38,12 @@ pub struct TuneArgs {
     /// program can then do the same run
     #[arg(long, value_name = "FOLDER", conflicts_with = "preview")]
     dump: Option<PathBuf>,
+    /// Train a few steps with each of these learning rates, say what came of it, and keep nothing
+    #[arg(long, value_name = "RATE,…", value_delimiter = ',', conflicts_with_all = ["preview", "dump"])]
+    rates: Vec<f64>,
+    /// So many steps
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "rates")]
+    rate_steps: usize,
     /// Also write the adapter as a GGUF file, for llama.cpp
     #[arg(long)]
     gguf: bool,
@@ -56,11 +66,15 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
         preview(model, train, count, out)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if !args.rates.is_empty() {
+        return rates(&prepared, &tune, args, cancel, out);
+    }
     let folder = tune.output.join("run");
     if args.restart && folder.exists() {
         std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let _lock = lock(&folder)?;
     describe(model, name, train, valid, out)?;
     let run = prepared.run(&tune, &folder);
     let mut parameters = prepared.parameters(&tune);
@@ -124,7 +138,9 @@ impl Prepared {
             max_tokens: tune.data.max_tokens,
             invocation: invocation.clone(),
         };
-        let train = maker.read(&tune.data.train)?;
+        let mut train = maker.read(&tune.data.train)?;
+        let replay = maker.read(&tune.data.replay)?;
+        train.extend(replayed(replay, train.len(), tune.data.replay_share, tune.training.seed));
         let valid = maker.read(&tune.data.valid)?;
         Ok(Self { name: located.name, model, invocation, train, valid })
     }
@@ -155,6 +171,14 @@ impl Prepared {
     pub(super) fn parameters(&self, tune: &TuneSettings) -> Parameters {
         Parameters::new(&self.model.config, tune.shape(), tune.training.seed)
     }
+}
+
+/// So many of the base's own answers, chosen by the seed, that they are their share of all examples; all of them where there are fewer.
+fn replayed(mut replay: Vec<Example>, others: usize, share: f64, seed: u64) -> Vec<Example> {
+    let wanted = (others as f64 * share / (1.0 - share)).round() as usize;
+    replay.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    replay.truncate(wanted);
+    replay
 }
 
 fn describe(
@@ -191,6 +215,46 @@ fn report(summary: &Summary, folder: &Path, out: &mut dyn Write) -> std::io::Res
     }
     writeln!(out, "trained for {:.0} s; sha256 of the numbers {}", summary.seconds, summary.hash)?;
     writeln!(out, "{}: serve it with --load-adapter NAME={}", folder.display(), folder.display())
+}
+
+/// Keeps another run out of the folder for as long as this one lasts; a killed one leaves no lock behind.
+fn lock(folder: &Path) -> anyhow::Result<std::fs::File> {
+    let path = folder.join("run.lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => anyhow::bail!(
+            "another run is at work in {}; wait for it, or choose another output",
+            folder.display()
+        ),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Tries learning rates.
+fn rates(
+    prepared: &Prepared,
+    tune: &TuneSettings,
+    args: &TuneArgs,
+    cancel: Cancel,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
+    let sound = |rate: &f64| *rate > 0.0 && *rate < 1.0;
+    anyhow::ensure!(args.rates.iter().all(sound), "--rates must be above 0 and below 1");
+    let run = prepared.run(tune, Path::new(""));
+    let tried =
+        run.rates(&prepared.parameters(tune), &args.rates, args.rate_steps, &mut Terminal::new(cancel))?;
+    writeln!(out, "{:>10} {:>10} {:>10}", "rate", "train", "valid")?;
+    for one in &tried {
+        let shown = |loss: Option<f64>| loss.map_or("–".to_owned(), |loss| format!("{loss:.4}"));
+        writeln!(out, "{:>10e} {:>10} {:>10}", one.rate, shown(one.train), shown(one.valid))?;
+    }
+    if let Some(best) = probe::best(&tried) {
+        writeln!(out, "lowest with {best:e}: write it as training.learning_rate")?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A run, step by step, for another program.

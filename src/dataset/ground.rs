@@ -70,6 +70,8 @@ pub enum Item {
         answer: String,
         /// Where it stands.
         oracle: Vec<Oracle>,
+        /// What a right answer must hold, to judge by; see `evaluate::facts`.
+        facts: Vec<String>,
     },
     /// A conversation, perhaps over passages of its own.
     Dialogue {
@@ -102,6 +104,8 @@ struct RawItem {
     question: Option<String>,
     answer: Option<String>,
     oracle: Option<Vec<Oracle>>,
+    #[serde(default)]
+    facts: Vec<String>,
     messages: Option<Vec<Said>>,
     passages: Option<Vec<Leaflet>>,
 }
@@ -110,10 +114,13 @@ impl TryFrom<RawItem> for Item {
     type Error = &'static str;
 
     fn try_from(raw: RawItem) -> Result<Self, Self::Error> {
-        let RawItem { id, language, question, answer, oracle, messages, passages } = raw;
+        let RawItem { id, language, question, answer, oracle, facts, messages, passages } = raw;
+        if !facts.is_empty() && oracle.is_none() {
+            return Err("only an answered question has facts");
+        }
         match (question, answer, oracle, messages, passages) {
             (Some(question), Some(answer), Some(oracle), None, None) if !oracle.is_empty() => {
-                Ok(Self::Answered { id, language, question, answer, oracle })
+                Ok(Self::Answered { id, language, question, answer, oracle, facts })
             }
             (Some(question), None, None, None, None) => Ok(Self::Unanswerable { id, language, question }),
             (None, None, None, Some(messages), passages) => {
@@ -257,6 +264,16 @@ fn splits(items: &[(String, Item)]) -> Vec<Split> {
     groups.iter().map(|group| parts[group]).collect()
 }
 
+/// A question that becomes a row.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    id: &'a str,
+    language: Language,
+    question: &'a str,
+    /// What a right answer must hold.
+    facts: &'a [String],
+}
+
 /// Makes rows of items over an index.
 pub struct Grounder<'a> {
     /// The index that holds the guidelines.
@@ -278,14 +295,16 @@ impl Grounder<'_> {
             let seed = crate::model::digest([item.id().as_bytes(), &self.grounding.seed.to_le_bytes()]);
             let mut random = ChaCha8Rng::from_seed(seed);
             let examples = match item {
-                Item::Answered { id, language, question, answer, oracle } => {
+                Item::Answered { id, language, question, answer, oracle, facts } => {
                     let variants = if split == Split::Train { self.grounding.variants } else { 1 };
-                    self.answered(place, (id, *language, question, answer), oracle, variants, &mut random)?
+                    let asked = Asked { id, language: *language, question, facts };
+                    self.answered(place, asked, (answer, oracle), variants, &mut random)?
                 }
                 Item::Unanswerable { id, language, question } => {
                     let found = self.search(question, *language)?;
                     let passages = found.into_iter().take(self.grounding.passages).collect();
-                    vec![self.example((id, *language, question), passages, None, &mut random)?]
+                    let asked = Asked { id, language: *language, question, facts: &[] };
+                    vec![self.example(asked, passages, None, &mut random)?]
                 }
                 Item::Dialogue { id, language, messages, passages } => {
                     vec![self.dialogue((id, *language), messages, passages, &mut random)?]
@@ -311,12 +330,13 @@ impl Grounder<'_> {
     fn answered(
         &self,
         place: &str,
-        (id, language, question, answer): (&str, Language, &str, &str),
-        oracle: &[Oracle],
+        asked: Asked<'_>,
+        (answer, oracle): (&str, &[Oracle]),
         variants: usize,
         random: &mut ChaCha8Rng,
     ) -> Result<Vec<Json>, GroundError> {
         let line = |reason: String| GroundError::Line { place: place.to_owned(), reason };
+        let Asked { id, language, question, .. } = asked;
         let found = self.search(question, language)?;
         let holds = |p: &Passage, o: &Oracle| {
             p.guideline == o.guideline && p.edition == o.edition && p.text.contains(&o.quote)
@@ -361,17 +381,13 @@ impl Grounder<'_> {
             }
             let (passages, numbers) = self.mixed(&answering, &cited, &near, random);
             let answer = renumbered(answer, &numbers).map_err(line)?;
-            rows.push(self.example(
-                (&id, language, question),
-                passages,
-                Some((&answer, &numbers)),
-                random,
-            )?);
+            let asked = Asked { id: &id, ..asked };
+            rows.push(self.example(asked, passages, Some((&answer, &numbers)), random)?);
         }
         if random.random_bool(self.grounding.without) && !others.is_empty() {
             let others = others.into_iter().take(self.grounding.passages).collect();
             let id = format!("{id}-without");
-            rows.push(self.example((&id, language, question), others, None, random)?);
+            rows.push(self.example(Asked { id: &id, facts: &[], ..asked }, others, None, random)?);
         }
         Ok(rows)
     }
@@ -399,7 +415,7 @@ impl Grounder<'_> {
     /// A question over passages; without an answer it is that they do not say.
     fn example(
         &self,
-        (id, language, question): (&str, Language, &str),
+        Asked { id, language, question, facts }: Asked<'_>,
         mut passages: Vec<Passage>,
         answer: Option<(&str, &[usize])>,
         random: &mut ChaCha8Rng,
@@ -412,7 +428,7 @@ impl Grounder<'_> {
         let system = self.wording.grounded(language, &passages, day)?;
         let user = self.wording.question(language, question, day)?;
         let said = answer.map_or(abstention(language), |(answer, _)| answer);
-        Ok(json!({
+        let mut row = json!({
             "id": id,
             "language": language,
             "messages": [
@@ -425,7 +441,11 @@ impl Grounder<'_> {
                 "oracle": answer.map(|(_, numbers)| numbers),
                 "passages": passages.iter().map(|p| p.chunk_id.as_str()).collect::<Vec<_>>(),
             },
-        }))
+        });
+        if !facts.is_empty() {
+            row["meta"]["facts"] = json!(facts);
+        }
+        Ok(row)
     }
 
     fn dialogue(

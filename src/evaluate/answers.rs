@@ -42,6 +42,8 @@ pub struct Held {
     pub passages: usize,
     /// The numbers of the passages that answer; `None` where the data does not say.
     pub oracle: Option<Vec<usize>>,
+    /// What is asked for; empty where the data does not say.
+    pub facts: Vec<String>,
 }
 
 /// Why examples could not be read or answered.
@@ -109,6 +111,8 @@ struct Notes {
 #[derive(Debug, Deserialize)]
 struct Meta {
     oracle: Option<Vec<usize>>,
+    #[serde(default)]
+    facts: Vec<String>,
 }
 
 /// Reads the examples of files.
@@ -155,8 +159,11 @@ fn held(path: &Path, line: usize, text: &str, wording: &Wording) -> Result<Held,
         turns.insert(0, Turn { role: Role::System, content: wording.plain(language, DAY)? });
     }
     let passages = turns[0].content.matches("<passage number=").count();
-    let oracle = notes.meta.map(|meta| meta.oracle.unwrap_or_default());
-    Ok(Held { id: notes.id.unwrap_or(place), language, turns, reference, passages, oracle })
+    let (oracle, facts) = match notes.meta {
+        Some(meta) => (Some(meta.oracle.unwrap_or_default()), meta.facts),
+        None => (None, Vec::new()),
+    };
+    Ok(Held { id: notes.id.unwrap_or(place), language, turns, reference, passages, oracle, facts })
 }
 
 /// One that answers.
@@ -227,6 +234,7 @@ pub fn answer(
             reference: &one.reference,
             passages: one.passages,
             oracle: one.oracle.as_deref(),
+            facts: &one.facts,
             answer: &text,
         };
         let checks = criteria.criterion.iter().map(|criterion| criterion.check.holds(&said)).collect();

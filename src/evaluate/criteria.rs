@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::analysis::citations::{self, cited};
 use crate::analysis::figures::{figures, holds};
+use super::facts;
 use super::overlap::chrf;
 use crate::language::Language;
 
@@ -27,6 +28,8 @@ pub struct Said<'a> {
     pub passages: usize,
     /// The numbers of those that answer; `None` where the data does not say, none where nothing answers.
     pub oracle: Option<&'a [usize]>,
+    /// What was asked for, as [`facts`] reads it; empty where the data does not say.
+    pub facts: &'a [String],
     /// The answer.
     pub answer: &'a str,
 }
@@ -101,7 +104,8 @@ pub enum Check {
         /// How it would be said.
         texts: Texts,
     },
-    /// It holds the figures of the reference; where that has none, it says nearly the same by chrF. Applies where something answers.
+    /// It holds all facts that were asked for. Where the data does not name them: the figures of the reference, and where that has none
+    /// it says nearly the same by chrF. Applies where something answers.
     Fact {
         /// The least chrF where there are no figures, 0 to 1.
         chrf: f64,
@@ -287,6 +291,9 @@ fn contains(text: &str, what: &str) -> bool {
 }
 
 fn fact(said: &Said<'_>, least: f64) -> bool {
+    if !said.facts.is_empty() {
+        return said.facts.iter().all(|fact| facts::states(said.answer, fact));
+    }
     let expected = figures(said.reference);
     match expected.is_empty() {
         false => holds(said.answer, &expected),
@@ -345,6 +352,7 @@ mod tests {
             reference,
             passages: 3,
             oracle,
+            facts: &[],
             answer,
         }
     }

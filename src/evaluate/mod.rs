@@ -3,12 +3,13 @@
 //! On collections with known answers: [`beir`] reads one, [`retrieval`] indexes it as guidelines are indexed and asks its questions,
 //! [`metrics`] judges the rankings. On the live index: [`passages`] asks questions of one's own.
 //!
-//! Answers: [`criteria`] say what they must be like ([`crate::analysis`] and [`overlap`] recognise what is in them), [`answers`]
+//! Answers: [`criteria`] say what they must be like ([`facts`], [`crate::analysis`] and [`overlap`] recognise what is in them), [`answers`]
 //! has held-out examples answered and judged, [`rates`] says how certain the outcome is.
 
 pub mod answers;
 pub mod beir;
 pub mod criteria;
+pub mod facts;
 pub mod metrics;
 pub mod overlap;
 pub mod passages;

@@ -1,11 +1,13 @@
-//! A run's record: one line of JSON for each step, for people and programs to follow.
+//! A run's record: one line of JSON for each step, for people and programs to follow; the same for TensorBoard, and as a picture.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::checkpoint::{CheckpointError, write_whole};
+use super::plot::{self, PlotError};
 use super::run::Step;
+use super::tensorboard::Events;
 
 /// Why the record cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -21,13 +23,18 @@ pub enum MetricsError {
     /// The record could not be cut back.
     #[error(transparent)]
     Cut(#[from] CheckpointError),
+    /// The picture could not be drawn.
+    #[error(transparent)]
+    Plot(#[from] PlotError),
 }
 
 /// The record of a run.
 #[derive(Debug)]
 pub struct Metrics {
     path: PathBuf,
+    folder: PathBuf,
     file: File,
+    events: Events,
     steps: Vec<Step>,
     first_valid: Option<f64>,
 }
@@ -66,7 +73,8 @@ impl Metrics {
         }
         write_whole(&path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path).map_err(fail)?;
-        Ok(Self { path, file, steps, first_valid })
+        let events = Events::create(folder, &steps).map_err(fail)?;
+        Ok(Self { path, folder: folder.to_owned(), file, events, steps, first_valid })
     }
 
     /// Writes what the base gives.
@@ -84,7 +92,14 @@ impl Metrics {
     /// When the disk refuses.
     pub fn step(&mut self, step: &Step) -> Result<(), MetricsError> {
         self.steps.push(step.clone());
-        self.line(step)
+        self.line(step)?;
+        let written = self.events.step(step);
+        written.map_err(|source| MetricsError::Io { path: self.events.path().to_owned(), source })?;
+        // As often as there is something new to see in it; it takes a tenth of a second.
+        if step.valid.is_some() || step.step == step.steps {
+            plot::draw(&self.folder, self.first_valid, &self.steps)?;
+        }
+        Ok(())
     }
 
     fn line(&mut self, line: &impl serde::Serialize) -> Result<(), MetricsError> {

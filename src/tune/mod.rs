@@ -1,9 +1,9 @@
 //! Tuning: from a chat dataset to an adapter, on the very weights that serve.
 //!
 //! In reading order: [`settings`] (`tune.toml`), [`examples`] (conversations as tokens with a mask), [`run`] (the spine: self-test,
-//! steps, evaluation, stops), [`batch`] and [`prefixes`] (what runs at once, and what the base has read before), [`graph`] (the loss and its gradient, on top of `elementwise`,
+//! steps, evaluation, stops; [`probe`] goes before it), [`batch`] and [`prefixes`] (what runs at once, and what the base has read before), [`graph`] (the loss and its gradient, on top of `elementwise`,
 //! `attention`, `dropout` and `loss`), [`parameters`] and
-//! [`optimiser`] (what moves and how), [`checkpoint`] and [`metrics`] (what survives), [`output`] (the adapter as others read it).
+//! [`optimiser`] (what moves and how), [`checkpoint`] and [`metrics`] (what survives), [`tensorboard`] and [`mod@plot`] (what people look at), [`output`] (the adapter as others read it).
 
 mod attention;
 pub mod batch;
@@ -17,6 +17,9 @@ pub mod metrics;
 pub mod optimiser;
 pub mod output;
 pub mod parameters;
+pub mod plot;
 pub mod prefixes;
+pub mod probe;
 pub mod run;
 pub mod settings;
+pub mod tensorboard;

@@ -40,6 +40,9 @@ pub enum RunError {
         .0.display()
     )]
     Another(PathBuf),
+    /// Someone asked for it.
+    #[error("stopped")]
+    Stopped,
     /// Some map would never learn.
     #[error("the self-test failed: {0}; nothing was trained")]
     SelfTest(String),
@@ -119,17 +122,6 @@ pub struct Summary {
     pub seconds: f64,
     /// SHA-256 of the numbers.
     pub hash: String,
-}
-
-/// What a run would take.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Probe {
-    /// Seconds of a step whose prompts have been read.
-    pub step_seconds: f64,
-    /// Seconds of the whole run, if nothing stops it early.
-    pub seconds: f64,
-    /// Bytes that what the base has read will take.
-    pub prefix_bytes: u64,
 }
 
 /// What a run is made of.
@@ -263,51 +255,6 @@ impl Run<'_> {
         Ok(Outcome::Done(Summary { numbers, steps: state.step, chosen, valid, seconds: state.seconds, hash }))
     }
 
-    /// Does the first step twice without keeping it: what reading and running cost on this machine, and so the whole run.
-    #[must_use]
-    pub fn probe(&self, parameters: &Parameters) -> Probe {
-        let mut graph = Graph::new(&self.model.decoder);
-        let mut prefixes = Prefixes::new(self.settings.prefix_megabytes * 1_000_000);
-        let members = self.members(1);
-        let mut slopes = vec![0f32; parameters.numbers.len()];
-        let regularisation = Regularisation { dropout: self.dropout, seed: 1, kl: self.settings.kl };
-        let mut turn = |prefixes: &mut Prefixes| {
-            let started = Instant::now();
-            for (mut batch, places) in pack(&members, self.settings.row_tokens, 1.0) {
-                fill(prefixes, &mut graph, &mut batch, &members, &places);
-                graph.gradients(&batch, parameters, regularisation, &mut slopes);
-            }
-            started.elapsed().as_secs_f64()
-        };
-        let (first, second) = (turn(&mut prefixes), turn(&mut prefixes));
-        let read: usize = members.iter().map(|e| e.late).sum();
-        let run: usize = members.iter().map(|e| e.active().len()).sum();
-        // Without a late adapter both turns do the same, and the first one warms up.
-        let reading = if read > 0 { (first - second).max(0.0) / read as f64 } else { 0.0 };
-        let running = second / run.max(1) as f64;
-        let all = |examples: &[Example]| {
-            let read: usize = examples.iter().map(|e| e.late).sum();
-            (read, examples.iter().map(|e| e.active().len()).sum::<usize>())
-        };
-        let ((train_read, train_run), (valid_read, valid_run)) = (all(self.train), all(self.valid));
-        let per_token = prefixes.bytes() as f64 / read.max(1) as f64;
-        let kept = per_token * (train_read + valid_read) as f64;
-        let budget = self.settings.prefix_megabytes as f64 * 1e6;
-        // What has no room is read again in each epoch.
-        let again = if kept > budget { 1.0 - budget / kept } else { 0.0 };
-        let epochs = self.settings.epochs as f64;
-        let looks = match self.settings.evaluate_every {
-            0 => epochs,
-            every => (self.steps() as f64 / every as f64).ceil(),
-        };
-        let seconds = reading * (train_read + valid_read) as f64
-            + reading * again * (train_read as f64 * (epochs - 1.0) + valid_read as f64 * looks)
-            + running * train_run as f64 * epochs
-            // A look runs forward only: about a third of a step.
-            + running / 3.0 * valid_run as f64 * (looks + 1.0);
-        Probe { step_seconds: second, seconds, prefix_bytes: kept.min(budget) as u64 }
-    }
-
     /// Whether the validation loss has risen for long enough.
     fn exhausted(&self, state: &State) -> bool {
         self.settings.patience > 0 && state.worse >= self.settings.patience
@@ -331,7 +278,7 @@ impl Run<'_> {
 
     /// One step; `None` when it was asked to stop halfway, which leaves everything as it was.
     #[allow(clippy::too_many_arguments, reason = "the parts of a run's state")]
-    fn step(
+    pub(super) fn step(
         &self,
         number: usize,
         steps: usize,
@@ -386,7 +333,7 @@ impl Run<'_> {
     }
 
     /// The mean loss of the validation examples' targets; `None` where there are none.
-    fn evaluate(
+    pub(super) fn evaluate(
         &self,
         graph: &mut Graph<'_>,
         prefixes: &mut Prefixes,
@@ -468,7 +415,7 @@ fn not_finite(step: usize, members: &[&Example], places: &[usize], losses: &Loss
 }
 
 /// Puts in front of a batch's sequences what the base has read before them.
-fn fill(
+pub(super) fn fill(
     prefixes: &mut Prefixes,
     graph: &mut Graph<'_>,
     batch: &mut Batch,

@@ -37,6 +37,12 @@ pub struct DataSettings {
     /// Files of chat examples that are not trained on and say when to stop.
     #[serde(default)]
     pub valid: Vec<PathBuf>,
+    /// The base's own answers to general questions (`shishin dataset replay` writes them), learnt along so that it forgets less.
+    #[serde(default)]
+    pub replay: Vec<PathBuf>,
+    /// Their share of all examples.
+    #[serde(default = "default_replay_share")]
+    pub replay_share: f64,
     /// Put the server's own instructions in front of examples that bring none, as serving does.
     #[serde(default = "yes")]
     pub instructions: bool,
@@ -145,6 +151,10 @@ fn yes() -> bool {
     true
 }
 
+fn default_replay_share() -> f64 {
+    0.1
+}
+
 fn default_max_tokens() -> usize {
     2048
 }
@@ -203,6 +213,7 @@ impl TuneSettings {
             ("objective", self.objective.trim().is_empty(), "says nothing; write what should change"),
             ("data.train", self.data.train.is_empty(), "names no file"),
             ("data.max_tokens", self.data.max_tokens < 16, "must be at least 16"),
+            ("data.replay_share", !share(self.data.replay_share), "must be at least 0 and below 1"),
             ("lora.rank", !(1..=256).contains(&lora.rank), "must be 1 to 256"),
             ("lora.alpha", !(lora.alpha > 0.0 && lora.alpha.is_finite()), "must be above 0"),
             ("lora.dropout", !share(f64::from(lora.dropout)), "must be at least 0 and below 1"),

@@ -2,6 +2,7 @@
 
 mod convert;
 mod ground;
+mod replay;
 mod stats;
 
 use std::io::Write;
@@ -90,6 +91,20 @@ pub enum DatasetCommand {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Have the base answer general questions, one a line, to be learnt along (`data.replay`)
+    Replay {
+        /// The questions
+        questions: PathBuf,
+        /// Where its answers go
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// The base model, instead of the settings'
+        #[arg(long, value_name = "MODEL")]
+        model: Option<String>,
+        /// Tokens of an answer at the most; answers that reach it are left out
+        #[arg(long, value_name = "N", default_value_t = 200)]
+        max_tokens: usize,
+    },
     /// Write questions, answers and quotes out as chat examples over passages of the guidelines, and split them
     Ground {
         /// JSON Lines of items: id, language, and question, answer, oracle; or a question that nothing answers; or messages, passages
@@ -136,6 +151,9 @@ pub fn run(settings: &Settings, command: &DatasetCommand, out: &mut dyn Write) -
         }
         DatasetCommand::Fix { file, out: to, rejected } => {
             convert::fix_file(file, to, rejected.as_deref(), out)
+        }
+        DatasetCommand::Replay { questions, out: to, model, max_tokens } => {
+            replay::run(settings, questions, to, (model.as_deref(), *max_tokens), out)
         }
         DatasetCommand::Import { files, out: to } => convert::import_files(files, to, out),
         DatasetCommand::Export { file, to, out: path } => convert::export_file(file, *to, path, out),

@@ -15,7 +15,7 @@ use crate::dataset::stats::{Counted, Prices, Spread, Stats};
 use crate::language::Language;
 use crate::model::fetch::Cancel;
 use crate::tune::examples::Example;
-use crate::tune::run::Probe;
+use crate::tune::probe::Probe;
 use crate::tune::settings::TuneSettings;
 
 /// Flags of `shishin dataset stats`.
