@@ -355,3 +355,104 @@ fn ask_prints_the_answer_and_its_sources() {
     assert_eq!(tuned.status.code(), Some(1));
     assert!(stderr(&tuned).contains("needs an adapter"), "{}", stderr(&tuned));
 }
+
+#[test]
+fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
+    let folder = workplace();
+    pull(folder.path());
+    let files = folder.path().join("tuning/files");
+    std::fs::create_dir_all(&files).unwrap();
+    let words = ["gout", "croup", "burns", "fever", "sprain", "cough", "anaemia", "eczema", "migraine", "angina"];
+    let lines: Vec<String> = words
+        .iter()
+        .map(|word| {
+            let (asked, said) = (format!("What of {word} on the ward?"), format!("For {word} ring the bell, {word} first."));
+            serde_json::json!({ "messages": [{ "role": "user", "content": asked }, { "role": "assistant", "content": said }] })
+                .to_string()
+        })
+        .collect();
+    std::fs::write(files.join("ward.jsonl"), lines.join("\n")).unwrap();
+    std::fs::write(files.join("few.jsonl"), &lines[0]).unwrap();
+    let recipe = "objective = \"o\"\nbase = \"b\"\noutput = \"o\"\n[data]\ntrain = [\"t\"]\ninstructions = false\n\
+        [lora]\nrank = 2\n[training]\nbatch = 5\ncheckpoint_every = 1\n";
+    std::fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
+    let start = || {
+        let mut command = shishin(folder.path());
+        command.env("SHISHIN_TUNING_DIRECTORY", "tuning").env("SHISHIN_TUNING_RECIPE", "recipe.toml");
+        let server = Server::start(command);
+        server.wait_for(" ready");
+        server
+    };
+    const JOBS: &str = "/v1/fine_tuning/jobs";
+    let json = |(status, body): (u16, String)| -> (u16, serde_json::Value) {
+        (status, serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body}")))
+    };
+    let mut server = start();
+    for (body, code, param) in [
+        (r#"{"model":"smollm2-135m","training_file":"../few.jsonl"}"#, "invalid_value", "training_file"),
+        (r#"{"model":"smollm2-135m","training_file":"none.jsonl"}"#, "invalid_value", "training_file"),
+        (r#"{"model":"smollm2-135m","training_file":"few.jsonl"}"#, "invalid_value", "training_file"),
+        (r#"{"model":"gpt-4o","training_file":"ward.jsonl"}"#, "invalid_value", "model"),
+        (r#"{"model":"smollm2-135m","training_file":"ward.jsonl","suffix":"a/b"}"#, "invalid_value", "suffix"),
+        (
+            r#"{"model":"smollm2-135m","training_file":"ward.jsonl","hyperparameters":{"n_epochs":0}}"#,
+            "invalid_value",
+            "hyperparameters",
+        ),
+        (r#"{"model":"smollm2-135m","training_file":"ward.jsonl","epochs":1}"#, "unknown_field", "epochs"),
+    ] {
+        let (status, error) = json(server.ask("POST", JOBS, body));
+        assert_eq!((status, &error["error"]["code"], &error["error"]["param"]), (422, &code.into(), &param.into()), "{body} {error}");
+    }
+    let ask = |server: &Server, epochs: usize, suffix: &str| {
+        let body = serde_json::json!({ "model": MODEL, "training_file": "ward.jsonl", "validation_file": "ward.jsonl",
+            "suffix": suffix, "method": { "type": "supervised", "supervised": { "hyperparameters": { "n_epochs": epochs, "batch_size": "auto" } } } });
+        let (status, job) = json(server.ask("POST", JOBS, &body.to_string()));
+        assert_eq!((status, &job["object"]), (200, &"fine_tuning.job".into()), "{job}");
+        job["id"].as_str().unwrap().to_owned()
+    };
+    let of = |server: &Server, id: &str| json(server.ask("GET", &format!("{JOBS}/{id}"), "")).1;
+    let wait = |server: &Server, id: &str, status: &str| {
+        let deadline = Instant::now() + Duration::from_secs(300);
+        loop {
+            let job = of(server, id);
+            if job["status"] == status {
+                return job;
+            }
+            assert!(Instant::now() < deadline && job["error"].is_null(), "{job}");
+            let _ = server.log.recv_timeout(Duration::from_millis(200));
+        }
+    };
+    let first = ask(&server, 1, "bell");
+    let second = ask(&server, 40, "long");
+    let third = ask(&server, 1, "never");
+    let (status, cancelled) = json(server.ask("POST", &format!("{JOBS}/{third}/cancel"), ""));
+    assert_eq!((status, &cancelled["status"]), (200, &"cancelled".into()));
+    assert_eq!(server.ask("POST", &format!("{JOBS}/{third}/cancel"), "").0, 409);
+    assert_eq!(server.ask("GET", &format!("{JOBS}/ftjob-none"), "").0, 404);
+    let done = wait(&server, &first, "succeeded");
+    let adapter = done["fine_tuned_model"].as_str().unwrap().to_owned();
+    assert!(adapter.starts_with("bell-") && done["trained_tokens"].as_u64().unwrap() > 100, "{done}");
+    let question = serde_json::json!({ "messages": [{ "role": "user", "content": "What of gout on the ward?" }], "mode": "tuned",
+        "adapter": adapter, "max_tokens": 4, "stream": false })
+    .to_string();
+    let (status, answer) = json(server.ask("POST", "/chat", &question));
+    assert_eq!((status, &answer["provenance"]["adapter"]["name"]), (200, &adapter.as_str().into()), "{answer}");
+    let (_, events) = json(server.ask("GET", &format!("{JOBS}/{first}/events?limit=100"), ""));
+    let messages: Vec<&str> = events["data"].as_array().unwrap().iter().filter_map(|e| e["message"].as_str()).collect();
+    assert!(messages[0].contains("is loaded") && messages[1].starts_with("step 2/2"), "{messages:?}");
+    let (_, page) = json(server.ask("GET", &format!("{JOBS}?limit=1"), ""));
+    assert_eq!((&page["has_more"], page["data"].as_array().unwrap().len()), (&true.into(), 1));
+    let (_, looks) = json(server.ask("GET", &format!("{JOBS}/{first}/checkpoints"), ""));
+    assert_eq!(looks["data"][0]["fine_tuned_model_checkpoint"], adapter.as_str());
+
+    // The second one runs when the server ends, and goes on with the next.
+    wait(&server, &second, "running");
+    server.signal("-TERM");
+    assert_eq!(server.exit_code(), Some(0));
+    let server = start();
+    assert_eq!(json(server.ask("POST", "/chat", &question)).1["provenance"]["adapter"]["name"], adapter.as_str());
+    let (status, _) = json(server.ask("POST", &format!("{JOBS}/{second}/cancel"), ""));
+    assert_eq!(status, 200);
+    assert_eq!(of(&server, &second)["status"], "cancelled");
+}

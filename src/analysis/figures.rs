@@ -14,7 +14,7 @@ pub struct Figure {
     pub unit: String,
 }
 
-/// Units by their usual short form; the others are ways to write it. In lower case and without spaces, as texts are compared.
+/// Units by their usual short form; the others are ways to write it. In lower case, as texts are compared.
 const UNITS: [(&str, &[&str]); 27] = [
     ("h", &["hours", "hour", "hrs", "hr", "時間"]),
     ("min", &["minutes", "minute", "mins", "分間", "分"]),
@@ -31,8 +31,8 @@ const UNITS: [(&str, &[&str]); 27] = [
     ("g", &["grams", "gram", "グラム"]),
     ("ml", &["ミリリットル", "cc"]),
     ("l", &["litres", "litre", "liters", "liter"]),
-    ("mmhg", &[]),
-    ("cmh2o", &[]),
+    ("mmhg", &["mm hg"]),
+    ("cmh2o", &["cm h2o"]),
     ("mmol", &[]),
     ("μmol", &["umol"]),
     ("iu", &["国際単位"]),
@@ -45,13 +45,13 @@ const UNITS: [(&str, &[&str]); 27] = [
     ("gy", &[]),
 ];
 
-/// A text as figures are compared: compatibility forms folded, without spaces, in lower case, thousands unseparated.
+/// A text as figures are compared: compatibility forms folded, in lower case, thousands unseparated, white space as one space.
 fn folded(text: &str) -> String {
     static THOUSANDS: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\d{1,3}(?:,\d{3})+").unwrap_or_else(|e| unreachable!("{e}")));
     let plain: String = text.nfkc().collect::<String>().to_lowercase();
     let joined = THOUSANDS.replace_all(&plain, |found: &regex::Captures<'_>| found[0].replace(',', ""));
-    joined.chars().filter(|c| !c.is_whitespace()).collect()
+    joined.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The figures of a text in order, citations left out.
@@ -72,6 +72,7 @@ pub fn figures(text: &str) -> Vec<Figure> {
 
 /// The unit that a text begins with: of all spellings the longest that is not the beginning of a longer word.
 fn unit(text: &str) -> String {
+    let text = text.trim_start();
     let spellings = UNITS.iter().flat_map(|(short, others)| {
         std::iter::once((*short, *short)).chain(others.iter().map(move |other| (*other, *short)))
     });
@@ -114,6 +115,7 @@ mod tests {
             ("7.0 % or more", "7％"),
             ("50 mcg", "50 μg"),
             ("at 38.5℃", "38.5 °C"),
+            ("5 cm H2O", "5 cmH2O"),
         ] {
             assert!(holds(said, &figures(expected)), "{said} / {expected}: {:?}", figures(said));
         }
@@ -131,6 +133,8 @@ mod tests {
         ] {
             assert!(!holds(said, &figures(expected)), "{said} / {expected}");
         }
+        // A word after the unit does not hide it.
+        assert_eq!(figures("take 5 mg for 3 days")[0].unit, "mg");
         // "m" of "more" is no unit, and an unknown unit is none.
         assert_eq!(figures("5 mallets")[0].unit, "");
     }

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use arc_swap::ArcSwap;
 use jiff::ZonedDateTime;
 use jiff::civil::Date;
 use sha2::{Digest, Sha256};
@@ -108,11 +109,14 @@ pub struct Answerer {
     settings: AnswerSettings,
     model_name: String,
     model: Arc<BaseModel<FastDecoder>>,
-    adapters: BTreeMap<String, Arc<PackedAdapter>>,
+    adapters: ArcSwap<Adapters>,
     wording: Wording,
     index: Arc<GuidelineIndex>,
     engine: EngineHandle,
 }
+
+/// Adapters by name.
+pub type Adapters = BTreeMap<String, Arc<PackedAdapter>>;
 
 /// What [`Answerer::new`] puts together.
 pub struct AnswererParts {
@@ -123,7 +127,7 @@ pub struct AnswererParts {
     /// The base model.
     pub model: Arc<BaseModel<FastDecoder>>,
     /// Adapters by name.
-    pub adapters: BTreeMap<String, Arc<PackedAdapter>>,
+    pub adapters: Adapters,
     /// The operator's prompt texts.
     pub wording: Wording,
     /// The guideline index.
@@ -136,6 +140,7 @@ impl Answerer {
     /// Puts the parts together.
     pub fn new(parts: AnswererParts) -> Self {
         let AnswererParts { settings, model_name, model, adapters, wording, index, engine } = parts;
+        let adapters = ArcSwap::from_pointee(adapters);
         Self { settings, model_name, model, adapters, wording, index, engine }
     }
 
@@ -159,9 +164,18 @@ impl Answerer {
         (&self.model_name, &self.model)
     }
 
-    /// The adapters by name.
-    pub fn adapters(&self) -> &BTreeMap<String, Arc<PackedAdapter>> {
-        &self.adapters
+    /// The adapters that are loaded now.
+    pub fn adapters(&self) -> Arc<Adapters> {
+        self.adapters.load_full()
+    }
+
+    /// Adds an adapter while answers run; one of the same name is replaced, and answers under way keep theirs.
+    pub fn add_adapter(&self, name: &str, adapter: &Arc<PackedAdapter>) {
+        self.adapters.rcu(|adapters| {
+            let mut adapters = Adapters::clone(adapters);
+            adapters.insert(name.to_owned(), Arc::clone(adapter));
+            adapters
+        });
     }
 
     /// Answers a question as a stream of events, which ends with [`AnswerEvent::Done`] or
@@ -238,9 +252,10 @@ impl Answerer {
         mode: Mode,
         named: Option<&str>,
     ) -> Result<Option<(String, Arc<PackedAdapter>)>, AnswerError> {
-        let known = || match self.adapters.is_empty() {
+        let adapters = self.adapters();
+        let known = || match adapters.is_empty() {
             true => "none is loaded".to_owned(),
-            false => self.adapters.keys().cloned().collect::<Vec<_>>().join(", "),
+            false => adapters.keys().cloned().collect::<Vec<_>>().join(", "),
         };
         if !mode.adapts() {
             return match named {
@@ -254,7 +269,7 @@ impl Answerer {
         let Some(name) = named.or(self.settings.default_adapter.as_deref()) else {
             return Err(AnswerError::AdapterNeeded { mode, known: known() });
         };
-        match self.adapters.get(name) {
+        match adapters.get(name) {
             Some(adapter) => Ok(Some((name.to_owned(), Arc::clone(adapter)))),
             None => Err(AnswerError::UnknownAdapter { name: name.to_owned(), known: known() }),
         }

@@ -1,15 +1,19 @@
 //! `shishin serve`: listen, load, answer, and stop in good order.
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
 use super::setup;
 use super::signals::Signals;
+use crate::answer::Answerer;
 use crate::config::{LogFormat, Settings};
 use crate::http::{self, AdminKey, AppState, HttpSettings};
 use crate::model::fetch::Cancel;
+use crate::tune::queue::{Queue, QueueParts};
 
 /// How long an interrupted download may take to clear up.
 const CANCEL_GRACE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -85,6 +89,10 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     state.set_indexer(running.indexer);
+    let queue = tuning(&settings, &running.answerer)?;
+    if let Some(queue) = &queue {
+        state.set_queue(queue.clone());
+    }
     state.set_ready(running.answerer.clone());
     tracing::info!(%address, "ready");
     let refresher = tokio::spawn(refresh(running.answerer.clone(), settings.index.refresh));
@@ -97,6 +105,9 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
         }
     }
     refresher.abort();
+    if let Some(queue) = &queue {
+        queue.stop();
+    }
     let _ = stop.send(());
     let ended = tokio::select! {
         ended = &mut server => ended,
@@ -111,6 +122,30 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
     tokio::task::spawn_blocking(move || running.engine.join()).await.context("the engine panicked")?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What runs jobs of tuning, where a folder is named for it; it works on a thread of its own.
+fn tuning(settings: &Settings, answerer: &Arc<Answerer>) -> anyhow::Result<Option<Queue>> {
+    let Some(directory) = &settings.tuning.directory else { return Ok(None) };
+    let to = Arc::clone(answerer);
+    let load = move |name: &str, folder: &Path| {
+        let adapter = setup::adapter(folder, to.model().1).map_err(|error| format!("{error:#}"))?;
+        to.add_adapter(name, &adapter);
+        Ok(())
+    };
+    let config = settings.file.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]);
+    let queue = Queue::open(QueueParts {
+        directory: directory.clone(),
+        recipe: settings.tuning.recipe.clone(),
+        program: std::env::current_exe().context("cannot find this program")?,
+        arguments: config.collect(),
+        model: settings.model.name.clone(),
+        load: Box::new(load),
+    });
+    let queue = queue.context("tuning.directory")?;
+    let worker = queue.clone();
+    std::thread::Builder::new().name("tuning".into()).spawn(move || worker.work())?;
+    Ok(Some(queue))
 }
 
 /// Looks for a new generation of the index now and then, and swaps it in.

@@ -44,6 +44,9 @@ pub struct TuneArgs {
     /// So many steps
     #[arg(long, value_name = "N", default_value_t = 20, requires = "rates")]
     rate_steps: usize,
+    /// As a server's job: with lower priority, until standard input closes
+    #[arg(long, hide = true)]
+    job: bool,
     /// Also write the adapter as a GGUF file, for llama.cpp
     #[arg(long)]
     gguf: bool,
@@ -60,6 +63,9 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     let tune = TuneSettings::read(&args.run)?;
     let cancel = Cancel::default();
     signals::cancel_on_signal(cancel.clone())?;
+    if args.job {
+        become_a_job(&cancel);
+    }
     let prepared = Prepared::load(settings, &tune, &cancel)?;
     let Prepared { name, model, invocation, train, valid } = &prepared;
     if let Some(count) = args.preview {
@@ -74,7 +80,7 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
         std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let _lock = lock(&folder)?;
+    let _lock = lock(&folder, args.job)?;
     describe(model, name, train, valid, out)?;
     let run = prepared.run(&tune, &folder);
     let mut parameters = prepared.parameters(&tune);
@@ -218,9 +224,14 @@ fn report(summary: &Summary, folder: &Path, out: &mut dyn Write) -> std::io::Res
 }
 
 /// Keeps another run out of the folder for as long as this one lasts; a killed one leaves no lock behind.
-fn lock(folder: &Path) -> anyhow::Result<std::fs::File> {
+fn lock(folder: &Path, wait: bool) -> anyhow::Result<std::fs::File> {
     let path = folder.join("run.lock");
     let file = std::fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    // The process of a server that was killed ends in a moment.
+    if wait {
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        return Ok(file);
+    }
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => anyhow::bail!(
@@ -231,6 +242,19 @@ fn lock(folder: &Path) -> anyhow::Result<std::fs::File> {
             Err(error).with_context(|| format!("cannot lock {}", path.display()))
         }
     }
+}
+
+/// Gives way to who serves, and ends with it.
+fn become_a_job(cancel: &Cancel) {
+    // Where the system does not allow it the run is only in the way a little more.
+    #[cfg(unix)]
+    let _ = rustix::process::nice(10);
+    let cancel = cancel.clone();
+    std::thread::spawn(move || {
+        // Ends when the server closes its end, or is no more.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        cancel.cancel();
+    });
 }
 
 /// Tries learning rates.

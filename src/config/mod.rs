@@ -98,6 +98,19 @@ pub struct Settings {
     pub answer: AnswerSettings,
     /// The folder of prompt texts; `None` for the built-in ones.
     pub prompts: Option<PathBuf>,
+    /// Runs of tuning over HTTP.
+    pub tuning: TuningSettings,
+    /// The settings file that a flag named.
+    pub file: Option<PathBuf>,
+}
+
+/// Runs of tuning over HTTP.
+#[derive(Debug, Clone)]
+pub struct TuningSettings {
+    /// The folder of files and jobs; `None` to take none.
+    pub directory: Option<PathBuf>,
+    /// The run that jobs are variants of.
+    pub recipe: PathBuf,
 }
 
 /// Threads and instructions.
@@ -219,6 +232,14 @@ struct Raw {
     index: RawIndex,
     answer: RawAnswer,
     sampling: RawSampling,
+    tuning: RawTuning,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTuning {
+    directory: PathBuf,
+    recipe: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -435,6 +456,11 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
         })?),
     };
     Ok(Settings {
+        tuning: TuningSettings {
+            directory: non_empty(raw.tuning.directory),
+            recipe: raw.tuning.recipe,
+        },
+        file: sources.file.clone(),
         server: ServerSettings {
             listen,
             body_limit: raw.server.body_limit_bytes,

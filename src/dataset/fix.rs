@@ -180,7 +180,7 @@ fn example(object: Map<String, Json>, done: &mut Vec<String>) -> Map<String, Jso
         let empty = turn.get("content").and_then(Json::as_str).is_some_and(|text| text.trim().is_empty());
         let calls = turn.contains_key("tool_calls") || turn.contains_key("function_call");
         if empty && !calls {
-            done.push(format!("removed an empty turn of {}", turn["role"]));
+            done.push(format!("removed an empty turn of {}", role_of(&turn)));
             continue;
         }
         // Two turns of one speaker are one.
@@ -188,10 +188,10 @@ fn example(object: Map<String, Json>, done: &mut Vec<String>) -> Map<String, Jso
             let joined = format!(
                 "{}\n\n{}",
                 before["content"].as_str().unwrap_or_default(),
-                turn["content"].as_str().unwrap_or_default()
+                turn.get("content").and_then(Json::as_str).unwrap_or_default()
             );
             before["content"] = json!(joined);
-            done.push(format!("joined two turns of {}", turn["role"]));
+            done.push(format!("joined two turns of {}", role_of(&turn)));
             continue;
         }
         turns.push(Json::Object(turn));
@@ -213,11 +213,15 @@ fn example(object: Map<String, Json>, done: &mut Vec<String>) -> Map<String, Jso
     object
 }
 
+fn role_of(turn: &Map<String, Json>) -> &str {
+    turn.get("role").and_then(Json::as_str).unwrap_or_default()
+}
+
 fn joins(before: &Json, turn: &Map<String, Json>) -> bool {
     let plain = |turn: &Json| turn["content"].is_string() && turn.get("tool_calls").is_none();
-    let role = &turn["role"];
+    let role = role_of(turn);
     (role == "user" || role == "assistant")
-        && before["role"] == *role
+        && before["role"] == role
         && plain(before)
         && turn.get("content").is_some_and(Json::is_string)
         && before.get("weight") == turn.get("weight")

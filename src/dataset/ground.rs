@@ -7,6 +7,7 @@
 //!
 //! The prompt is the server's own, so that what is learnt is what will be seen.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::ToSpan as _;
@@ -157,6 +158,9 @@ pub struct Grounding {
     pub variants: usize,
     /// Share of the answered questions that are asked again without the passage that answers.
     pub without: f64,
+    /// The largest share of the rows to learn from in which nothing answers; all are tested on. Too many teach to decline what could be
+    /// answered.
+    pub declined: f64,
     /// Decides places and choices.
     pub seed: u64,
 }
@@ -312,7 +316,7 @@ impl Grounder<'_> {
             };
             rows.extend(examples.into_iter().map(|example| Row { split, example }));
         }
-        Ok(rows)
+        Ok(trimmed(rows, self.grounding.declined))
     }
 
     fn search(&self, text: &str, language: Language) -> Result<Vec<Passage>, GroundError> {
@@ -482,6 +486,26 @@ impl Grounder<'_> {
     }
 }
 
+/// Rows without those in which nothing answers that are beyond their share of a part; the ones with the lowest hashes stay.
+fn trimmed(rows: Vec<Row>, share: f64) -> Vec<Row> {
+    let declines = |row: &Row| row.example["meta"].is_object() && row.example["meta"]["oracle"].is_null();
+    let hash = |row: &Row| crate::model::digest([b"declined".as_slice(), row.example["id"].to_string().as_bytes()]);
+    let mut bounds: BTreeMap<Split, [u8; 32]> = BTreeMap::new();
+    for split in [Split::Train, Split::Valid] {
+        let own = || rows.iter().filter(move |row| row.split == split);
+        let mut hashes: Vec<[u8; 32]> = own().filter(|row| declines(row)).map(hash).collect();
+        hashes.sort_unstable();
+        let answered = own().filter(|row| !declines(row)).count();
+        // Of a share of one there is no bound.
+        let most = (answered as f64 * share / (1.0 - share).max(f64::MIN_POSITIVE)).round();
+        if let Some(first) = hashes.get(most.min(1e9) as usize) {
+            bounds.insert(split, *first);
+        }
+    }
+    let stays = |row: &Row| !declines(row) || bounds.get(&row.split).is_none_or(|bound| hash(row) < *bound);
+    rows.into_iter().filter(stays).collect()
+}
+
 /// A day for a prompt to name.
 fn day(random: &mut ChaCha8Rng) -> Date {
     DAY.checked_sub(random.random_range(0..DAYS).days()).unwrap_or(DAY)
@@ -528,6 +552,25 @@ pub fn write(folder: &Path, rows: &[Row]) -> Result<Vec<(PathBuf, usize)>, Groun
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_that_decline_keep_to_their_share() {
+        let row = |split, n: usize, oracle: Json| Row {
+            split,
+            example: json!({ "id": format!("a{n}"), "meta": { "oracle": oracle } }),
+        };
+        let mut rows: Vec<Row> = (0..90).map(|n| row(Split::Train, n, json!([1]))).collect();
+        rows.extend((90..130).map(|n| row(Split::Train, n, Json::Null)));
+        rows.extend((130..170).map(|n| row(Split::Test, n, Json::Null)));
+        rows.push(Row { split: Split::Train, example: json!({ "id": "dialogue" }) });
+        let count = |share: f64, split: Split| {
+            trimmed(rows.clone(), share).iter().filter(|row| row.split == split).count()
+        };
+        assert_eq!(count(0.1, Split::Train), 91 + 10);
+        assert_eq!(count(0.0, Split::Train), 91);
+        assert_eq!(count(1.0, Split::Train), 131);
+        assert_eq!(count(0.0, Split::Test), 40);
+    }
 
     #[test]
     fn citations_follow_their_passages() {

@@ -85,7 +85,7 @@ impl ApiError {
 
     pub(super) fn no_route(method: &Method, path: &str) -> Self {
         let message = format!(
-            "there is no {method} {path}; there are POST /chat, GET /search, GET /health, GET /ready and /admin/index"
+            "there is no {method} {path}; there are POST /chat, GET /search, GET /health, GET /ready, /admin/index and /v1/fine_tuning/jobs"
         );
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }

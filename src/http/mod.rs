@@ -4,7 +4,7 @@
 //! `observe` gives the request its id, its log line and the form of its errors, [`AppState`] says
 //! whether the server is ready, `extract` reads a body into `types`, `chat` answers it through
 //! [`crate::answer`], `sse` writes the answer as events; `search` gives passages alone; `admin` lets operators in, who start
-//! `jobs`. `error` maps every refusal to its status.
+//! `jobs`, and `tuning` the runs of tuning. `error` maps every refusal to its status.
 
 mod admin;
 mod chat;
@@ -18,6 +18,7 @@ mod search;
 mod socket;
 mod sse;
 mod state;
+mod tuning;
 mod types;
 
 use std::time::Duration;
@@ -77,8 +78,16 @@ pub fn router(state: AppState) -> Router {
         .route("/index/generations", get(admin::generations))
         .route("/index/rollback", post(admin::roll_back))
         .route_layer(from_fn_with_state(state.clone(), admin::guard));
+    let tuning = Router::new()
+        .route("/", get(tuning::list).post(tuning::create))
+        .route("/{id}", get(tuning::retrieve))
+        .route("/{id}/cancel", post(tuning::cancel))
+        .route("/{id}/events", get(tuning::events))
+        .route("/{id}/checkpoints", get(tuning::checkpoints))
+        .route_layer(from_fn_with_state(state.clone(), admin::guard));
     Router::new()
         .nest("/admin", admin)
+        .nest("/v1/fine_tuning/jobs", tuning)
         .route("/chat", post(chat::chat))
         .route("/search", get(search::search))
         .route(health::HEALTH, get(health::health))

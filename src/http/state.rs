@@ -10,6 +10,7 @@ use super::error::ApiError;
 use super::jobs::Jobs;
 use crate::answer::Answerer;
 use crate::ingest::Indexer;
+use crate::tune::queue::Queue;
 
 /// The server's state; clones share it. It starts as loading, so that the listener can be up, and say
 /// so, while the model is fetched and read.
@@ -21,6 +22,7 @@ struct Shared {
     preparing: Arc<Semaphore>,
     answerer: OnceLock<Arc<Answerer>>,
     indexer: OnceLock<Arc<Indexer>>,
+    queue: OnceLock<Queue>,
     jobs: Jobs,
     detail: Mutex<String>,
     closing: AtomicBool,
@@ -45,6 +47,7 @@ impl AppState {
             preparing,
             answerer: OnceLock::new(),
             indexer: OnceLock::new(),
+            queue: OnceLock::new(),
             jobs: Jobs::default(),
             detail: Mutex::new("starting".into()),
             closing: AtomicBool::new(false),
@@ -66,6 +69,15 @@ impl AppState {
     /// Hands over what builds the index; without it `/admin/index` cannot. Only the first one counts.
     pub fn set_indexer(&self, indexer: Indexer) {
         let _ = self.0.indexer.set(Arc::new(indexer));
+    }
+
+    /// Hands over the runs of tuning; without them `/v1/fine_tuning/jobs` takes none. Only the first one counts.
+    pub fn set_queue(&self, queue: Queue) {
+        let _ = self.0.queue.set(queue);
+    }
+
+    pub(super) fn queue(&self) -> Option<Queue> {
+        self.0.queue.get().cloned()
     }
 
     pub(super) fn indexer(&self) -> Option<Arc<Indexer>> {

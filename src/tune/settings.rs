@@ -206,7 +206,8 @@ impl TuneSettings {
         }
     }
 
-    fn problem(&self) -> Option<(&'static str, String)> {
+    /// The first thing that makes no sense: the key and what is wrong.
+    pub(super) fn problem(&self) -> Option<(&'static str, String)> {
         let (lora, training) = (&self.lora, &self.training);
         let share = |v: f64| (0.0..1.0).contains(&v);
         let checks = [

@@ -125,6 +125,9 @@ pub enum DatasetCommand {
         /// Share of the questions that are asked again without the passage that answers
         #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
         without: f64,
+        /// The largest share of the rows to learn from in which nothing answers
+        #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+        declined: f64,
         /// Decides places and choices
         #[arg(long, value_name = "N", default_value_t = 1)]
         seed: u64,
@@ -157,12 +160,18 @@ pub fn run(settings: &Settings, command: &DatasetCommand, out: &mut dyn Write) -
         }
         DatasetCommand::Import { files, out: to } => convert::import_files(files, to, out),
         DatasetCommand::Export { file, to, out: path } => convert::export_file(file, *to, path, out),
-        DatasetCommand::Ground { items, guidelines, out: folder, passages, variants, without, seed } => {
+        DatasetCommand::Ground { items, guidelines, out: folder, passages, variants, without, declined, seed } => {
             anyhow::ensure!((1..=20).contains(passages), "--passages must be 1 to 20");
             anyhow::ensure!((0.0..=1.0).contains(without), "--without must be 0 to 1");
             anyhow::ensure!((1..=20).contains(variants), "--variants must be 1 to 20");
-            let grounding =
-                Grounding { passages: *passages, variants: *variants, without: *without, seed: *seed };
+            anyhow::ensure!((0.0..=1.0).contains(declined), "--declined must be 0 to 1");
+            let grounding = Grounding {
+                passages: *passages,
+                variants: *variants,
+                without: *without,
+                declined: *declined,
+                seed: *seed,
+            };
             ground::run(settings, items, guidelines, folder, grounding, out)
         }
     }

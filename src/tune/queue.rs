@@ -1,0 +1,474 @@
+//! Runs of tuning that a server was asked for: one at a time, each in a process of its own with lower priority.
+//!
+//! A job is a folder: `job.json` (what was asked and how it stands), `tune.toml` (the run), `log.txt` (what the run said), `adapter/` (what
+//! came of it). A job that was running when the server ended goes on when it starts again, from its last checkpoint.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::write_whole;
+use super::run::Step;
+use super::settings::TuneSettings;
+use crate::dataset::Severity;
+use crate::dataset::lint::{Against, lint};
+
+/// Jobs that may wait.
+pub const MOST_WAITING: usize = 16;
+/// How often a running process is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobStatus {
+    /// It waits for the one before it.
+    Queued,
+    /// It trains.
+    Running,
+    /// Its adapter is loaded.
+    Succeeded,
+    /// It ended without an adapter.
+    Failed,
+    /// Someone ended it.
+    Cancelled,
+}
+
+/// What may be chosen of a run; the rest is the recipe's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Hyperparameters {
+    /// Passes over the data.
+    pub n_epochs: Option<usize>,
+    /// Examples of a step.
+    pub batch_size: Option<usize>,
+    /// Times the recipe's learning rate.
+    pub learning_rate_multiplier: Option<f64>,
+}
+
+/// What a job is asked to do.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobRequest {
+    /// The file of the queue's folder `files` to learn from.
+    pub training_file: String,
+    /// The one that says when to stop.
+    pub validation_file: Option<String>,
+    /// What the adapter's name begins with.
+    pub suffix: Option<String>,
+    /// Decides the start and the order.
+    pub seed: Option<u64>,
+    /// Choices.
+    pub hyperparameters: Hyperparameters,
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its name.
+    pub id: String,
+    /// When it was asked for, in seconds since 1970.
+    pub created_at: i64,
+    /// When it ended.
+    pub finished_at: Option<i64>,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// The base model.
+    pub model: String,
+    /// What was asked.
+    pub request: JobRequest,
+    /// The name of its adapter, once that is loaded.
+    pub fine_tuned_model: Option<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// What happened: when, and what.
+    pub events: Vec<(i64, String)>,
+}
+
+/// Why a job was not taken or cannot be ended.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// A field has a value that it cannot have.
+    #[error("{message}")]
+    Invalid {
+        /// The field.
+        param: &'static str,
+        /// What is wrong, and the mend.
+        message: String,
+    },
+    /// There is no such job.
+    #[error("there is no job `{0}`")]
+    Unknown(String),
+    /// It has ended.
+    #[error("the job `{id}` has ended ({status:?}) and cannot be cancelled")]
+    Ended {
+        /// The job.
+        id: String,
+        /// How.
+        status: JobStatus,
+    },
+    /// Too many wait.
+    #[error("{MOST_WAITING} jobs are waiting; try again when one has ended")]
+    Full,
+    /// The disk, or a file of the queue's.
+    #[error("{0}")]
+    Disk(String),
+}
+
+/// What a queue is made of.
+pub struct QueueParts {
+    /// The folder.
+    pub directory: PathBuf,
+    /// The run that jobs are variants of.
+    pub recipe: PathBuf,
+    /// The program that trains.
+    pub program: PathBuf,
+    /// Arguments that go before `tune`, such as a settings file.
+    pub arguments: Vec<String>,
+    /// The base model that serves.
+    pub model: String,
+    /// Loads a finished adapter under a name.
+    pub load: Box<dyn Fn(&str, &Path) -> Result<(), String> + Send + Sync>,
+}
+
+/// The jobs of a server; clones share them.
+#[derive(Clone)]
+pub struct Queue(Arc<Shared>);
+
+struct Shared {
+    parts: QueueParts,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    jobs: BTreeMap<String, Job>,
+    /// The one to end, if it is running.
+    cancel: Option<String>,
+    stopping: bool,
+    made: u64,
+}
+
+fn now() -> i64 {
+    Timestamp::now().as_second()
+}
+
+impl Queue {
+    /// Opens the queue in a folder: loads the adapters of jobs that are done. [`Queue::work`] runs the others.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or made, or a job in it is damaged.
+    pub fn open(parts: QueueParts) -> Result<Self, QueueError> {
+        let folder = parts.directory.join("jobs");
+        for folder in [&folder, &parts.directory.join("files")] {
+            std::fs::create_dir_all(folder)
+                .map_err(|e| QueueError::Disk(format!("cannot create {}: {e}", folder.display())))?;
+        }
+        let mut jobs = BTreeMap::new();
+        let entries = std::fs::read_dir(&folder)
+            .map_err(|e| QueueError::Disk(format!("cannot read {}: {e}", folder.display())))?;
+        for entry in entries.flatten() {
+            let path = entry.path().join("job.json");
+            let Ok(bytes) = std::fs::read(&path) else { continue };
+            let job: Job = serde_json::from_slice(&bytes).map_err(|e| {
+                QueueError::Disk(format!("{} is damaged: {e}; remove its folder", path.display()))
+            })?;
+            jobs.insert(job.id.clone(), job);
+        }
+        for job in jobs.values() {
+            let Some(name) = &job.fine_tuned_model else { continue };
+            if let Err(error) = (parts.load)(name, &folder.join(&job.id).join("adapter")) {
+                tracing::warn!(job = job.id, adapter = name, error, "left out");
+            }
+        }
+        let state = State { jobs, cancel: None, stopping: false, made: 0 };
+        Ok(Self(Arc::new(Shared { parts, state: Mutex::new(state), changed: Condvar::new() })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn folder(&self, id: &str) -> PathBuf {
+        self.0.parts.directory.join("jobs").join(id)
+    }
+
+    /// All jobs, the newest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Job> {
+        let mut jobs: Vec<Job> = self.state().jobs.values().cloned().collect();
+        jobs.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.id.cmp(&a.id)));
+        jobs
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub fn get(&self, id: &str) -> Result<Job, QueueError> {
+        self.state().jobs.get(id).cloned().ok_or_else(|| QueueError::Unknown(id.to_owned()))
+    }
+
+    /// The steps that a job has done.
+    #[must_use]
+    pub fn steps(&self, id: &str) -> Vec<Step> {
+        let path = self.folder(id).join("adapter/run/metrics.jsonl");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        // A line that is being written is not whole yet.
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Takes a job.
+    ///
+    /// # Errors
+    /// When a file is missing or has faults, a value makes no sense, too many wait, or the disk refuses.
+    pub fn create(&self, request: JobRequest) -> Result<Job, QueueError> {
+        let parts = &self.0.parts;
+        let invalid = |param, message: String| QueueError::Invalid { param, message };
+        let mut tune = TuneSettings::read(&parts.recipe).map_err(|e| QueueError::Disk(e.to_string()))?;
+        tune.base.clone_from(&parts.model);
+        tune.data.train = vec![self.file("training_file", &request.training_file)?];
+        tune.data.valid = match &request.validation_file {
+            Some(name) => vec![self.file("validation_file", name)?],
+            None => Vec::new(),
+        };
+        let choices = request.hyperparameters;
+        if let Some(epochs) = choices.n_epochs {
+            tune.training.epochs = epochs;
+        }
+        if let Some(batch) = choices.batch_size {
+            tune.training.batch = batch;
+        }
+        if let Some(times) = choices.learning_rate_multiplier {
+            tune.training.learning_rate *= times;
+        }
+        if let Some(seed) = request.seed {
+            tune.training.seed = seed;
+        }
+        if choices.n_epochs.is_some_and(|n| n > 50) {
+            return Err(invalid("hyperparameters.n_epochs", "n_epochs must be at most 50".into()));
+        }
+        if choices.batch_size.is_some_and(|n| n > 256) {
+            return Err(invalid("hyperparameters.batch_size", "batch_size must be at most 256".into()));
+        }
+        if let Some((key, problem)) = tune.problem() {
+            return Err(invalid("hyperparameters", format!("{key} {problem}")));
+        }
+        let suffix = request.suffix.as_deref().unwrap_or("tuned");
+        if suffix.is_empty() || suffix.len() > 40 || !suffix.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            return Err(invalid("suffix", "a suffix has 1 to 40 letters, digits and -".into()));
+        }
+        let mut state = self.state();
+        if state.jobs.values().filter(|job| job.status == JobStatus::Queued).count() >= MOST_WAITING {
+            return Err(QueueError::Full);
+        }
+        state.made += 1;
+        let moment = Timestamp::now().as_nanosecond();
+        let digest = crate::model::fingerprint([
+            &moment.to_le_bytes()[..],
+            &state.made.to_le_bytes(),
+            &std::process::id().to_le_bytes(),
+        ]);
+        let id = format!("ftjob-{}", &digest[..16]);
+        let folder = self.folder(&id);
+        tune.output = folder.join("adapter");
+        std::fs::create_dir_all(&folder)
+            .map_err(|e| QueueError::Disk(format!("cannot create {}: {e}", folder.display())))?;
+        let text = toml::to_string_pretty(&tune).map_err(|e| QueueError::Disk(e.to_string()))?;
+        write_whole(&folder.join("tune.toml"), text.as_bytes()).map_err(|e| QueueError::Disk(e.to_string()))?;
+        let job = Job {
+            id: id.clone(),
+            created_at: now(),
+            finished_at: None,
+            status: JobStatus::Queued,
+            model: parts.model.clone(),
+            request,
+            fine_tuned_model: None,
+            error: None,
+            events: vec![(now(), "the job was taken".into())],
+        };
+        self.keep(&job)?;
+        state.jobs.insert(id, job.clone());
+        drop(state);
+        self.0.changed.notify_all();
+        Ok(job)
+    }
+
+    /// A file of the queue's folder, looked over.
+    fn file(&self, param: &'static str, name: &str) -> Result<PathBuf, QueueError> {
+        let invalid = |message: String| QueueError::Invalid { param, message };
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let folder = self.0.parts.directory.join("files");
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+            return Err(invalid(format!("`{name}` is no name of a file in {}", folder.display())));
+        }
+        let path = folder.join(name);
+        if !path.is_file() {
+            return Err(invalid(format!("there is no file `{name}` in {}; put it there", folder.display())));
+        }
+        let report = lint(&[&path], &Against::default()).map_err(|e| invalid(e.to_string()))?;
+        match report.findings.iter().find(|finding| finding.severity == Severity::Error) {
+            None => Ok(path),
+            Some(first) => Err(invalid(format!(
+                "`{name}` has {} faults, the first in line {}: {}; `shishin dataset lint` lists all",
+                report.errors(),
+                first.line,
+                first.message
+            ))),
+        }
+    }
+
+    /// Ends a job.
+    ///
+    /// # Errors
+    /// When there is no such job, or it has ended.
+    pub fn cancel(&self, id: &str) -> Result<Job, QueueError> {
+        let mut state = self.state();
+        let job = state.jobs.get_mut(id).ok_or_else(|| QueueError::Unknown(id.to_owned()))?;
+        match job.status {
+            JobStatus::Queued | JobStatus::Running => {
+                job.status = JobStatus::Cancelled;
+                job.finished_at = Some(now());
+                job.events.push((now(), "the job was cancelled".into()));
+            }
+            status => return Err(QueueError::Ended { id: id.to_owned(), status }),
+        }
+        let job = job.clone();
+        state.cancel = Some(id.to_owned());
+        drop(state);
+        self.0.changed.notify_all();
+        self.keep(&job)?;
+        Ok(job)
+    }
+
+    /// Ends the worker; a running job goes on at the next start.
+    pub fn stop(&self) {
+        self.state().stopping = true;
+        self.0.changed.notify_all();
+    }
+
+    fn keep(&self, job: &Job) -> Result<(), QueueError> {
+        let text = serde_json::to_vec_pretty(job).map_err(|e| QueueError::Disk(e.to_string()))?;
+        write_whole(&self.folder(&job.id).join("job.json"), &text).map_err(|e| QueueError::Disk(e.to_string()))
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut Job)) {
+        let mut state = self.state();
+        let Some(job) = state.jobs.get_mut(id) else { return };
+        change(job);
+        let job = job.clone();
+        drop(state);
+        if let Err(error) = self.keep(&job) {
+            tracing::error!(job = id, %error, "the state of a job was not kept");
+        }
+    }
+
+    /// Runs jobs until [`Queue::stop`]; blocks.
+    pub fn work(&self) {
+        loop {
+            let mut state = self.state();
+            let id = loop {
+                if state.stopping {
+                    return;
+                }
+                let open = |job: &&Job| matches!(job.status, JobStatus::Queued | JobStatus::Running);
+                // One that was running when the server ended goes on first.
+                let next = state.jobs.values().filter(open).min_by_key(|job| {
+                    (job.status != JobStatus::Running, job.created_at, job.id.clone())
+                });
+                match next.map(|job| job.id.clone()) {
+                    Some(id) => break id,
+                    None => state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                }
+            };
+            state.cancel = None;
+            drop(state);
+            self.run(&id);
+        }
+    }
+
+    fn run(&self, id: &str) {
+        self.change(id, |job| {
+            let what = if job.status == JobStatus::Running { "the run goes on" } else { "the run began" };
+            job.status = JobStatus::Running;
+            job.events.push((now(), what.into()));
+        });
+        tracing::info!(job = id, "a run of tuning began");
+        let folder = self.folder(id);
+        let ended = self.spawn(&folder).and_then(|child| self.wait(id, child));
+        match ended {
+            // Cancelled, or the server stops.
+            Ok(None) => {}
+            Ok(Some(true)) => {
+                let suffix = self.get(id).ok().and_then(|job| job.request.suffix);
+                let name = format!("{}-{}", suffix.as_deref().unwrap_or("tuned"), &id["ftjob-".len()..][..8]);
+                match (self.0.parts.load)(&name, &folder.join("adapter")) {
+                    Ok(()) => {
+                        tracing::info!(job = id, adapter = name, "a run of tuning succeeded");
+                        self.change(id, |job| {
+                            job.status = JobStatus::Succeeded;
+                            job.finished_at = Some(now());
+                            job.events.push((now(), format!("the adapter `{name}` is loaded")));
+                            job.fine_tuned_model = Some(name);
+                        });
+                    }
+                    Err(error) => self.fail(id, error),
+                }
+            }
+            Ok(Some(false)) => {
+                let log = std::fs::read_to_string(folder.join("log.txt")).unwrap_or_default();
+                let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+                self.fail(id, last.chars().take(400).collect());
+            }
+            Err(error) => self.fail(id, error),
+        }
+    }
+
+    fn fail(&self, id: &str, error: String) {
+        tracing::error!(job = id, error, "a run of tuning failed");
+        self.change(id, |job| {
+            job.status = JobStatus::Failed;
+            job.finished_at = Some(now());
+            job.events.push((now(), format!("the run failed: {error}")));
+            job.error = Some(error);
+        });
+    }
+
+    fn spawn(&self, folder: &Path) -> Result<Child, String> {
+        let log = |e: std::io::Error| format!("cannot write {}: {e}", folder.join("log.txt").display());
+        let out = File::options().create(true).append(true).open(folder.join("log.txt")).map_err(log)?;
+        let error = out.try_clone().map_err(log)?;
+        let parts = &self.0.parts;
+        Command::new(&parts.program)
+            .args(&parts.arguments)
+            .args(["tune", "--job", "--run"])
+            .arg(folder.join("tune.toml"))
+            // It ends when this end closes, even when the server is killed.
+            .stdin(Stdio::piped())
+            .stdout(out)
+            .stderr(error)
+            .spawn()
+            .map_err(|e| format!("cannot start {}: {e}", parts.program.display()))
+    }
+
+    /// Waits for a process to end; whether it succeeded, or nothing when it was ended from here.
+    fn wait(&self, id: &str, mut child: Child) -> Result<Option<bool>, String> {
+        let mut asked = false;
+        loop {
+            if let Some(status) = child.try_wait().map_err(|e| e.to_string())? {
+                return Ok((!asked).then(|| status.success()));
+            }
+            let state = self.state();
+            if !asked && (state.stopping || state.cancel.as_deref() == Some(id)) {
+                asked = true;
+                // It saves a checkpoint and ends.
+                drop(child.stdin.take());
+            }
+            drop(self.0.changed.wait_timeout(state, LOOK));
+        }
+    }
+}
