@@ -52,7 +52,7 @@ fn with(mut example: Json, change: impl FnOnce(&mut Json)) -> String {
 const MUTATIONS: [Mutation; 25] = [
     ("cut in a text", |e| e.to_string()[..e.to_string().char_indices().nth(60).unwrap().0].to_owned(), "json", false),
     ("comma at the end", |e| e.to_string().replace("}]}", "},]}"), "json", true),
-    ("bracket left open", |e| e.to_string().trim_end_matches('}').to_owned() + "}]", "json", true),
+    ("bracket left open", |e| e.to_string().trim_end_matches('}').to_owned(), "json", true),
     ("two objects", |e| format!("{e}{}", with(e.clone(), |e| { turn(e, 1).insert("content".into(), json!("Another?")); })), "json", true),
     ("no messages", |e| json!({ "prompt": e["messages"][1]["content"], "completion": "a" }).to_string(), "messages-missing", false),
     ("messages misspelt", |e| e.to_string().replace("\"messages\"", "\"message\""), "messages-missing", true),
@@ -148,7 +148,7 @@ fn files_of_other_programs_are_read_and_their_faults_found() {
         ("llamafactory_glaive_toolcall_en_demo.json", 300, 0),
         ("llamafactory_v1_sft_demo.jsonl", 500, 0),
         ("llamafactory_reason_tool_use_demo_50.jsonl", 50, 0),
-        ("llamafactory_kto_en_demo.json", 0, 300),
+        ("llamafactory_kto_en_demo.json", 150, 150),
         ("llamafactory_v1_dpo_demo.jsonl", 0, 10),
     ] {
         let imported = forms::import(&folder.join(file)).unwrap();
@@ -221,7 +221,7 @@ fn a_dataset_is_imported_looked_over_split_counted_and_exported() {
 
     ok(&["model", "pull", "smollm2-135m"]);
     let run = "objective = \"Speak as a nurse.\"\nbase = \"smollm2-135m\"\noutput = \"a\"\n[data]\n\
-        train = [\"parts/train.jsonl\"]\nvalid = [\"parts/valid.jsonl\"]\nmax_tokens = 60\n[training]\nbatch = 2\n[lora]\nrank = 2\n";
+        train = [\"parts/train.jsonl\"]\nvalid = [\"parts/valid.jsonl\"]\nmax_tokens = 400\n[training]\nbatch = 2\n[lora]\nrank = 2\n";
     std::fs::write(dir.join("run.toml"), run).unwrap();
     std::fs::write(
         dir.join("prices.toml"),

@@ -1,6 +1,6 @@
 //! Reads chat data in the forms of other programs and writes them as ours: `{"messages": [{"role", "content"}, …]}`.
 //!
-//! Known are, one object a line or all in one JSON list: messages with typed parts and loss weights (OpenAI, LLaMA-Factory's newer form),
+//! Known are, one object a line, all in one JSON list, or one object alone: messages with typed parts and loss weights (OpenAI, LLaMA-Factory's newer form),
 //! ShareGPT (`conversations` of `from` and `value`), Alpaca (`instruction`, `input`, `output`, `system`, `history`), `prompt` with
 //! `completion`, and Vertex (`systemInstruction`, `contents`). What has no place in our form is refused or, where it teaches nothing,
 //! left out with a warning.
@@ -43,14 +43,21 @@ pub fn import(path: &Path) -> io::Result<Imported> {
 
 fn import_text(name: &str, text: &str) -> Imported {
     let mut imported = Imported::default();
-    let whole = text.trim_start().starts_with('[').then(|| serde_json::from_str::<&RawValue>(text));
+    // Lines of their own, unless the first one does not end what it begins.
+    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let alone = || serde_json::from_str::<&RawValue>(first).is_err().then(|| serde_json::from_str(text));
+    let whole: Option<Result<&RawValue, _>> = match text.trim_start().starts_with('[') {
+        true => Some(serde_json::from_str(text)),
+        // What is neither is faulty lines.
+        false => alone().filter(Result::is_ok),
+    };
     let records: Vec<(usize, &str)> = match whole {
         Some(Ok(list)) => {
             let line = |item: &RawValue| {
                 let at = item.get().as_ptr() as usize - text.as_ptr() as usize;
                 1 + text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count()
             };
-            items(list).unwrap_or_default().into_iter().map(|item| (line(item), item.get())).collect()
+            items(list).unwrap_or_else(|| vec![list]).into_iter().map(|item| (line(item), item.get())).collect()
         }
         Some(Err(error)) => {
             imported.findings.push(Finding {
@@ -112,6 +119,9 @@ fn convert(value: &Json, left_out: &mut Vec<String>) -> Result<Json, String> {
     let has = |key: &str| record.contains_key(key);
     if ["chosen", "rejected", "chosen_messages", "rejected_messages", "kto_tag"].iter().any(|key| has(key)) {
         return Err("a preference, not an example: shishin learns from answers, so keep the chosen one and write it as messages".into());
+    }
+    if record.get("label") == Some(&Json::Bool(false)) {
+        return Err("its label says that this answer is a bad one; it must not be learnt".into());
     }
     if has("messages") {
         let list = record["messages"].as_array().ok_or("`messages` is no list")?;
@@ -366,6 +376,7 @@ mod tests {
         for text in [
             r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#,
             r#"[{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}]"#,
+            "{\"instruction\":\"q\",\n\"input\":\"\",\n\"output\":\"a\"}\n",
             r#"{"instruction":"q","input":"","output":"a"}"#,
             r#"{"prompt":"q","completion":" a"}"#,
             r#"{"prompt":[{"role":"user","content":"q"}],"completion":[{"role":"assistant","content":"a"}]}"#,
@@ -403,12 +414,19 @@ mod tests {
 
     #[test]
     fn what_has_no_place_is_said_with_its_line() {
-        let text = "[\n{\"chosen\":1,\"rejected\":2},\n{\"instruction\":\"q\",\"output\":\"\"},\n\
+        let text = "[\n{\"messages\":[],\"label\":false},\n{\"chosen\":1,\"rejected\":2},\n{\"instruction\":\"q\",\"output\":\"\"},\n\
             {\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":[{\"type\":\"reasoning\",\"value\":\"r\"},{\"type\":\"text\",\"value\":\"a\"}]}]},\n\
             {\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0.5}]},\n{\"text\":\"q\"}]";
         let imported = import_text("a", text);
         let found: Vec<(usize, &str)> = imported.findings.iter().map(|f| (f.line, f.code)).collect();
-        assert_eq!(found, [(2, "refused"), (3, "refused"), (4, "left-out"), (5, "refused"), (6, "refused")]);
+        assert_eq!(found, [
+            (2, "refused"),
+            (3, "refused"),
+            (4, "refused"),
+            (5, "left-out"),
+            (6, "refused"),
+            (7, "refused"),
+        ]);
         assert_eq!(imported.examples.len(), 1);
         assert_eq!(import_text("a", "[{\n").findings[0].code, "json");
         assert_eq!(import_text("a", "{}\n{").findings.len(), 2);
