@@ -17,6 +17,7 @@ use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
 use crate::model::fingerprint;
 use crate::model::frozen::FrozenModel;
+use crate::tune::card::{Card, Source};
 use crate::tune::examples::{self, Example, ExampleMaker};
 use crate::tune::optimiser::rate;
 use crate::tune::output::{write_gguf, write_peft};
@@ -97,6 +98,19 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     };
     parameters.numbers.clone_from(&summary.numbers);
     write_peft(&tune.output, name, &parameters, tune.lora.dropout, invocation.as_deref())?;
+    let sources = |files: &[PathBuf]| -> anyhow::Result<Vec<Source>> {
+        let of = |path: &PathBuf| Source::of(path).with_context(|| format!("cannot read {}", path.display()));
+        files.iter().map(of).collect()
+    };
+    let learnt_from: Vec<PathBuf> = tune.data.train.iter().chain(&tune.data.replay).cloned().collect();
+    let card = Card {
+        settings: &tune,
+        base: (name, &model.fingerprint),
+        data: (sources(&learnt_from)?, sources(&tune.data.valid)?),
+        counts: counts(train),
+        summary: &summary,
+    };
+    card.write(&tune.output)?;
     if args.gguf {
         write_gguf(&tune.output.join("adapter.gguf"), &model.config, &parameters, invocation.as_deref())?;
     }
@@ -195,9 +209,8 @@ fn describe(
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
     let count = |examples: &[Example]| {
-        let tokens: usize = examples.iter().map(|e| e.tokens.len()).sum();
-        let learnt = examples.iter().flat_map(|e| &e.learnt).filter(|learnt| **learnt).count();
-        format!("{} examples, {tokens} tokens, {learnt} of them learnt", examples.len())
+        let (examples, tokens, learnt) = counts(examples);
+        format!("{examples} examples, {tokens} tokens, {learnt} of them learnt")
     };
     let cpu = model.decoder.cpu();
     writeln!(
@@ -209,6 +222,13 @@ fn describe(
     )?;
     writeln!(out, "train: {}", count(train))?;
     writeln!(out, "valid: {}", count(valid))
+}
+
+/// Examples, tokens, and tokens that are learnt.
+fn counts(examples: &[Example]) -> (usize, usize, usize) {
+    let tokens = examples.iter().map(|e| e.tokens.len()).sum();
+    let learnt = examples.iter().flat_map(|e| &e.learnt).filter(|learnt| **learnt).count();
+    (examples.len(), tokens, learnt)
 }
 
 fn report(summary: &Summary, folder: &Path, out: &mut dyn Write) -> std::io::Result<()> {

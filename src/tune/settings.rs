@@ -26,6 +26,19 @@ pub struct TuneSettings {
     /// How.
     #[serde(default)]
     pub training: TrainingSettings,
+    /// What the model card says besides.
+    #[serde(default)]
+    pub card: CardSettings,
+}
+
+/// What the model card says besides what is known of the run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CardSettings {
+    /// The adapter's licence, as an SPDX name.
+    pub licence: Option<String>,
+    /// What it is not for.
+    pub limits: Option<String>,
 }
 
 /// What is learnt from.

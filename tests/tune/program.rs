@@ -174,6 +174,22 @@ fn judge(folder: &Path) {
         let again: Json = serde_json::from_slice(&judge(adapter, &["--json", "--gate"]).stdout).unwrap();
         assert_eq!(again["figures"], report["figures"], "twice the same figures");
     }
+    // The card says what it was learnt from, and takes the figures.
+    let output = judge("whole", &["--card"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let card = std::fs::read_to_string(folder.join("whole/README.md")).unwrap();
+    for part in ["Answer with the ward's one word.", "| train.jsonl | learn |", "| the word | all | 0.0 % | 100.0 % (1 of 1)"] {
+        assert!(card.contains(part), "{part}: {card}");
+    }
+    for file in ["loss.svg", "run/loss.png", "run/events.out.tfevents.shishin"] {
+        assert!(folder.join("whole").join(file).is_file(), "{file}");
+    }
+    // Two runs in one folder would spoil each other.
+    let lock = std::fs::File::create(folder.join("whole/run/run.lock")).unwrap();
+    lock.lock().unwrap();
+    std::fs::write(folder.join("locked.toml"), RUN.replace("OUT", "whole")).unwrap();
+    let output = shishin(folder, &["tune", "--run", "locked.toml"]).output().unwrap();
+    assert!(!output.status.success() && text(&output).contains("another run is at work"), "{}", text(&output));
     std::fs::write(folder.join("criteria.toml"), CRITERIA.replace("Heather", "Bracken")).unwrap();
     let output = judge("whole", &["--gate"]);
     assert!(!output.status.success() && text(&output).contains("1 goals were missed"), "{}", text(&output));

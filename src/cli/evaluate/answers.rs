@@ -18,6 +18,7 @@ use crate::evaluate::answers::{self, Answer, Figure, Held, System};
 use crate::evaluate::criteria::Criteria;
 use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
+use crate::tune::card;
 
 /// Flags of `shishin evaluate answers`.
 #[derive(Debug, Args)]
@@ -46,6 +47,9 @@ pub struct AnswersArgs {
     /// Fail where an adapter misses a criterion's goal
     #[arg(long, requires = "adapter")]
     gate: bool,
+    /// Write the figures into the model card of each adapter (its README.md)
+    #[arg(long, requires = "adapter")]
+    card: bool,
     /// Print figures and answers as JSON
     #[arg(long)]
     json: bool,
@@ -79,10 +83,12 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     let cpu = setup::cpu(settings.cpu)?;
     let model = BaseModel::load_fast(&located.path, settings.model.form, located.sha256.as_deref(), cpu)?;
     let mut systems = vec![System { name: "base".into(), adapter: None }];
+    let mut folders = Vec::new();
     for path in &args.adapter {
         let own = setup::for_base(path, &located.name)
             .with_context(|| format!("{} holds no adapter for {}", path.display(), located.name))?;
         let adapter = Some(setup::adapter(&own, &model)?);
+        folders.push(own);
         systems.push(System { name: short_name(path), adapter });
     }
     let model = Arc::new(model);
@@ -119,6 +125,13 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
         show(&held, &systems, &answers, args.show, out)?;
         table(&located.name, held.len(), &figures, out)?;
     }
+    if args.card {
+        for (folder, system) in folders.iter().zip(&systems[1..]) {
+            let text = evaluation(&system.name, held.len(), &criteria.objective, &figures);
+            let path = card::put_evaluation(folder, &text)?;
+            writeln!(std::io::stderr(), "written into {}", path.display())?;
+        }
+    }
     let missed = figures.iter().filter(|f| f.against_first.is_some() && f.language.is_none() && misses(f));
     let missed = missed.count();
     if args.gate && missed > 0 {
@@ -127,6 +140,40 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The figures of an adapter and its base as a table of Markdown.
+fn evaluation(system: &str, examples: usize, objective: &str, figures: &[Figure]) -> String {
+    let mut text = format!(
+        "{objective}\n\nOn {examples} examples that nothing was learnt from; answers are greedy, intervals 95 % (Wilson), p by a paired bootstrap.\n\n\
+         | criterion | language | base | adapter | 95 % | difference | p | goal |\n| --- | --- | --: | --: | --: | --: | --: | --: |\n"
+    );
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    for figure in figures.iter().filter(|figure| figure.system == system && figure.against_first.is_some()) {
+        let same = |other: &&Figure| {
+            other.against_first.is_none()
+                && other.criterion == figure.criterion
+                && other.language == figure.language
+        };
+        let base = figures.iter().find(same).map_or("–".to_owned(), |base| percent(base.rate.rate));
+        let (low, high) = figure.rate.interval;
+        let (difference, p) = match &figure.against_first {
+            Some(d) => (format!("{:+.1}", 100.0 * d.difference), format!("{:.4}", d.p)),
+            None => Default::default(),
+        };
+        text.push_str(&format!(
+            "| {} | {} | {base} | {} ({} of {}) | {:.1}–{:.1} | {difference} | {p} | {} |\n",
+            figure.criterion,
+            figure.language.map_or("all", |language| language.tag()),
+            percent(figure.rate.rate),
+            figure.rate.held,
+            figure.rate.of,
+            100.0 * low,
+            100.0 * high,
+            figure.goal.map(|goal| format!("{:.0} %", 100.0 * goal)).unwrap_or_default(),
+        ));
+    }
+    text
 }
 
 fn misses(figure: &Figure) -> bool {
