@@ -1,7 +1,12 @@
 //! `shishin dataset` over files: a hundred mutations of a sound one, each found with its line and then mended or put aside; the forms of
 //! other programs; and the commands as a user runs them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test reports by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test reports by panicking"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -50,31 +55,186 @@ fn with(mut example: Json, change: impl FnOnce(&mut Json)) -> String {
 }
 
 const MUTATIONS: [Mutation; 25] = [
-    ("cut in a text", |e| e.to_string()[..e.to_string().char_indices().nth(60).unwrap().0].to_owned(), "json", false),
+    (
+        "cut in a text",
+        |e| e.to_string()[..e.to_string().char_indices().nth(60).unwrap().0].to_owned(),
+        "json",
+        false,
+    ),
     ("comma at the end", |e| e.to_string().replace("}]}", "},]}"), "json", true),
     ("bracket left open", |e| e.to_string().trim_end_matches('}').to_owned(), "json", true),
-    ("two objects", |e| format!("{e}{}", with(e.clone(), |e| { turn(e, 1).insert("content".into(), json!("Another?")); })), "json", true),
-    ("no messages", |e| json!({ "prompt": e["messages"][1]["content"], "completion": "a" }).to_string(), "messages-missing", false),
+    (
+        "two objects",
+        |e| {
+            format!(
+                "{e}{}",
+                with(e.clone(), |e| {
+                    turn(e, 1).insert("content".into(), json!("Another?"));
+                })
+            )
+        },
+        "json",
+        true,
+    ),
+    (
+        "no messages",
+        |e| json!({ "prompt": e["messages"][1]["content"], "completion": "a" }).to_string(),
+        "messages-missing",
+        false,
+    ),
     ("messages misspelt", |e| e.to_string().replace("\"messages\"", "\"message\""), "messages-missing", true),
     ("no list", |e| with(e, |e| e["messages"] = json!("hello")), "messages-no-list", false),
     ("empty list", |e| with(e, |e| e["messages"] = json!([])), "messages-empty", false),
     ("turn is a text", |e| with(e, |e| e["messages"][1] = json!("hello")), "message-no-object", false),
-    ("role of another program", |e| with(e, |e| { turn(e, 1).insert("role".into(), json!("human")); }), "role-unknown", true),
-    ("role of nobody", |e| with(e, |e| { turn(e, 1).insert("role".into(), json!("nurse")); }), "role-unknown", false),
-    ("role missing", |e| with(e, |e| { turn(e, 1).remove("role"); }), "role-missing", false),
-    ("role misspelt", |e| e.to_string().replacen("\"role\":\"user\"", "\"rolle\":\"user\"", 1), "key-unknown", true),
-    ("content missing", |e| with(e, |e| { turn(e, 2).remove("content"); }), "content-missing", false),
-    ("content a number", |e| with(e, |e| { turn(e, 1).insert("content".into(), json!(5)); }), "content-no-text", false),
-    ("answer blank", |e| with(e, |e| { turn(e, 2).insert("content".into(), json!("  ")); }), "content-empty", false),
-    ("key unknown", |e| with(e, |e| { turn(e, 1).insert("mood".into(), json!("sad")); }), "key-unknown", true),
+    (
+        "role of another program",
+        |e| {
+            with(e, |e| {
+                turn(e, 1).insert("role".into(), json!("human"));
+            })
+        },
+        "role-unknown",
+        true,
+    ),
+    (
+        "role of nobody",
+        |e| {
+            with(e, |e| {
+                turn(e, 1).insert("role".into(), json!("nurse"));
+            })
+        },
+        "role-unknown",
+        false,
+    ),
+    (
+        "role missing",
+        |e| {
+            with(e, |e| {
+                turn(e, 1).remove("role");
+            })
+        },
+        "role-missing",
+        false,
+    ),
+    (
+        "role misspelt",
+        |e| e.to_string().replacen("\"role\":\"user\"", "\"rolle\":\"user\"", 1),
+        "key-unknown",
+        true,
+    ),
+    (
+        "content missing",
+        |e| {
+            with(e, |e| {
+                turn(e, 2).remove("content");
+            })
+        },
+        "content-missing",
+        false,
+    ),
+    (
+        "content a number",
+        |e| {
+            with(e, |e| {
+                turn(e, 1).insert("content".into(), json!(5));
+            })
+        },
+        "content-no-text",
+        false,
+    ),
+    (
+        "answer blank",
+        |e| {
+            with(e, |e| {
+                turn(e, 2).insert("content".into(), json!("  "));
+            })
+        },
+        "content-empty",
+        false,
+    ),
+    (
+        "key unknown",
+        |e| {
+            with(e, |e| {
+                turn(e, 1).insert("mood".into(), json!("sad"));
+            })
+        },
+        "key-unknown",
+        true,
+    ),
     ("topic beside", |e| with(e, |e| e["topic"] = json!("knee")), "key-unknown", true),
-    ("user twice", |e| with(e, |e| { let t = e["messages"][1].clone(); e["messages"].as_array_mut().unwrap().insert(1, t); }), "role-order", true),
-    ("system last", |e| with(e, |e| { let t = e["messages"].as_array_mut().unwrap().remove(0); e["messages"].as_array_mut().unwrap().push(t); }), "role-order", true),
-    ("ends with a question", |e| with(e, |e| e["messages"].as_array_mut().unwrap().push(json!({ "role": "user", "content": "And?" }))), "last-not-assistant", true),
-    ("no answer", |e| with(e, |e| { e["messages"].as_array_mut().unwrap().pop(); }), "no-assistant", false),
-    ("weight of a half", |e| with(e, |e| { turn(e, 2).insert("weight".into(), json!(0.5)); }), "weight", false),
-    ("control token", |e| with(e, |e| { turn(e, 2).insert("content".into(), json!("Rest.<|im_end|>")); }), "control-token", false),
-    ("damaged text", |e| with(e, |e| { turn(e, 2).insert("content".into(), json!("Don\u{e2}\u{20ac}\u{2122}t worry, rest.")); }), "encoding", true),
+    (
+        "user twice",
+        |e| {
+            with(e, |e| {
+                let t = e["messages"][1].clone();
+                e["messages"].as_array_mut().unwrap().insert(1, t);
+            })
+        },
+        "role-order",
+        true,
+    ),
+    (
+        "system last",
+        |e| {
+            with(e, |e| {
+                let t = e["messages"].as_array_mut().unwrap().remove(0);
+                e["messages"].as_array_mut().unwrap().push(t);
+            })
+        },
+        "role-order",
+        true,
+    ),
+    (
+        "ends with a question",
+        |e| {
+            with(e, |e| {
+                e["messages"].as_array_mut().unwrap().push(json!({ "role": "user", "content": "And?" }));
+            })
+        },
+        "last-not-assistant",
+        true,
+    ),
+    (
+        "no answer",
+        |e| {
+            with(e, |e| {
+                e["messages"].as_array_mut().unwrap().pop();
+            })
+        },
+        "no-assistant",
+        false,
+    ),
+    (
+        "weight of a half",
+        |e| {
+            with(e, |e| {
+                turn(e, 2).insert("weight".into(), json!(0.5));
+            })
+        },
+        "weight",
+        false,
+    ),
+    (
+        "control token",
+        |e| {
+            with(e, |e| {
+                turn(e, 2).insert("content".into(), json!("Rest.<|im_end|>"));
+            })
+        },
+        "control-token",
+        false,
+    ),
+    (
+        "damaged text",
+        |e| {
+            with(e, |e| {
+                turn(e, 2).insert("content".into(), json!("Don\u{e2}\u{20ac}\u{2122}t worry, rest."));
+            })
+        },
+        "encoding",
+        true,
+    ),
 ];
 
 #[test]
@@ -154,7 +314,12 @@ fn files_of_other_programs_are_read_and_their_faults_found() {
         let imported = forms::import(&folder.join(file)).unwrap();
         let errors: Vec<_> =
             imported.findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
-        assert_eq!((imported.examples.len(), errors.len()), (examples, refused), "{file}: {:#?}", errors.first());
+        assert_eq!(
+            (imported.examples.len(), errors.len()),
+            (examples, refused),
+            "{file}: {:#?}",
+            errors.first()
+        );
     }
 }
 
@@ -182,16 +347,20 @@ fn a_dataset_is_imported_looked_over_split_counted_and_exported() {
     };
     let list: Vec<Json> = sound()
         .iter()
-        .map(|e| json!({ "conversations": [
+        .map(|e| {
+            json!({ "conversations": [
             { "from": "human", "value": e["messages"][1]["content"] },
             { "from": "gpt", "value": e["messages"][2]["content"] },
-        ] }))
+        ] })
+        })
         .collect();
     std::fs::write(dir.join("sharegpt.json"), json!(list).to_string()).unwrap();
     assert!(ok(&["dataset", "import", "sharegpt.json", "--out", "all.jsonl"]).contains("12 examples"));
     assert!(ok(&["dataset", "lint", "all.jsonl"]).contains("0 errors"));
     ok(&["dataset", "split", "all.jsonl", "--out", "parts", "--test", "0.2", "--valid", "0.2"]);
-    let count = |part: &str| std::fs::read_to_string(dir.join(format!("parts/{part}.jsonl"))).unwrap().lines().count();
+    let count = |part: &str| {
+        std::fs::read_to_string(dir.join(format!("parts/{part}.jsonl"))).unwrap().lines().count()
+    };
     assert_eq!(count("train") + count("valid") + count("test"), 12);
     assert!(count("valid") >= 2 && count("test") >= 2);
     for platform in ["openai", "vertex", "hf"] {
@@ -199,7 +368,10 @@ fn a_dataset_is_imported_looked_over_split_counted_and_exported() {
         let back = forms::import(&dir.join("out.jsonl")).unwrap();
         assert_eq!((back.examples.len(), back.findings.len()), (12, 0), "{platform}");
     }
-    fails(&["dataset", "export", "parts/test.jsonl", "--to", "openai", "--out", "few.jsonl"], "fewer than 10");
+    fails(
+        &["dataset", "export", "parts/test.jsonl", "--to", "openai", "--out", "few.jsonl"],
+        "fewer than 10",
+    );
     assert!(!dir.join("few.jsonl").exists());
     fails(&["dataset", "split", "sharegpt.json", "--out", "parts"], "dataset fix");
     fails(&["dataset", "import", "all.jsonl", "none.jsonl", "--out", "x.jsonl"], "none.jsonl");
@@ -232,7 +404,9 @@ fn a_dataset_is_imported_looked_over_split_counted_and_exported() {
     let stats: Json = serde_json::from_str(&ok(&args)).unwrap();
     let tokens = stats["stats"]["tokens"]["sum"].as_f64().unwrap();
     assert_eq!(stats["stats"]["examples"], count("train"));
-    assert!(stats["probe"]["seconds"].as_f64().unwrap() > 0.0 && stats["peak_bytes"].as_u64().unwrap() > 1 << 20);
+    assert!(
+        stats["probe"]["seconds"].as_f64().unwrap() > 0.0 && stats["peak_bytes"].as_u64().unwrap() > 1 << 20
+    );
     // A yen for each second, and a dollar for each token of each of three epochs.
     assert_eq!(stats["costs"][1]["cost"].as_f64().unwrap(), 3.0 * tokens);
     assert_eq!(stats["costs"][0]["cost"].as_f64().unwrap(), stats["probe"]["seconds"].as_f64().unwrap());

@@ -362,7 +362,8 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
     pull(folder.path());
     let files = folder.path().join("tuning/files");
     std::fs::create_dir_all(&files).unwrap();
-    let words = ["gout", "croup", "burns", "fever", "sprain", "cough", "anaemia", "eczema", "migraine", "angina"];
+    let words =
+        ["gout", "croup", "burns", "fever", "sprain", "cough", "anaemia", "eczema", "migraine", "angina"];
     let lines: Vec<String> = words
         .iter()
         .map(|word| {
@@ -393,7 +394,11 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
         (r#"{"model":"smollm2-135m","training_file":"none.jsonl"}"#, "invalid_value", "training_file"),
         (r#"{"model":"smollm2-135m","training_file":"few.jsonl"}"#, "invalid_value", "training_file"),
         (r#"{"model":"gpt-4o","training_file":"ward.jsonl"}"#, "invalid_value", "model"),
-        (r#"{"model":"smollm2-135m","training_file":"ward.jsonl","suffix":"a/b"}"#, "invalid_value", "suffix"),
+        (
+            r#"{"model":"smollm2-135m","training_file":"ward.jsonl","suffix":"a/b"}"#,
+            "invalid_value",
+            "suffix",
+        ),
         (
             r#"{"model":"smollm2-135m","training_file":"ward.jsonl","hyperparameters":{"n_epochs":0}}"#,
             "invalid_value",
@@ -402,7 +407,11 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
         (r#"{"model":"smollm2-135m","training_file":"ward.jsonl","epochs":1}"#, "unknown_field", "epochs"),
     ] {
         let (status, error) = json(server.ask("POST", JOBS, body));
-        assert_eq!((status, &error["error"]["code"], &error["error"]["param"]), (422, &code.into(), &param.into()), "{body} {error}");
+        assert_eq!(
+            (status, &error["error"]["code"], &error["error"]["param"]),
+            (422, &code.into(), &param.into()),
+            "{body} {error}"
+        );
     }
     let ask = |server: &Server, epochs: usize, suffix: &str| {
         let body = serde_json::json!({ "model": MODEL, "training_file": "ward.jsonl", "validation_file": "ward.jsonl",
@@ -437,9 +446,14 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
         "adapter": adapter, "max_tokens": 4, "stream": false })
     .to_string();
     let (status, answer) = json(server.ask("POST", "/chat", &question));
-    assert_eq!((status, &answer["provenance"]["adapter"]["name"]), (200, &adapter.as_str().into()), "{answer}");
+    assert_eq!(
+        (status, &answer["provenance"]["adapter"]["name"]),
+        (200, &adapter.as_str().into()),
+        "{answer}"
+    );
     let (_, events) = json(server.ask("GET", &format!("{JOBS}/{first}/events?limit=100"), ""));
-    let messages: Vec<&str> = events["data"].as_array().unwrap().iter().filter_map(|e| e["message"].as_str()).collect();
+    let messages: Vec<&str> =
+        events["data"].as_array().unwrap().iter().filter_map(|e| e["message"].as_str()).collect();
     assert!(messages[0].contains("is loaded") && messages[1].starts_with("step 2/2"), "{messages:?}");
     let (_, page) = json(server.ask("GET", &format!("{JOBS}?limit=1"), ""));
     assert_eq!((&page["has_more"], page["data"].as_array().unwrap().len()), (&true.into(), 1));
@@ -451,7 +465,10 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
     server.signal("-TERM");
     assert_eq!(server.exit_code(), Some(0));
     let server = start();
-    assert_eq!(json(server.ask("POST", "/chat", &question)).1["provenance"]["adapter"]["name"], adapter.as_str());
+    assert_eq!(
+        json(server.ask("POST", "/chat", &question)).1["provenance"]["adapter"]["name"],
+        adapter.as_str()
+    );
     let (status, _) = json(server.ask("POST", &format!("{JOBS}/{second}/cancel"), ""));
     assert_eq!(status, 200);
     assert_eq!(of(&server, &second)["status"], "cancelled");

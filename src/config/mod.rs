@@ -456,10 +456,7 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
         })?),
     };
     Ok(Settings {
-        tuning: TuningSettings {
-            directory: non_empty(raw.tuning.directory),
-            recipe: raw.tuning.recipe,
-        },
+        tuning: TuningSettings { directory: non_empty(raw.tuning.directory), recipe: raw.tuning.recipe },
         file: sources.file.clone(),
         server: ServerSettings {
             listen,

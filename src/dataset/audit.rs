@@ -94,15 +94,14 @@ pub fn balance(examples: &[&[Message]]) -> Vec<Remark> {
     for (_, answered) in &ends {
         *answers.entry(without_citations(answered)).or_default() += 1;
     }
-    if let Some((answer, count)) = answers.iter().max_by_key(|(answer, count)| (**count, *answer)) {
-        if share(*count, ends.len()) > MUCH {
-            let shown: String = answer.chars().take(40).collect();
-            let message = format!(
-                "{count} of {} answers are “{shown}”: it will be given to other questions too; write fewer of them",
-                ends.len()
-            );
-            remarks.push(all("class-imbalance", message));
-        }
+    let most = answers.iter().max_by_key(|(answer, count)| (**count, *answer));
+    if let Some((answer, count)) = most.filter(|(_, count)| share(**count, ends.len()) > MUCH) {
+        let shown: String = answer.chars().take(40).collect();
+        let message = format!(
+            "{count} of {} answers are “{shown}”: it will be given to other questions too; write fewer of them",
+            ends.len()
+        );
+        remarks.push(all("class-imbalance", message));
     }
     let mut lengths: Vec<usize> = ends.iter().map(|(_, answered)| answered.chars().count()).collect();
     lengths.sort_unstable();
@@ -159,8 +158,10 @@ static WORDS: LazyLock<Sexes> = LazyLock::new(|| {
         let pattern = format!(r"\b(?:{})s?\b|{}", latin.join("|"), other.join("|"));
         Regex::new(&pattern).unwrap_or_else(|e| unreachable!("{e}"))
     };
-    let age = Regex::new(r"\b\d{1,3}[- ]?(?:years?[- ]old|year-old|yo\b|months?[- ]old)|\d{1,3}\s?(?:歳|か月|ヶ月|カ月)")
-        .unwrap_or_else(|e| unreachable!("{e}"));
+    let age = Regex::new(
+        r"\b\d{1,3}[- ]?(?:years?[- ]old|year-old|yo\b|months?[- ]old)|\d{1,3}\s?(?:歳|か月|ヶ月|カ月)",
+    )
+    .unwrap_or_else(|e| unreachable!("{e}"));
     Sexes { women: of(|pair| pair.0), men: of(|pair| pair.1), age }
 });
 
@@ -238,9 +239,15 @@ mod tests {
             facts(&messages(turns), known.as_deref()).into_iter().flat_map(|(_, new)| new).collect()
         };
         let asked = ("user", "What dose for a 70-year-old?");
-        assert_eq!(new(&[asked, ("assistant", "Take 5 mg for 3 days, since 2021.")], None), ["5 mg", "3 d", "2021"]);
+        assert_eq!(
+            new(&[asked, ("assistant", "Take 5 mg for 3 days, since 2021.")], None),
+            ["5 mg", "3 d", "2021"]
+        );
         assert_eq!(new(&[asked, ("assistant", "At 70 years: 5 mg.")], Some("give ５mg")), [] as [&str; 0]);
-        assert_eq!(new(&[("system", "5 mg"), asked, ("assistant", "Take 5 mg [1], in 2 steps.")], None), [] as [&str; 0]);
+        assert_eq!(
+            new(&[("system", "5 mg"), asked, ("assistant", "Take 5 mg [1], in 2 steps.")], None),
+            [] as [&str; 0]
+        );
     }
 
     #[test]
@@ -254,7 +261,8 @@ mod tests {
                 _ => pair(&format!("男性の質問{n}です"), &format!("答え{n}です")),
             })
             .collect();
-        let refs = |list: &[Vec<Message>]| codes(&balance(&list.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+        let refs =
+            |list: &[Vec<Message>]| codes(&balance(&list.iter().map(Vec::as_slice).collect::<Vec<_>>()));
         assert_eq!(refs(&even), [] as [&str; 0]);
         let mut men: Vec<Vec<Message>> =
             (0..38).map(|n| pair(&format!("A man asks {}", word(n)), "No, see a doctor.")).collect();

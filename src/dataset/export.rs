@@ -67,7 +67,8 @@ pub fn export(file: &str, text: &str, platform: Platform) -> (Vec<String>, Vec<F
         }
     }
     if platform == Platform::Openai && lines.len() < FEW {
-        let message = format!("OpenAI takes no file with fewer than {FEW} examples; this one has {}", lines.len());
+        let message =
+            format!("OpenAI takes no file with fewer than {FEW} examples; this one has {}", lines.len());
         add(1, "too-few", Severity::Error, message);
     }
     if lines.is_empty() {
@@ -238,8 +239,14 @@ mod tests {
             (named, true, false, false),
             (broken, true, true, true),
         ] {
-            for (platform, want) in [(Platform::Openai, openai), (Platform::Vertex, vertex), (Platform::Hf, hf)] {
-                assert_eq!(refused(&format!("{ten}{line}"), platform).len(), usize::from(want), "{line} {platform:?}");
+            for (platform, want) in
+                [(Platform::Openai, openai), (Platform::Vertex, vertex), (Platform::Hf, hf)]
+            {
+                assert_eq!(
+                    refused(&format!("{ten}{line}"), platform).len(),
+                    usize::from(want),
+                    "{line} {platform:?}"
+                );
             }
         }
     }
@@ -253,7 +260,10 @@ mod tests {
             let back = crate::dataset::forms::import(&path).unwrap();
             assert_eq!(back.findings, []);
             let said: Vec<&Json> = back.examples[0]["messages"].as_array().unwrap().iter().collect();
-            assert_eq!(said.iter().map(|t| t["content"].as_str().unwrap()).collect::<Vec<_>>(), ["s", "q", "a"]);
+            assert_eq!(
+                said.iter().map(|t| t["content"].as_str().unwrap()).collect::<Vec<_>>(),
+                ["s", "q", "a"]
+            );
         }
     }
 }

@@ -280,7 +280,9 @@ fn message(turn: Map<String, Json>, done: &mut Vec<String>) -> Map<String, Json>
     if let Some(content) = turn.get("content").and_then(Json::as_str).map(str::to_owned) {
         let mended = readable(&content);
         if mended != content {
-            done.push("mended text that was read in the wrong encoding, or had control characters".to_owned());
+            done.push(
+                "mended text that was read in the wrong encoding, or had control characters".to_owned(),
+            );
             turn.insert("content".to_owned(), json!(mended));
         }
     }
@@ -289,8 +291,7 @@ fn message(turn: Map<String, Json>, done: &mut Vec<String>) -> Map<String, Json>
 
 /// A text without control characters, and with UTF-8 that was taken for Windows-1252 read as what it is.
 fn readable(text: &str) -> String {
-    let text: String =
-        text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t' | '\r')).collect();
+    let text: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t' | '\r')).collect();
     let damaged = text::look(&text).iter().any(|spot| spot.code == "encoding");
     if !damaged {
         return text;

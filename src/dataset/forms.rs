@@ -57,7 +57,11 @@ fn import_text(name: &str, text: &str) -> Imported {
                 let at = item.get().as_ptr() as usize - text.as_ptr() as usize;
                 1 + text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count()
             };
-            items(list).unwrap_or_else(|| vec![list]).into_iter().map(|item| (line(item), item.get())).collect()
+            items(list)
+                .unwrap_or_else(|| vec![list])
+                .into_iter()
+                .map(|item| (line(item), item.get()))
+                .collect()
         }
         Some(Err(error)) => {
             imported.findings.push(Finding {
@@ -211,13 +215,11 @@ fn message(turn: &Json, left_out: &mut Vec<String>) -> Result<Map<String, Json>,
         }
     }
     let weight = turn.get("weight").or_else(|| turn.get("loss_weight")).filter(|value| !value.is_null());
-    match weight.map(|value| value.as_f64()) {
-        None => {}
-        Some(Some(weight)) if weight == 0.0 || weight == 1.0 => {
-            if own == "assistant" && weight == 0.0 {
-                to.insert("weight".to_owned(), json!(0));
-            }
+    match weight.map(Json::as_f64) {
+        Some(Some(0.0)) if own == "assistant" => {
+            to.insert("weight".to_owned(), json!(0));
         }
+        None | Some(Some(0.0 | 1.0)) => {}
         Some(_) => return Err(format!("the weight {} is neither 0 nor 1", weight.unwrap_or(&Json::Null))),
     }
     Ok(to)
@@ -322,10 +324,8 @@ fn finish(mut turns: Vec<Map<String, Json>>, record: &Map<String, Json>) -> Resu
             }
         }
     }
-    let mut example = Map::from_iter([(
-        "messages".to_owned(),
-        Json::Array(turns.into_iter().map(Json::Object).collect()),
-    )]);
+    let mut example =
+        Map::from_iter([("messages".to_owned(), Json::Array(turns.into_iter().map(Json::Object).collect()))]);
     let tools = match record.get("tools") {
         None | Some(Json::Null) => None,
         Some(Json::String(text)) if text.trim().is_empty() => None,
@@ -366,7 +366,7 @@ mod tests {
         list.iter().map(|turn| (text(&turn["role"]), text(&turn["content"]))).collect()
     }
 
-    fn pairs<'a>(turns: &'a [(String, String)]) -> Vec<(&'a str, &'a str)> {
+    fn pairs(turns: &[(String, String)]) -> Vec<(&str, &str)> {
         turns.iter().map(|(role, content)| (role.as_str(), content.as_str())).collect()
     }
 
@@ -385,16 +385,10 @@ mod tests {
         ] {
             assert_eq!(pairs(&turns(text)), plain, "{text}");
         }
-        let long = turns(
-            r#"{"instruction":"do","input":"this","output":"a","system":"s","history":[["q0","a0"]]}"#,
-        );
-        let want = [
-            ("system", "s"),
-            ("user", "q0"),
-            ("assistant", "a0"),
-            ("user", "do\nthis"),
-            ("assistant", "a"),
-        ];
+        let long =
+            turns(r#"{"instruction":"do","input":"this","output":"a","system":"s","history":[["q0","a0"]]}"#);
+        let want =
+            [("system", "s"), ("user", "q0"), ("assistant", "a0"), ("user", "do\nthis"), ("assistant", "a")];
         assert_eq!(pairs(&long), want);
     }
 
@@ -405,10 +399,7 @@ mod tests {
         assert_eq!(imported.findings, []);
         let example = &imported.examples[0];
         assert_eq!(example["messages"][1]["tool_calls"][0]["function"]["arguments"], r#"{"x":1}"#);
-        assert_eq!(
-            example["messages"][2]["tool_call_id"],
-            example["messages"][1]["tool_calls"][0]["id"]
-        );
+        assert_eq!(example["messages"][2]["tool_call_id"], example["messages"][1]["tool_calls"][0]["id"]);
         assert_eq!(example["tools"][0]["function"]["name"], "f");
     }
 
@@ -419,14 +410,10 @@ mod tests {
             {\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0.5}]},\n{\"text\":\"q\"}]";
         let imported = import_text("a", text);
         let found: Vec<(usize, &str)> = imported.findings.iter().map(|f| (f.line, f.code)).collect();
-        assert_eq!(found, [
-            (2, "refused"),
-            (3, "refused"),
-            (4, "refused"),
-            (5, "left-out"),
-            (6, "refused"),
-            (7, "refused"),
-        ]);
+        assert_eq!(
+            found,
+            [(2, "refused"), (3, "refused"), (4, "refused"), (5, "left-out"), (6, "refused"), (7, "refused"),]
+        );
         assert_eq!(imported.examples.len(), 1);
         assert_eq!(import_text("a", "[{\n").findings[0].code, "json");
         assert_eq!(import_text("a", "{}\n{").findings.len(), 2);

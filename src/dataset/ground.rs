@@ -489,7 +489,8 @@ impl Grounder<'_> {
 /// Rows without those in which nothing answers that are beyond their share of a part; the ones with the lowest hashes stay.
 fn trimmed(rows: Vec<Row>, share: f64) -> Vec<Row> {
     let declines = |row: &Row| row.example["meta"].is_object() && row.example["meta"]["oracle"].is_null();
-    let hash = |row: &Row| crate::model::digest([b"declined".as_slice(), row.example["id"].to_string().as_bytes()]);
+    let hash =
+        |row: &Row| crate::model::digest([b"declined".as_slice(), row.example["id"].to_string().as_bytes()]);
     let mut bounds: BTreeMap<Split, [u8; 32]> = BTreeMap::new();
     for split in [Split::Train, Split::Valid] {
         let own = || rows.iter().filter(move |row| row.split == split);

@@ -132,7 +132,8 @@ mod tests {
         // Two groups are too few for three parts.
         assert!((1..3).all(|n| parts[&group(Language::Ja, n)] == Split::Train));
         // One more group moves few others.
-        let more = shared_out(&[items.clone(), vec![group(Language::En, 200); 3]].concat(), Shares::default());
+        let more =
+            shared_out(&[items.clone(), vec![group(Language::En, 200); 3]].concat(), Shares::default());
         assert!(parts.iter().filter(|(group, part)| more[*group] != **part).count() <= 3);
     }
 

@@ -148,6 +148,12 @@ mod tests {
     }
 
     #[test]
+    fn the_shipped_prices_are_sound() {
+        let prices: Prices = toml::from_str(include_str!("../../config/prices.toml")).unwrap();
+        assert!(!prices.price.is_empty() && prices.price.iter().all(|price| price.per_million_tokens > 0.0));
+    }
+
+    #[test]
     fn what_is_too_long_is_counted() {
         let example = |tokens| Counted { language: Language::En, answers: 1, tokens, learnt: tokens / 2 };
         let stats = Stats::of(&[example(10), example(100), example(101), example(130)], 100);

@@ -9,10 +9,10 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::citations::{self, cited};
-use crate::analysis::figures::{figures, holds};
 use super::facts;
 use super::overlap::chrf;
+use crate::analysis::citations::{self, cited};
+use crate::analysis::figures::{figures, holds};
 use crate::language::Language;
 
 /// An answer with what it is judged by.
@@ -297,9 +297,7 @@ fn fact(said: &Said<'_>, least: f64) -> bool {
     let expected = figures(said.reference);
     match expected.is_empty() {
         false => holds(said.answer, &expected),
-        true => {
-            chrf(&citations::without(said.answer), &citations::without(said.reference)) >= least
-        }
+        true => chrf(&citations::without(said.answer), &citations::without(said.reference)) >= least,
     }
 }
 

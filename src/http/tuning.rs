@@ -134,9 +134,10 @@ impl Page {
             match key.as_ref() {
                 "after" => page.after = Some(value.into_owned()),
                 "limit" => {
-                    page.limit = value.parse().ok().filter(|limit| (1..=MOST).contains(limit)).ok_or_else(
-                        || ApiError::invalid_value("limit", format!("limit must be 1 to {MOST}")),
-                    )?;
+                    page.limit =
+                        value.parse().ok().filter(|limit| (1..=MOST).contains(limit)).ok_or_else(|| {
+                            ApiError::invalid_value("limit", format!("limit must be 1 to {MOST}"))
+                        })?;
                 }
                 other => {
                     let message = format!("there is no parameter `{other}`; there are after and limit");
@@ -283,13 +284,13 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, QueueError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))?;
-    done.map_err(refused)
+    done.map_err(|error| refused(&error))
 }
 
-fn refused(error: QueueError) -> ApiError {
+fn refused(error: &QueueError) -> ApiError {
     let message = error.to_string();
     match error {
-        QueueError::Invalid { param, .. } => ApiError::invalid_value(param, message),
+        QueueError::Invalid { param, .. } => ApiError::invalid_value(*param, message),
         QueueError::Unknown(_) => ApiError::new(StatusCode::NOT_FOUND, "no_such_job", message),
         QueueError::Ended { .. } => ApiError::new(StatusCode::CONFLICT, "job_ended", message),
         QueueError::Full => ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", message),

@@ -126,7 +126,10 @@ impl Card<'_> {
             },
         ));
         line("## Training\n".into());
-        line(format!("{} steps in {:.0} s; the numbers are those of step {}.", self.summary.steps, self.summary.seconds, self.summary.chosen));
+        line(format!(
+            "{} steps in {:.0} s; the numbers are those of step {}.",
+            self.summary.steps, self.summary.seconds, self.summary.chosen
+        ));
         if let Some((first, best)) = self.summary.valid {
             line(format!("Validation loss {first:.4} before, {best:.4} at that step (nats a token)."));
         }
@@ -134,7 +137,9 @@ impl Card<'_> {
             line("\n![losses by step](loss.svg)".into());
         }
         line("\n## Evaluation\n".into());
-        line(format!("{BEGIN}\nNot judged yet: `shishin evaluate answers … --card` writes it here.\n{END}\n"));
+        line(format!(
+            "{BEGIN}\nNot judged yet: `shishin evaluate answers … --card` writes it here.\n{END}\n"
+        ));
         line("## Limits\n".into());
         let limits = card.limits.as_deref().unwrap_or("Not a medical device.");
         line(limits.trim().to_owned());
@@ -201,7 +206,14 @@ mod tests {
             "objective = \"Speak plainly.\"\nbase = \"b\"\noutput = \"x/clinic\"\n[data]\ntrain = [\"train.jsonl\"]\n[card]\nlicence = \"CC0-1.0\"\nlimits = \"Only a test.\"",
         )
         .unwrap();
-        let summary = Summary { numbers: Vec::new(), steps: 9, chosen: 6, valid: Some((2.0, 1.0)), seconds: 3.0, hash: "abc".into() };
+        let summary = Summary {
+            numbers: Vec::new(),
+            steps: 9,
+            chosen: 6,
+            valid: Some((2.0, 1.0)),
+            seconds: 3.0,
+            hash: "abc".into(),
+        };
         let source = Source::of(&data).unwrap();
         assert_eq!(source.lines, 2);
         let sha256 = source.sha256.clone();
@@ -214,7 +226,17 @@ mod tests {
         };
         card.write(dir.path()).unwrap();
         let read = || std::fs::read_to_string(dir.path().join("README.md")).unwrap();
-        for part in ["Speak plainly.", "f00d", sha256.as_str(), "CC0-1.0", "Only a test.", "# x/clinic", "step 6", "Not judged yet", "1e-4"] {
+        for part in [
+            "Speak plainly.",
+            "f00d",
+            sha256.as_str(),
+            "CC0-1.0",
+            "Only a test.",
+            "# x/clinic",
+            "step 6",
+            "Not judged yet",
+            "1e-4",
+        ] {
             assert!(read().contains(part), "{part}: {}", read());
         }
         assert!(!read().contains("loss.svg"));

@@ -64,24 +64,28 @@ fn paint<B: DrawingBackend>(
         .into_iter()
         .chain(steps.iter().filter_map(|s| Some((s.step as f64, s.valid?))))
         .collect();
-    let highest = train.iter().chain(&valid).map(|(_, loss)| *loss).fold(0.0, f64::max);
+    let losses = || train.iter().chain(&valid).map(|(_, loss)| *loss);
+    let (lowest, highest) = (losses().fold(f64::INFINITY, f64::min), losses().fold(0.0, f64::max));
+    let edge = 0.05 * (highest - lowest) + 1e-6;
     area.fill(&WHITE)?;
     let last = steps.last().map_or(1, |s| s.steps) as f64;
     let mut chart = ChartBuilder::on(area)
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(60)
-        .build_cartesian_2d(0.0..last, 0.0..highest * 1.05 + 1e-9)?;
+        .build_cartesian_2d(0.0..last, (lowest - edge).max(0.0)..highest + edge)?;
     chart
         .configure_mesh()
         .light_line_style(WHITE)
         .bold_line_style(RGBColor(225, 225, 225))
         .x_desc("step")
+        .x_label_formatter(&|step| format!("{step:.0}"))
         .y_desc("loss (nats per token)")
         .label_style(("sans-serif", 14))
         .axis_desc_style(("sans-serif", 16))
         .draw()?;
-    let line = |colour: RGBColor| move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], colour.stroke_width(2));
+    let line =
+        |colour: RGBColor| move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], colour.stroke_width(2));
     chart.draw_series(LineSeries::new(train.iter().copied(), TRAIN))?.label("train").legend(line(TRAIN));
     chart
         .draw_series(LineSeries::new(smoothed(&train), SMOOTH.stroke_width(2)))?
@@ -95,6 +99,7 @@ fn paint<B: DrawingBackend>(
     }
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
         .label_font(("sans-serif", 14))
         .background_style(WHITE.mix(0.9))
         .border_style(RGBColor(200, 200, 200))

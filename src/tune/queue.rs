@@ -132,8 +132,11 @@ pub struct QueueParts {
     /// The base model that serves.
     pub model: String,
     /// Loads a finished adapter under a name.
-    pub load: Box<dyn Fn(&str, &Path) -> Result<(), String> + Send + Sync>,
+    pub load: Box<LoadAdapter>,
 }
+
+/// Loads the adapter of a folder under a name, or says why not.
+pub type LoadAdapter = dyn Fn(&str, &Path) -> Result<(), String> + Send + Sync;
 
 /// The jobs of a server; clones share them.
 #[derive(Clone)]
@@ -259,7 +262,10 @@ impl Queue {
             return Err(invalid("hyperparameters", format!("{key} {problem}")));
         }
         let suffix = request.suffix.as_deref().unwrap_or("tuned");
-        if suffix.is_empty() || suffix.len() > 40 || !suffix.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        if suffix.is_empty()
+            || suffix.len() > 40
+            || !suffix.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        {
             return Err(invalid("suffix", "a suffix has 1 to 40 letters, digits and -".into()));
         }
         let mut state = self.state();
@@ -279,7 +285,8 @@ impl Queue {
         std::fs::create_dir_all(&folder)
             .map_err(|e| QueueError::Disk(format!("cannot create {}: {e}", folder.display())))?;
         let text = toml::to_string_pretty(&tune).map_err(|e| QueueError::Disk(e.to_string()))?;
-        write_whole(&folder.join("tune.toml"), text.as_bytes()).map_err(|e| QueueError::Disk(e.to_string()))?;
+        write_whole(&folder.join("tune.toml"), text.as_bytes())
+            .map_err(|e| QueueError::Disk(e.to_string()))?;
         let job = Job {
             id: id.clone(),
             created_at: now(),
@@ -353,12 +360,17 @@ impl Queue {
 
     fn keep(&self, job: &Job) -> Result<(), QueueError> {
         let text = serde_json::to_vec_pretty(job).map_err(|e| QueueError::Disk(e.to_string()))?;
-        write_whole(&self.folder(&job.id).join("job.json"), &text).map_err(|e| QueueError::Disk(e.to_string()))
+        write_whole(&self.folder(&job.id).join("job.json"), &text)
+            .map_err(|e| QueueError::Disk(e.to_string()))
     }
 
+    /// Changes a job that has not ended; one that was cancelled meanwhile stays so.
     fn change(&self, id: &str, change: impl FnOnce(&mut Job)) {
         let mut state = self.state();
         let Some(job) = state.jobs.get_mut(id) else { return };
+        if !matches!(job.status, JobStatus::Queued | JobStatus::Running) {
+            return;
+        }
         change(job);
         let job = job.clone();
         drop(state);
@@ -377,9 +389,11 @@ impl Queue {
                 }
                 let open = |job: &&Job| matches!(job.status, JobStatus::Queued | JobStatus::Running);
                 // One that was running when the server ended goes on first.
-                let next = state.jobs.values().filter(open).min_by_key(|job| {
-                    (job.status != JobStatus::Running, job.created_at, job.id.clone())
-                });
+                let next = state
+                    .jobs
+                    .values()
+                    .filter(open)
+                    .min_by_key(|job| (job.status != JobStatus::Running, job.created_at, job.id.clone()));
                 match next.map(|job| job.id.clone()) {
                     Some(id) => break id,
                     None => state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -397,32 +411,39 @@ impl Queue {
             job.status = JobStatus::Running;
             job.events.push((now(), what.into()));
         });
+        if self.get(id).is_ok_and(|job| job.status != JobStatus::Running) {
+            return;
+        }
         tracing::info!(job = id, "a run of tuning began");
         let folder = self.folder(id);
         let ended = self.spawn(&folder).and_then(|child| self.wait(id, child));
         match ended {
             // Cancelled, or the server stops.
             Ok(None) => {}
-            Ok(Some(true)) => {
-                let suffix = self.get(id).ok().and_then(|job| job.request.suffix);
-                let name = format!("{}-{}", suffix.as_deref().unwrap_or("tuned"), &id["ftjob-".len()..][..8]);
-                match (self.0.parts.load)(&name, &folder.join("adapter")) {
-                    Ok(()) => {
-                        tracing::info!(job = id, adapter = name, "a run of tuning succeeded");
-                        self.change(id, |job| {
-                            job.status = JobStatus::Succeeded;
-                            job.finished_at = Some(now());
-                            job.events.push((now(), format!("the adapter `{name}` is loaded")));
-                            job.fine_tuned_model = Some(name);
-                        });
-                    }
-                    Err(error) => self.fail(id, error),
-                }
-            }
+            Ok(Some(true)) => self.succeed(id, &folder),
             Ok(Some(false)) => {
                 let log = std::fs::read_to_string(folder.join("log.txt")).unwrap_or_default();
-                let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+                let last =
+                    log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
                 self.fail(id, last.chars().take(400).collect());
+            }
+            Err(error) => self.fail(id, error),
+        }
+    }
+
+    fn succeed(&self, id: &str, folder: &Path) {
+        let suffix = self.get(id).ok().and_then(|job| job.request.suffix);
+        let short: String = id.trim_start_matches("ftjob-").chars().take(8).collect();
+        let name = format!("{}-{short}", suffix.as_deref().unwrap_or("tuned"));
+        match (self.0.parts.load)(&name, &folder.join("adapter")) {
+            Ok(()) => {
+                tracing::info!(job = id, adapter = name, "a run of tuning succeeded");
+                self.change(id, |job| {
+                    job.status = JobStatus::Succeeded;
+                    job.finished_at = Some(now());
+                    job.events.push((now(), format!("the adapter `{name}` is loaded")));
+                    job.fine_tuned_model = Some(name);
+                });
             }
             Err(error) => self.fail(id, error),
         }

@@ -178,7 +178,11 @@ fn judge(folder: &Path) {
     let output = judge("whole", &["--card"]);
     assert!(output.status.success(), "{}", text(&output));
     let card = std::fs::read_to_string(folder.join("whole/README.md")).unwrap();
-    for part in ["Answer with the ward's one word.", "| train.jsonl | learn |", "| the word | all | 0.0 % | 100.0 % (1 of 1)"] {
+    for part in [
+        "Answer with the ward's one word.",
+        "| train.jsonl | learn |",
+        "| the word | all | 0.0 % | 100.0 % (1 of 1)",
+    ] {
         assert!(card.contains(part), "{part}: {card}");
     }
     for file in ["loss.svg", "run/loss.png", "run/events.out.tfevents.shishin"] {
@@ -189,7 +193,11 @@ fn judge(folder: &Path) {
     lock.lock().unwrap();
     std::fs::write(folder.join("locked.toml"), RUN.replace("OUT", "whole")).unwrap();
     let output = shishin(folder, &["tune", "--run", "locked.toml"]).output().unwrap();
-    assert!(!output.status.success() && text(&output).contains("another run is at work"), "{}", text(&output));
+    assert!(
+        !output.status.success() && text(&output).contains("another run is at work"),
+        "{}",
+        text(&output)
+    );
     std::fs::write(folder.join("criteria.toml"), CRITERIA.replace("Heather", "Bracken")).unwrap();
     let output = judge("whole", &["--gate"]);
     assert!(!output.status.success() && text(&output).contains("1 goals were missed"), "{}", text(&output));
@@ -230,7 +238,7 @@ fn every_shipped_item_grounds_and_every_dataset_has_criteria() {
         let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
         runs.push(("grounded", files("grounded", &kinds), over(language).to_vec()));
     }
-    for name in ["bedside", "radiology-summary", "referral-letter"] {
+    for name in ["bedside", "radiology-summary", "referral-letter", "pathology-report"] {
         runs.push((name, files(name, &["en", "ja"]), vec![root("index/guidelines")]));
     }
     for (name, files, guidelines) in runs {
@@ -243,6 +251,15 @@ fn every_shipped_item_grounds_and_every_dataset_has_criteria() {
         for part in ["train", "valid", "test"] {
             let rows = std::fs::read_to_string(folder.path().join(format!("out/{part}.jsonl"))).unwrap();
             assert!(rows.lines().count() >= 6, "{name}: {part} has {}", rows.lines().count());
+            for row in rows.lines().map(|line| serde_json::from_str::<Json>(line).unwrap()) {
+                let said = row["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap();
+                for fact in row["meta"]["facts"].as_array().into_iter().flatten() {
+                    let fact = fact.as_str().unwrap();
+                    assert!(shishin::evaluate::facts::states(said, fact), "{}: {said} / {fact}", row["id"]);
+                }
+                let asked = name == "grounded" && !row["meta"]["oracle"].is_null();
+                assert!(!asked || row["meta"]["facts"].is_array(), "{}: no facts", row["id"]);
+            }
         }
         let criteria =
             shishin::evaluate::criteria::Criteria::read(Path::new(&set(&format!("{name}/criteria.toml"))));
@@ -295,6 +312,7 @@ fn questions_are_written_out_over_passages() {
 
 #[test]
 fn the_shipped_run_is_sound_and_faults_are_named() {
+    TuneSettings::read(Path::new(&root("models/datasets/pathology-report/tune.toml"))).unwrap();
     let shipped = root("config/tune.toml");
     let settings = TuneSettings::read(Path::new(&shipped)).unwrap();
     assert_eq!(settings.shape().targets.len(), 7);

@@ -94,8 +94,7 @@ pub(super) fn fix_file(
 pub(super) fn import_files(files: &[PathBuf], to: &Path, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let (mut lines, mut findings) = (Vec::new(), Vec::new());
     for path in files {
-        let imported =
-            forms::import(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let imported = forms::import(path).with_context(|| format!("cannot read {}", path.display()))?;
         lines.extend(imported.examples.iter().map(ToString::to_string));
         findings.extend(imported.findings);
     }

@@ -47,10 +47,7 @@ pub(super) fn known_figures(settings: &Settings, guidelines: &[PathBuf]) -> anyh
 }
 
 /// An index of its own over all folders, searched by words alone: the same on every machine.
-fn temporary_index(
-    settings: &Settings,
-    guidelines: &[PathBuf],
-) -> anyhow::Result<(TempDir, Arc<Snapshot>)> {
+fn temporary_index(settings: &Settings, guidelines: &[PathBuf]) -> anyhow::Result<(TempDir, Arc<Snapshot>)> {
     let work = tempfile::tempdir().context("no folder for a temporary index")?;
     let (source, directory) = (work.path().join("guidelines"), work.path().join("index"));
     for (n, from) in guidelines.iter().enumerate() {

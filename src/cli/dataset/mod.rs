@@ -160,7 +160,16 @@ pub fn run(settings: &Settings, command: &DatasetCommand, out: &mut dyn Write) -
         }
         DatasetCommand::Import { files, out: to } => convert::import_files(files, to, out),
         DatasetCommand::Export { file, to, out: path } => convert::export_file(file, *to, path, out),
-        DatasetCommand::Ground { items, guidelines, out: folder, passages, variants, without, declined, seed } => {
+        DatasetCommand::Ground {
+            items,
+            guidelines,
+            out: folder,
+            passages,
+            variants,
+            without,
+            declined,
+            seed,
+        } => {
             anyhow::ensure!((1..=20).contains(passages), "--passages must be 1 to 20");
             anyhow::ensure!((0.0..=1.0).contains(without), "--without must be 0 to 1");
             anyhow::ensure!((1..=20).contains(variants), "--variants must be 1 to 20");
@@ -195,7 +204,8 @@ fn look_over(
         anyhow::ensure!(file.is_file(), "{} is no file", file.display());
         paths.push(file.as_path());
     }
-    let report = lint(&paths, &Against { limit, known: known.as_deref() }).context("the dataset cannot be read")?;
+    let report =
+        lint(&paths, &Against { limit, known: known.as_deref() }).context("the dataset cannot be read")?;
     if json {
         writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {

@@ -28,8 +28,8 @@ pub(super) fn run(
     (model, max_tokens): (Option<&str>, usize),
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
-    let text = std::fs::read_to_string(questions)
-        .with_context(|| format!("cannot read {}", questions.display()))?;
+    let text =
+        std::fs::read_to_string(questions).with_context(|| format!("cannot read {}", questions.display()))?;
     let wording = setup::wording(settings)?;
     let mut held = Vec::new();
     for (n, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
@@ -56,14 +56,10 @@ pub(super) fn run(
     let systems = [System { name: "base".into(), adapter: None }];
     let criteria = Criteria { objective: String::new(), criterion: Vec::new() };
     let limits = (max_tokens, settings.engine.concurrent);
-    let answers = answers::answer(
-        &model,
-        &engine.handle(),
-        (&held, &systems),
-        &criteria,
-        limits,
-        &mut |_| !cancel.is_cancelled(),
-    )?;
+    let answers =
+        answers::answer(&model, &engine.handle(), (&held, &systems), &criteria, limits, &mut |_| {
+            !cancel.is_cancelled()
+        })?;
     let mut lines = String::new();
     let mut left_out = 0;
     for (one, answer) in held.iter().zip(&answers) {

@@ -107,12 +107,7 @@ fn counted(prepared: &Prepared, example: &Example) -> Counted {
     let text: String = learnt.iter().map(|token| prepared.model.tokenizer.display(*token)).collect();
     // Each stretch that is learnt ends a turn.
     let answers = example.learnt.windows(2).filter(|pair| !pair[0] && pair[1]).count();
-    Counted {
-        language: Language::detect(&text),
-        answers,
-        tokens: example.tokens.len(),
-        learnt: learnt.len(),
-    }
+    Counted { language: Language::detect(&text), answers, tokens: example.tokens.len(), learnt: learnt.len() }
 }
 
 fn print(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
@@ -143,28 +138,37 @@ fn print(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
     if let Some(probe) = &report.probe {
         writeln!(
             out,
-            "a step takes {:.1} s; {} epochs would take {} here",
+            "a step takes {:.1} s; the run of {} would take {} here",
             probe.step_seconds,
-            report.epochs,
+            epochs(report.epochs),
             duration(probe.seconds)
         )?;
         if let Some(peak) = report.peak_bytes {
             let all = peak + probe.prefix_bytes;
-            writeln!(out, "memory: {:.1} GB, of which what the base has read {:.1} GB", gb(all), gb(probe.prefix_bytes))?;
+            writeln!(
+                out,
+                "memory: {:.1} GB, of which what the base has read {:.1} GB",
+                gb(all),
+                gb(probe.prefix_bytes)
+            )?;
         }
     }
     for cost in &report.costs {
         let as_of = cost.as_of.as_deref().map(|day| format!(", price of {day}")).unwrap_or_default();
         writeln!(
             out,
-            "{}: {:.2} {} for {} epochs{as_of}",
+            "{}: {:.2} {} for {}{as_of}",
             printable(&cost.at),
             cost.cost,
             printable(&cost.currency),
-            report.epochs
+            epochs(report.epochs)
         )?;
     }
     Ok(())
+}
+
+fn epochs(count: usize) -> String {
+    if count == 1 { "1 epoch".into() } else { format!("{count} epochs") }
 }
 
 fn gb(bytes: u64) -> f64 {
