@@ -80,6 +80,11 @@ pub fn fix(bytes: &[u8]) -> Fixed {
             None => fixed.lines.push(line.clone()),
         }
     }
+    // What was put aside stays as it was.
+    let stays = |line: &usize| kept.iter().any(|(own, _)| own == line);
+    let aside: Vec<usize> =
+        fixed.rejected.iter().map(|(line, ..)| *line).filter(|line| !stays(line)).collect();
+    fixed.changes.retain(|(line, _)| !aside.contains(line));
     fixed.changes.sort();
     fixed
 }
@@ -387,6 +392,8 @@ mod tests {
             assert_eq!(fixed.rejected[0].1, line);
         }
         assert_eq!(fix(b"\xff\xfe").rejected.len(), 1);
+        let both = fix(br#"{"messages": [{"role": "human""#);
+        assert_eq!((both.changes.len(), both.rejected.len()), (0, 1), "mended, and put aside all the same");
     }
 
     #[test]
