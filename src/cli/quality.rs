@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::Serialize;
 
+use crate::evaluate::distributions::{divergence, log_softmax, most_likely};
 use crate::kernels::KvCache;
 use crate::model::BaseModel;
 use crate::model::decoder::Logits;
@@ -149,7 +150,7 @@ impl Sums {
             let theirs = theirs.get(at)?.to_vec1::<f32>()?;
             let next = window[at + 1] as usize;
             let (q, p) = (log_softmax(ours), log_softmax(&theirs));
-            self.kl += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            self.kl += divergence(&p, &q);
             self.served -= q[next];
             self.reference -= p[next];
             self.same += usize::from(most_likely(&q) == most_likely(&p));
@@ -157,14 +158,4 @@ impl Sums {
         }
         Ok(())
     }
-}
-
-fn log_softmax(logits: &[f32]) -> Vec<f64> {
-    let top = logits.iter().fold(f64::NEG_INFINITY, |top, v| top.max(f64::from(*v)));
-    let sum: f64 = logits.iter().map(|v| (f64::from(*v) - top).exp()).sum();
-    logits.iter().map(|v| f64::from(*v) - top - sum.ln()).collect()
-}
-
-fn most_likely(log_probabilities: &[f64]) -> Option<usize> {
-    (0..log_probabilities.len()).max_by(|a, b| log_probabilities[*a].total_cmp(&log_probabilities[*b]))
 }

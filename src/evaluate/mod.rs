@@ -4,12 +4,15 @@
 //! [`metrics`] judges the rankings. On the live index: [`passages`] asks questions of one's own.
 //!
 //! Answers: [`criteria`] say what they must be like ([`facts`], [`crate::analysis`] and [`overlap`] recognise what is in them), [`answers`]
-//! has held-out examples answered and judged, [`rates`] says how certain the outcome is.
+//! has held-out examples answered and judged, [`rates`] says how certain the outcome is. [`forgetting`] weighs what an adapter cost
+//! elsewhere, by [`distributions`].
 
 pub mod answers;
 pub mod beir;
 pub mod criteria;
+pub mod distributions;
 pub mod facts;
+pub mod forgetting;
 pub mod metrics;
 pub mod overlap;
 pub mod passages;

@@ -240,11 +240,11 @@ mod tests {
             assert!(read().contains(part), "{part}: {}", read());
         }
         assert!(!read().contains("loss.svg"));
-        for turn in ["| first |", "| second |"] {
+        for turn in ["| one look |", "| another look |"] {
             put_evaluation(dir.path(), turn).unwrap();
             assert!(read().contains(turn) && read().contains("## Limits"));
         }
-        assert!(!read().contains("first") && !read().contains("Not judged"));
+        assert!(!read().contains("one look") && !read().contains("Not judged"));
         std::fs::write(dir.path().join("README.md"), "mine").unwrap();
         assert!(matches!(put_evaluation(dir.path(), "x"), Err(CardError::NoPlace(_))));
         assert!(matches!(put_evaluation(&dir.path().join("none"), "x"), Err(CardError::Read { .. })));

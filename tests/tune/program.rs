@@ -174,6 +174,7 @@ fn judge(folder: &Path) {
         let again: Json = serde_json::from_slice(&judge(adapter, &["--json", "--gate"]).stdout).unwrap();
         assert_eq!(again["figures"], report["figures"], "twice the same figures");
     }
+    forget(folder);
     // The card says what it was learnt from, and takes the figures.
     let output = judge("whole", &["--card"]);
     assert!(output.status.success(), "{}", text(&output));
@@ -204,6 +205,31 @@ fn judge(folder: &Path) {
     std::fs::write(folder.join("valid.jsonl"), "{\"messages\": []}").unwrap();
     let output = judge("whole", &[]);
     assert!(!output.status.success() && text(&output).contains("valid.jsonl:1"), "{}", text(&output));
+}
+
+/// What the adapter cost elsewhere: something, by text of which it learnt nothing, and nothing where it does nothing.
+fn forget(folder: &Path) {
+    std::fs::write(
+        folder.join("general.txt"),
+        "The river rose in the night and took the lower bridge.\n\n山の上では、もう雪が降り始めていました。\n",
+    )
+    .unwrap();
+    let weigh = |more: &[&str]| {
+        let args = ["evaluate", "forgetting", "general.txt", "--adapter", "whole"];
+        shishin(folder, &[&args, more].concat()).output().unwrap()
+    };
+    let output = weigh(&["--json"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let report: Json = serde_json::from_slice(&output.stdout).unwrap();
+    let all = &report["figures"][0];
+    assert_eq!((all["texts"].as_u64(), report["figures"].as_array().unwrap().len()), (Some(2), 3));
+    let number = |key: &str| all[key].as_f64().unwrap();
+    assert!(number("kl") > 0.0 && number("base") > 0.1, "{report:#}");
+    assert!((number("adapter") / number("base") - 1.0 - number("change")).abs() < 1e-9);
+    let output = weigh(&["--budget", "100"]);
+    assert!(output.status.success() && text(&output).contains("b/byte"), "{}", text(&output));
+    let output = weigh(&["--budget=-1"]);
+    assert!(!output.status.success() && text(&output).contains("budget"), "{}", text(&output));
 }
 
 #[test]
@@ -238,7 +264,7 @@ fn every_shipped_item_grounds_and_every_dataset_has_criteria() {
         let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
         runs.push(("grounded", files("grounded", &kinds), over(language).to_vec()));
     }
-    for name in ["bedside", "radiology-summary", "referral-letter"] {
+    for name in ["bedside", "radiology-summary", "referral-letter", "pathology-report"] {
         runs.push((name, files(name, &["en", "ja"]), vec![root("index/guidelines")]));
     }
     for (name, files, guidelines) in runs {
@@ -312,6 +338,11 @@ fn questions_are_written_out_over_passages() {
 
 #[test]
 fn the_shipped_run_is_sound_and_faults_are_named() {
+    TuneSettings::read(Path::new(&root("models/datasets/pathology-report/tune.toml"))).unwrap();
+    for language in ["en", "ja"] {
+        let general = root(&format!("models/datasets/forgetting/{language}.txt"));
+        assert_eq!(shishin::evaluate::forgetting::read(Path::new(&general)).unwrap().len(), 24);
+    }
     let shipped = root("config/tune.toml");
     let settings = TuneSettings::read(Path::new(&shipped)).unwrap();
     assert_eq!(settings.shape().targets.len(), 7);

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
 mod answers;
+mod forgetting;
 mod passages;
 mod retrieval;
 
@@ -18,6 +19,8 @@ use crate::config::Settings;
 pub enum EvaluateCommand {
     /// Have the base and adapters answer held-out examples, and judge the answers by criteria
     Answers(answers::AnswersArgs),
+    /// Weigh what an adapter has cost elsewhere: bits per byte of general text, and how far the next token's distribution has moved
+    Forgetting(forgetting::ForgettingArgs),
     /// Index collections in the form of BEIR, ask their questions, and judge what is found
     Retrieval(retrieval::RetrievalArgs),
     /// Ask the live index questions of your own, and judge what is found and when it keeps silent
@@ -31,6 +34,7 @@ pub enum EvaluateCommand {
 pub fn run(settings: &Settings, command: EvaluateCommand, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     match command {
         EvaluateCommand::Answers(args) => answers::run(settings, &args, out),
+        EvaluateCommand::Forgetting(args) => forgetting::run(settings, &args, out),
         EvaluateCommand::Retrieval(args) => retrieval::run(settings, &args, out),
         EvaluateCommand::Passages(args) => passages::run(settings, &args, out),
     }
