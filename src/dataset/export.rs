@@ -4,7 +4,6 @@
 //! `user` and `model`, <https://cloud.google.com/vertex-ai/generative-ai/docs/models/gemini-supervised-tuning-prepare>. Hugging Face: the
 //! conversational form of TRL, <https://huggingface.co/docs/trl/dataset_formats>. As of 2026.
 
-use clap::ValueEnum;
 use serde_json::{Map, Value as Json, json};
 
 use super::lint::FEW;
@@ -17,14 +16,27 @@ const OPENAI_TOKENS: usize = 65_536;
 const VERTEX_TOKENS: usize = 131_072;
 
 /// Who shall read the examples.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Platform {
-    /// OpenAI's fine-tuning
+    /// OpenAI's fine-tuning.
     Openai,
-    /// Gemini on Vertex AI
+    /// Gemini on Vertex AI.
     Vertex,
-    /// Hugging Face TRL
+    /// Hugging Face TRL.
     Hf,
+}
+
+impl std::str::FromStr for Platform {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "openai" => Ok(Self::Openai),
+            "vertex" => Ok(Self::Vertex),
+            "hf" => Ok(Self::Hf),
+            _ => Err("it must be openai, vertex or hf".into()),
+        }
+    }
 }
 
 /// The lines for a platform, of the lines of a file, and what stands against some of them.

@@ -84,8 +84,8 @@ pub enum DatasetCommand {
     Export {
         /// The file
         file: PathBuf,
-        /// Whose form
-        #[arg(long, value_enum)]
+        /// Whose form: openai, vertex or hf
+        #[arg(long, value_name = "PLATFORM")]
         to: Platform,
         /// Where it goes
         #[arg(long, value_name = "FILE")]
