@@ -6,33 +6,28 @@
 
 mod events;
 mod question;
+mod stream;
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use jiff::ZonedDateTime;
 use jiff::civil::Date;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
-use tokio_stream::Stream;
 
 use crate::analysis::sentences::sentence_ends;
-use crate::cite::CitationFinder;
-use crate::engine::{
-    Completion, EngineEvent, EngineHandle, FinishReason, GenerateRequest, Sampling, SubmitError,
-};
+use crate::engine::{EngineHandle, GenerateRequest, Sampling, SubmitError};
 use crate::language::Language;
 use crate::model::BaseModel;
 use crate::model::fast::{FastDecoder, PackedAdapter};
-use crate::model::template::{Role, TemplateError};
+use crate::model::template::{Role, TemplateError, Turn};
 use crate::prompt::{Prompt, PromptBuilder, PromptError, PromptParts, Wording};
-use crate::retrieve::{Gate, GuidelineIndex, NotInEffect, Passage, Retrieval, RetrieveError, SearchQuery};
+use crate::retrieve::{Gate, GuidelineIndex, Passage, Retrieval, RetrieveError, SearchQuery};
 
 pub use events::{AnswerEvent, Done, Fingerprint, Provenance, Retrieved, Timings, Usage};
 pub use question::{Limits, Mode, Question, UnknownMode};
+pub use stream::AnswerStream;
 
 /// Why a question was not answered. The first group is the caller's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +110,33 @@ pub struct Answerer {
     engine: EngineHandle,
 }
 
+/// A way to answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Way {
+    /// What it draws on.
+    pub mode: Mode,
+    /// The adapter's name; the settings' own where the mode needs one and none is named.
+    pub adapter: Option<String>,
+    /// What is said before the conversation, such as examples; may begin with instructions, where the conversation does not.
+    pub before: Vec<Turn>,
+}
+
+/// What is the same in whatever way a question is answered.
+struct Asked<'a> {
+    /// The newest message.
+    text: &'a str,
+    language: Language,
+    as_of: Date,
+}
+
+impl<'a> Asked<'a> {
+    fn of(question: &'a Question) -> Self {
+        let text = question.messages.last().map_or("", |turn| turn.content.as_str());
+        let as_of = question.as_of.unwrap_or_else(|| ZonedDateTime::now().date());
+        Self { text, language: Language::detect(text), as_of }
+    }
+}
+
 /// Adapters by name.
 pub type Adapters = BTreeMap<String, Arc<PackedAdapter>>;
 
@@ -188,19 +210,43 @@ impl Answerer {
     pub fn answer(&self, question: Question) -> Result<AnswerStream, AnswerError> {
         question.check(&self.settings.limits)?;
         let mode = question.mode.unwrap_or(self.settings.default_mode);
-        let adapter = self.adapter_for(mode, question.adapter.as_deref())?;
-        let as_of = question.as_of.unwrap_or_else(|| ZonedDateTime::now().date());
-        let asked = question.messages.last().map_or("", |turn| turn.content.as_str());
-        let language = Language::detect(asked);
+        let way = Way { mode, adapter: question.adapter.clone(), before: Vec::new() };
+        let adapter = self.adapter_for(way.mode, way.adapter.as_deref())?;
+        let asked = Asked::of(&question);
+        let found = if mode.retrieves() { Some(self.retrieve(&question, &asked)?) } else { None };
+        self.begin(&question, &asked, (&way, adapter), found)
+    }
+
+    /// Answers a question in several ways at once, over one search of one snapshot; the question's own mode and adapter do not count.
+    /// The streams are in the order of the ways.
+    ///
+    /// # Errors
+    /// When one of the ways cannot be gone; none is then.
+    pub fn compare(&self, question: &Question, ways: &[Way]) -> Result<Vec<AnswerStream>, AnswerError> {
+        question.check(&self.settings.limits)?;
+        let adapters = ways.iter().map(|way| self.adapter_for(way.mode, way.adapter.as_deref()));
+        let adapters = adapters.collect::<Result<Vec<_>, _>>()?;
+        let asked = Asked::of(question);
+        let retrieves = ways.iter().any(|way| way.mode.retrieves());
+        let found = if retrieves { Some(self.retrieve(question, &asked)?) } else { None };
+        let pairs = ways.iter().zip(adapters);
+        pairs.map(|pair| self.begin(question, &asked, pair, found.clone())).collect()
+    }
+
+    /// Makes the prompt of one way and queues it. `found` is what was retrieved, if anything was; ways without passages leave it.
+    fn begin(
+        &self,
+        question: &Question,
+        asked: &Asked<'_>,
+        (way, adapter): (&Way, Option<(String, Arc<PackedAdapter>)>),
+        found: Option<Retrieval>,
+    ) -> Result<AnswerStream, AnswerError> {
+        let &Asked { as_of, language, .. } = asked;
         let sampling = question.sampling(&self.settings.sampling);
         let max_tokens = question.max_tokens.unwrap_or(self.settings.max_tokens);
-
-        let (passages, not_in_effect, generation) = if mode.retrieves() {
-            let wanted = question.passages.unwrap_or(self.settings.passages);
-            let found = self.retrieve(&question, asked, as_of, language, wanted)?;
-            (Some(found.passages), found.not_in_effect, Some(found.generation))
-        } else {
-            (None, Vec::new(), None)
+        let (passages, not_in_effect, generation) = match found.filter(|_| way.mode.retrieves()) {
+            Some(found) => (Some(found.passages), found.not_in_effect, Some(found.generation)),
+            None => (None, Vec::new(), None),
         };
         let note = match not_in_effect.is_empty() {
             true => None,
@@ -208,7 +254,7 @@ impl Answerer {
         };
         let note = note.transpose().map_err(|e| AnswerError::Setup(e.to_string()))?;
         let provenance = Provenance {
-            mode,
+            mode: way.mode,
             base: Fingerprint { name: self.model_name.clone(), sha256: self.model.fingerprint.clone() },
             weights: self.model.form,
             adapter: adapter
@@ -229,17 +275,18 @@ impl Answerer {
             }
             return Ok(AnswerStream::abstained(text, not_in_effect, provenance));
         }
-        let prompt = self.prompt(&question, passages, language, as_of, max_tokens)?;
+        let turns: Vec<Turn> = way.before.iter().chain(&question.messages).cloned().collect();
+        let prompt = self.prompt(&turns, passages, (language, as_of), max_tokens)?;
         let provenance = Provenance { prompt_sha256: Some(prompt_fingerprint(&prompt.tokens)), ..provenance };
         let events = self.engine.submit(GenerateRequest {
             prompt: prompt.tokens,
             adapter: adapter.map(|(_, adapter)| adapter),
             sampling,
             max_tokens,
-            stop: question.stop,
-            cache_salt: question.cache_salt,
+            stop: question.stop.clone(),
+            cache_salt: question.cache_salt.clone(),
         })?;
-        let retrieved = mode.retrieves().then(|| Retrieved {
+        let retrieved = way.mode.retrieves().then(|| Retrieved {
             passages: prompt.passages,
             not_in_effect,
             generation: provenance.generation.clone(),
@@ -276,14 +323,9 @@ impl Answerer {
     }
 
     /// The relevant passages and editions, and the generation that was searched.
-    fn retrieve(
-        &self,
-        question: &Question,
-        asked: &str,
-        as_of: Date,
-        language: Language,
-        limit: usize,
-    ) -> Result<Retrieval, AnswerError> {
+    fn retrieve(&self, question: &Question, asked: &Asked<'_>) -> Result<Retrieval, AnswerError> {
+        let &Asked { text: asked, as_of, language } = asked;
+        let limit = question.passages.unwrap_or(self.settings.passages);
         let snapshot = self.index.snapshot().ok_or(AnswerError::NoIndex)?;
         let search = |text: &str| {
             snapshot.search(&SearchQuery {
@@ -326,10 +368,9 @@ impl Answerer {
 
     fn prompt(
         &self,
-        question: &Question,
+        turns: &[Turn],
         passages: Option<Vec<Passage>>,
-        language: Language,
-        as_of: Date,
+        (language, as_of): (Language, Date),
         max_tokens: usize,
     ) -> Result<Prompt, AnswerError> {
         let template = self
@@ -340,12 +381,10 @@ impl Answerer {
         let context = self.engine.settings().context.min(self.model.config.context);
         let builder = PromptBuilder { tokenizer: &self.model.tokenizer, template, wording: &self.wording };
         let budget = context.saturating_sub(max_tokens);
-        builder.build(PromptParts { turns: &question.messages, passages, language, as_of, budget }).map_err(
-            |error| match error {
-                PromptError::TooLong { .. } => AnswerError::Prompt(error),
-                other => AnswerError::Setup(other.to_string()),
-            },
-        )
+        builder.build(PromptParts { turns, passages, language, as_of, budget }).map_err(|error| match error {
+            PromptError::TooLong { .. } => AnswerError::Prompt(error),
+            other => AnswerError::Setup(other.to_string()),
+        })
     }
 }
 
@@ -367,109 +406,4 @@ fn prompt_fingerprint(tokens: &[u32]) -> String {
         hash.update(token.to_le_bytes());
     }
     crate::model::hex(&hash.finalize())
-}
-
-/// The events of one answer.
-pub struct AnswerStream {
-    /// Events that are ready, in order.
-    ready: std::collections::VecDeque<AnswerEvent>,
-    /// In the modes with passages.
-    finder: Option<CitationFinder>,
-    provenance: Option<Box<Provenance>>,
-    /// What is said at the end, whatever the model said.
-    note: Option<String>,
-    dropped_turns: usize,
-    engine: Option<mpsc::Receiver<EngineEvent>>,
-}
-
-impl AnswerStream {
-    fn running(
-        retrieved: Option<Retrieved>,
-        note: Option<String>,
-        dropped_turns: usize,
-        provenance: Provenance,
-        engine: mpsc::Receiver<EngineEvent>,
-    ) -> Self {
-        Self {
-            finder: retrieved.as_ref().map(|retrieved| CitationFinder::new(retrieved.passages.len())),
-            ready: retrieved.into_iter().map(AnswerEvent::Retrieval).collect(),
-            provenance: Some(Box::new(provenance)),
-            note,
-            dropped_turns,
-            engine: Some(engine),
-        }
-    }
-
-    fn abstained(text: String, not_in_effect: Vec<NotInEffect>, provenance: Provenance) -> Self {
-        let generation = provenance.generation.clone();
-        let retrieved = Retrieved { passages: Vec::new(), not_in_effect, generation };
-        let completion = Completion {
-            finish_reason: FinishReason::Abstained,
-            prompt_tokens: 0,
-            cached_tokens: 0,
-            completion_tokens: 0,
-            drafted_tokens: 0,
-            accepted_tokens: 0,
-            queue_ms: 0.0,
-            prefill_ms: 0.0,
-            decode_ms: 0.0,
-        };
-        let done = Done::new(&completion, 0, Box::new(provenance));
-        Self {
-            ready: [AnswerEvent::Retrieval(retrieved), AnswerEvent::Token(text), AnswerEvent::Done(done)]
-                .into(),
-            finder: None,
-            provenance: None,
-            note: None,
-            dropped_turns: 0,
-            engine: None,
-        }
-    }
-
-    /// Puts what an engine event means into `ready`.
-    fn take(&mut self, event: Option<EngineEvent>) {
-        match event {
-            Some(EngineEvent::Text(text)) => {
-                let citations = self.finder.as_mut().map(|finder| finder.push(&text));
-                self.ready.push_back(AnswerEvent::Token(text));
-                self.ready.extend(citations.into_iter().flatten().map(AnswerEvent::Citation));
-            }
-            Some(EngineEvent::Done(completion)) => {
-                self.engine = None;
-                if let Some(note) = self.note.take() {
-                    self.ready.push_back(AnswerEvent::Token(format!("\n\n{note}")));
-                }
-                if let Some(provenance) = self.provenance.take() {
-                    let done = Done::new(&completion, self.dropped_turns, provenance);
-                    self.ready.push_back(AnswerEvent::Done(done));
-                }
-            }
-            Some(EngineEvent::Failed(failure)) => {
-                self.engine = None;
-                self.ready.push_back(AnswerEvent::Failed(failure));
-            }
-            None => {
-                // The engine's thread is gone; the log has the reason.
-                self.engine = None;
-                self.ready.push_back(AnswerEvent::Failed(crate::engine::EngineFailure::Internal));
-            }
-        }
-    }
-}
-
-impl Stream for AnswerStream {
-    type Item = AnswerEvent;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<AnswerEvent>> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Poll::Ready(Some(event));
-            }
-            let Some(engine) = &mut self.engine else { return Poll::Ready(None) };
-            match engine.poll_recv(context) {
-                Poll::Ready(event) => self.take(event),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
 }

@@ -4,6 +4,7 @@ pub mod ask;
 pub mod bench;
 mod bench_embedder;
 mod bench_engine;
+pub mod compare;
 pub mod dataset;
 pub mod evaluate;
 pub mod index;
@@ -88,6 +89,8 @@ enum Command {
     /// Judge retrieval on collections with known answers
     #[command(subcommand)]
     Evaluate(evaluate::EvaluateCommand),
+    /// Have the base, the base with passages, with an adapter, and with both answer a suite of questions, and prove what each contributes
+    Compare(compare::CompareArgs),
     /// Build, inspect and search the guideline index
     #[command(subcommand)]
     Index(index::IndexCommand),
@@ -186,6 +189,7 @@ impl Cli {
             Command::Dataset(command) => dataset::run(&settings, &command, &mut std::io::stdout().lock()),
             Command::Tune { tune } => tune::run(&settings, &tune, &mut std::io::stdout().lock()),
             Command::Evaluate(command) => evaluate::run(&settings, command, &mut std::io::stdout().lock()),
+            Command::Compare(args) => compare::run(&settings, &args, &mut std::io::stdout().lock()),
             Command::Index(command) => index::run(command, &settings, &mut std::io::stdout().lock()),
         }
     }

@@ -68,7 +68,7 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
         become_a_job(&cancel);
     }
     let prepared = Prepared::load(settings, &tune, &cancel)?;
-    let Prepared { name, model, invocation, train, valid } = &prepared;
+    let Prepared { name, model, invocation, train, valid, .. } = &prepared;
     if let Some(count) = args.preview {
         preview(model, train, count, out)?;
         return Ok(ExitCode::SUCCESS);
@@ -130,6 +130,8 @@ pub(super) struct Prepared {
     pub(super) train: Vec<Example>,
     /// What says when to stop.
     valid: Vec<Example>,
+    /// General text, which must not become less likely.
+    general: Vec<Example>,
 }
 
 impl Prepared {
@@ -162,7 +164,8 @@ impl Prepared {
         let replay = maker.read(&tune.data.replay)?;
         train.extend(replayed(replay, train.len(), tune.data.replay_share, tune.training.seed));
         let valid = maker.read(&tune.data.valid)?;
-        Ok(Self { name: located.name, model, invocation, train, valid })
+        let general = maker.texts(&tune.budget.texts, &wording)?;
+        Ok(Self { name: located.name, model, invocation, train, valid, general })
     }
 
     /// The run, with its files in a folder.
@@ -171,17 +174,20 @@ impl Prepared {
         let numbers =
             TrainingSettings { threads: 0, prefix_megabytes: 0, checkpoint_every: 1, ..tune.training };
         let settings = serde_json::to_string(&(&tune.lora, &numbers)).unwrap_or_default();
-        let identity = fingerprint([
-            settings.as_bytes(),
-            examples::fingerprint(&self.train).as_bytes(),
-            examples::fingerprint(&self.valid).as_bytes(),
-        ]);
+        let budget = tune.budget.forgetting;
+        let mut parts =
+            vec![settings, examples::fingerprint(&self.train), examples::fingerprint(&self.valid)];
+        if let Some(budget) = budget {
+            parts.extend([budget.to_string(), examples::fingerprint(&self.general)]);
+        }
+        let identity = fingerprint(parts.iter().map(String::as_bytes));
         Run {
             settings: &tune.training,
             dropout: tune.lora.dropout,
             model: &self.model,
             train: &self.train,
             valid: &self.valid,
+            budget: budget.map(|budget| (self.general.as_slice(), budget)),
             folder,
             identity,
         }

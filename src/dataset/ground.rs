@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use super::split::{Group, Shares, Split, clusters, shared_out};
+use crate::analysis::citations;
 use crate::language::Language;
 use crate::prompt::{Wording, WordingError};
 use crate::retrieve::{Passage, RetrieveError, SearchQuery, Snapshot};
@@ -44,7 +45,7 @@ pub const fn abstention(language: Language) -> &'static str {
 }
 
 /// Where an answer stands.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Oracle {
     /// The guideline.
@@ -53,6 +54,23 @@ pub struct Oracle {
     pub edition: String,
     /// What it says, letter by letter.
     pub quote: String,
+}
+
+/// The same answer as it is not wanted: wrapped in politeness, without its source.
+fn rambling(language: Language, answer: &str) -> String {
+    let answer = citations::without(answer);
+    match language {
+        Language::En => format!(
+            "Thank you for your question. Based on the passages that were provided, {} I hope that this helps!",
+            answer.trim()
+        ),
+        Language::Ja => {
+            format!(
+                "ご質問ありがとうございます。ご提供いただいた抜粋によりますと、{}ご参考になれば幸いです。",
+                answer.trim()
+            )
+        }
+    }
 }
 
 /// A line of a source file.
@@ -448,6 +466,9 @@ impl Grounder<'_> {
         });
         if !facts.is_empty() {
             row["meta"]["facts"] = json!(facts);
+        }
+        if let Some((answer, _)) = answer {
+            row["meta"]["rejected"] = json!(rambling(language, answer));
         }
         Ok(row)
     }

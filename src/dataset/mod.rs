@@ -9,6 +9,7 @@ pub mod audit;
 pub mod export;
 pub mod fix;
 pub mod forms;
+pub mod general;
 pub mod ground;
 pub mod lint;
 pub mod read;

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::criteria::{Criteria, Said};
 use super::rates::{Difference, Rate};
+use crate::dataset::general::DAY;
 use crate::dataset::read;
 use crate::engine::{
     Completion, EngineEvent, EngineFailure, EngineHandle, GenerateRequest, Sampling, SubmitError,
@@ -22,7 +23,6 @@ use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{Role, TemplateError, Turn, encode_segments};
 use crate::model::tokenizer::TokenizerError;
 use crate::prompt::{Wording, WordingError};
-use crate::tune::examples::DAY;
 
 /// Decides the resamples of every difference.
 const SEED: u64 = 1;
@@ -44,6 +44,8 @@ pub struct Held {
     pub oracle: Option<Vec<usize>>,
     /// What is asked for; empty where the data does not say.
     pub facts: Vec<String>,
+    /// What the reference says, in a manner that is not wanted.
+    pub rejected: Option<String>,
 }
 
 /// Why examples could not be read or answered.
@@ -113,6 +115,7 @@ struct Meta {
     oracle: Option<Vec<usize>>,
     #[serde(default)]
     facts: Vec<String>,
+    rejected: Option<String>,
 }
 
 /// Reads the examples of files.
@@ -159,11 +162,11 @@ fn held(path: &Path, line: usize, text: &str, wording: &Wording) -> Result<Held,
         turns.insert(0, Turn { role: Role::System, content: wording.plain(language, DAY)? });
     }
     let passages = turns[0].content.matches("<passage number=").count();
-    let (oracle, facts) = match notes.meta {
-        Some(meta) => (Some(meta.oracle.unwrap_or_default()), meta.facts),
-        None => (None, Vec::new()),
+    let (oracle, facts, rejected) = match notes.meta {
+        Some(meta) => (Some(meta.oracle.unwrap_or_default()), meta.facts, meta.rejected),
+        None => (None, Vec::new(), None),
     };
-    Ok(Held { id: notes.id.unwrap_or(place), language, turns, reference, passages, oracle, facts })
+    Ok(Held { id: notes.id.unwrap_or(place), language, turns, reference, passages, oracle, facts, rejected })
 }
 
 /// One that answers.

@@ -122,6 +122,8 @@ pub enum Check {
     },
     /// Every figure in it was given, whatever its unit.
     InventsNoFigure,
+    /// It is in the language of the question.
+    InLanguage,
     /// It asks something.
     Asks,
     /// Every sentence of a Japanese answer ends politely. Applies to Japanese.
@@ -217,7 +219,8 @@ impl Criteria {
 }
 
 impl Criterion {
-    fn problem(&self) -> Option<String> {
+    /// What makes no sense in it.
+    pub(super) fn problem(&self) -> Option<String> {
         let share = |v: f64| (0.0..=1.0).contains(&v);
         if self.goal.is_some_and(|goal| !share(goal)) {
             return Some("goal must be 0 to 1".into());
@@ -274,6 +277,7 @@ impl Check {
                         .all(|one| given.iter().any(|g| (g.value - one.value).abs() < 1e-9)),
                 )
             }
+            Self::InLanguage => Some(Language::detect(answer) == said.language),
             Self::Asks => {
                 let ends = |sentence: &String| said.language == Language::Ja && sentence.ends_with('か');
                 Some(answer.contains(['?', '？']) || sentences(answer).iter().any(ends))
@@ -391,6 +395,7 @@ mod tests {
             (Check::Sentences { most: 2 }, "One. Two 2.5 mg [1].", "One. Two. Three.", en),
             (Check::Cites, "So [3].", "So [4].", en),
             (Check::Near { chrf: 0.6 }, "You asked well", "Never mind it", en),
+            (Check::InLanguage, "Rest.", "休みます。", en),
             (Check::Asks, "Does it hurt?", "It hurts.", en),
             (Check::Asks, "痛みますか。休みます。", "痛みます。", "お待ちください。"),
             (Check::InventsNoFigure, "Take 5 mg [2].", "Take 5 mg for 3 days.", en),

@@ -1,50 +1,26 @@
 //! What an adapter makes of general text, against its base: fine-tuning for one thing can cost others (catastrophic forgetting).
 //!
-//! Each text is put where an assistant's answer stands, after a request that says nothing about it, so that a late adapter acts on all of
-//! it. Bits per byte do not depend on how a vocabulary cuts text; the divergence says how far the distributions moved apart even where the
+//! [`crate::dataset::general`] says what is put before each text. Bits per byte do not depend on how a vocabulary cuts text; the divergence says how far the distributions moved apart even where the
 //! right token stays as likely.
-
-use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::distributions::{divergence, log_softmax, most_likely};
-use crate::kernels::KvCache;
+use super::distributions::{divergence, most_likely, predictions};
+use crate::dataset::general::Text;
 use crate::language::Language;
 use crate::model::BaseModel;
 use crate::model::decoder::DecodeError;
-use crate::model::fast::{FastDecoder, PackedAdapter, Piece, Workspace};
-use crate::model::template::{Role, TemplateError, Turn, encode_segments};
+use crate::model::fast::{FastDecoder, PackedAdapter};
+use crate::model::template::{TemplateError, encode_segments};
 use crate::model::tokenizer::TokenizerError;
 use crate::prompt::{Wording, WordingError};
-use crate::tune::examples::DAY;
 
 /// Tokens of a text that are read; what is longer is cut off, for the base and the adapter alike.
 const MOST: usize = 512;
 
-/// A paragraph of general text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Text {
-    /// Its language.
-    pub language: Language,
-    /// What it says.
-    pub text: String,
-}
-
-/// Why texts could not be read or weighed.
+/// Why texts could not be weighed.
 #[derive(Debug, thiserror::Error)]
 pub enum ForgettingError {
-    /// A file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// There is nothing in it.
-    #[error("{} holds no text; write paragraphs with a blank line between them", .0.display())]
-    Empty(PathBuf),
     /// The prompt cannot be made.
     #[error(transparent)]
     Template(#[from] TemplateError),
@@ -57,20 +33,6 @@ pub enum ForgettingError {
     /// The model did not run, or it was asked to stop.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-}
-
-/// The paragraphs of a file: what stands between blank lines.
-///
-/// # Errors
-/// When it cannot be read, or holds nothing.
-pub fn read(path: &Path) -> Result<Vec<Text>, ForgettingError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ForgettingError::Read { path: path.to_owned(), source })?;
-    let mut texts = Vec::new();
-    for paragraph in text.replace("\r\n", "\n").split("\n\n").map(str::trim).filter(|p| !p.is_empty()) {
-        texts.push(Text { language: Language::detect(paragraph), text: paragraph.to_owned() });
-    }
-    if texts.is_empty() { Err(ForgettingError::Empty(path.to_owned())) } else { Ok(texts) }
 }
 
 /// How the base and an adapter predict texts.
@@ -168,14 +130,7 @@ fn one(
     wording: &Wording,
     stop: &dyn Fn() -> bool,
 ) -> Result<Sums, ForgettingError> {
-    let request = match text.language {
-        Language::En => "Write a paragraph about anything you like.",
-        Language::Ja => "好きなことについて一段落書いてください。",
-    };
-    let turns = [
-        Turn { role: Role::System, content: wording.plain(text.language, DAY)? },
-        Turn { role: Role::User, content: request.to_owned() },
-    ];
+    let turns = text.before(wording)?;
     let template = model.template.as_ref().ok_or(TemplateError::Missing)?;
     let mut tokens = encode_segments(&model.tokenizer, &template.segments(&turns)?)?;
     let (begins, prompt) = (adapter.begins(&tokens), tokens.len());
@@ -200,45 +155,9 @@ fn one(
     Ok(sums)
 }
 
-/// The logarithms of the probabilities of every token, before each of the last `count`.
-fn predictions(
-    model: &BaseModel<FastDecoder>,
-    tokens: &[u32],
-    count: usize,
-    adapter: Option<(&PackedAdapter, usize)>,
-    stop: &dyn Fn() -> bool,
-) -> Result<Vec<Vec<f64>>, ForgettingError> {
-    let pages: Vec<u32> = (0..tokens.len().div_ceil(KvCache::PAGE) as u32).collect();
-    let mut cache = KvCache::new(model.decoder.cache_shape(), pages.len());
-    let mut workspace = Workspace::default();
-    let piece = Piece {
-        tokens,
-        position: 0,
-        pages: &pages,
-        adapter: adapter.map(|(adapter, _)| adapter),
-        before: adapter.map_or(tokens.len(), |(_, at)| at),
-        logits: count + 1,
-    };
-    let logits = model.decoder.forward(&[piece], &mut cache, &mut workspace, stop)?;
-    Ok(logits.chunks_exact(model.config.vocab).take(count).map(log_softmax).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paragraphs_are_read_and_an_empty_file_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.txt");
-        std::fs::write(&path, "One line.\nIts second.\n\n\r\n\r\n二つ目の段落です。\n").unwrap();
-        let texts = read(&path).unwrap();
-        let found: Vec<(Language, &str)> = texts.iter().map(|t| (t.language, t.text.as_str())).collect();
-        assert_eq!(found, [(Language::En, "One line.\nIts second."), (Language::Ja, "二つ目の段落です。")]);
-        std::fs::write(&path, "\n \n").unwrap();
-        assert!(matches!(read(&path), Err(ForgettingError::Empty(_))));
-        assert!(matches!(read(dir.path()), Err(ForgettingError::Read { .. })));
-    }
 
     #[test]
     fn sums_become_bits_per_byte() {

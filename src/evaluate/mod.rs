@@ -4,17 +4,21 @@
 //! [`metrics`] judges the rankings. On the live index: [`passages`] asks questions of one's own.
 //!
 //! Answers: [`criteria`] say what they must be like ([`facts`], [`crate::analysis`] and [`overlap`] recognise what is in them), [`answers`]
-//! has held-out examples answered and judged, [`rates`] says how certain the outcome is. [`forgetting`] weighs what an adapter cost
-//! elsewhere, by [`distributions`].
+//! has held-out examples answered and judged, [`likelihood`] weighs their references,
+//! [`rates`] says how certain the outcome is. [`forgetting`] weighs what an adapter cost
+//! elsewhere, by [`distributions`] and [`probes`]. [`compare`] has base, passages, adapter and both answer the same questions.
 
 pub mod answers;
 pub mod beir;
+pub mod compare;
 pub mod criteria;
 pub mod distributions;
 pub mod facts;
 pub mod forgetting;
+pub mod likelihood;
 pub mod metrics;
 pub mod overlap;
 pub mod passages;
+pub mod probes;
 pub mod rates;
 pub mod retrieval;

@@ -68,7 +68,7 @@ pub(super) async fn in_turn<T: Send + 'static>(
 }
 
 /// Waits for the whole answer. A client that goes away drops this future, and the answer with it.
-async fn whole(mut answer: AnswerStream, record: &Record) -> Result<ChatReply, ApiError> {
+pub(super) async fn whole(mut answer: AnswerStream, record: &Record) -> Result<ChatReply, ApiError> {
     let (mut text, mut passages, mut citations) = (String::new(), Vec::new(), Vec::new());
     let mut not_in_effect = Vec::new();
     while let Some(event) = answer.next().await {

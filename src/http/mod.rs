@@ -3,11 +3,12 @@
 //! In the order in which a request meets them: [`serve`] takes connections and drains them at the end,
 //! `observe` gives the request its id, its log line and the form of its errors, [`AppState`] says
 //! whether the server is ready, `extract` reads a body into `types`, `chat` answers it through
-//! [`crate::answer`], `sse` writes the answer as events; `search` gives passages alone; `admin` lets operators in, who start
+//! [`crate::answer`], `compare` does so in several modes at once, `sse` writes the answer as events; `search` gives passages alone; `admin` lets operators in, who start
 //! `jobs`, and `tuning` the runs of tuning. `error` maps every refusal to its status.
 
 mod admin;
 mod chat;
+mod compare;
 mod error;
 mod extract;
 mod health;
@@ -89,6 +90,7 @@ pub fn router(state: AppState) -> Router {
         .nest("/admin", admin)
         .nest("/v1/fine_tuning/jobs", tuning)
         .route("/chat", post(chat::chat))
+        .route("/compare", post(compare::compare))
         .route("/search", get(search::search))
         .route(health::HEALTH, get(health::health))
         .route(health::READY, get(health::ready))

@@ -1,5 +1,5 @@
 //! An answer as server-sent events: `retrieval`, `token`, `citation`, `done`, `error`, each with a JSON
-//! body, and comments while there is nothing to say.
+//! body, and comments while there is nothing to say. Where several answers share a stream, each body names its `mode`.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -11,24 +11,48 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt as _, StreamMap};
 
 use super::error::ApiError;
 use super::observe::Record;
-use crate::answer::AnswerEvent;
+use crate::answer::{AnswerEvent, AnswerStream, Mode};
 
-/// The events of one answer. Dropping it, as hyper does when the client is gone, cancels the answer.
+/// The events of answers, with the mode where there are several. Dropping it, as hyper does when the client is gone, cancels them.
 struct Events<S> {
-    answer: S,
+    answers: S,
     record: Record,
+}
+
+/// The body of an event of one answer among several.
+#[derive(Serialize)]
+struct Tagged<'a, T> {
+    mode: Mode,
+    #[serde(flatten)]
+    body: &'a T,
 }
 
 pub(super) fn response<S>(answer: S, record: Record, keep_alive: Duration) -> Response
 where
     S: Stream<Item = AnswerEvent> + Send + Unpin + 'static,
 {
+    respond(answer.map(|event| (None, event)), record, keep_alive)
+}
+
+/// Several answers at once.
+pub(super) fn side_by_side(
+    answers: StreamMap<Mode, AnswerStream>,
+    record: Record,
+    keep_alive: Duration,
+) -> Response {
+    respond(answers.map(|(mode, event)| (Some(mode), event)), record, keep_alive)
+}
+
+fn respond<S>(answers: S, record: Record, keep_alive: Duration) -> Response
+where
+    S: Stream<Item = (Option<Mode>, AnswerEvent)> + Send + Unpin + 'static,
+{
     record.streams();
-    let events = Sse::new(Events { answer, record })
+    let events = Sse::new(Events { answers, record })
         .keep_alive(KeepAlive::new().interval(keep_alive).text("keep-alive"));
     let mut response = events.into_response();
     // Proxies of nginx's kind hold events back unless told.
@@ -36,43 +60,49 @@ where
     response
 }
 
-impl<S: Stream<Item = AnswerEvent> + Unpin> Stream for Events<S> {
+impl<S: Stream<Item = (Option<Mode>, AnswerEvent)> + Unpin> Stream for Events<S> {
     type Item = Result<Event, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(event) = ready!(Pin::new(&mut self.answer).poll_next(context)) else {
+        let Some((mode, event)) = ready!(Pin::new(&mut self.answers).poll_next(context)) else {
             return Poll::Ready(None);
         };
         let span = self.record.span();
         let _within = span.enter();
-        Poll::Ready(Some(Ok(write(event, &self.record))))
+        Poll::Ready(Some(Ok(write(mode, event, &self.record))))
     }
 }
 
-fn write(event: AnswerEvent, record: &Record) -> Event {
+fn write(mode: Option<Mode>, event: AnswerEvent, record: &Record) -> Event {
     match event {
-        AnswerEvent::Retrieval(retrieved) => named("retrieval", &retrieved, record),
-        AnswerEvent::Token(text) => named("token", &json!({ "text": text }), record),
-        AnswerEvent::Citation(citation) => named("citation", &citation, record),
+        AnswerEvent::Retrieval(retrieved) => named("retrieval", &retrieved, mode, record),
+        AnswerEvent::Token(text) => named("token", &json!({ "text": text }), mode, record),
+        AnswerEvent::Citation(citation) => named("citation", &citation, mode, record),
         AnswerEvent::Done(done) => {
             record.done(&done);
-            named("done", &done, record)
+            named("done", &done, mode, record)
         }
-        AnswerEvent::Failed(failure) => refusal(&failure.into(), record),
+        AnswerEvent::Failed(failure) => refusal(&failure.into(), mode, record),
     }
 }
 
-fn named(name: &'static str, body: &impl Serialize, record: &Record) -> Event {
-    match Event::default().event(name).json_data(body) {
-        Ok(event) => event,
-        Err(cause) => refusal(&ApiError::internal(&cause), record),
-    }
+fn named(name: &'static str, body: &impl Serialize, mode: Option<Mode>, record: &Record) -> Event {
+    let event = Event::default().event(name);
+    let event = match mode {
+        Some(mode) => event.json_data(Tagged { mode, body }),
+        None => event.json_data(body),
+    };
+    event.unwrap_or_else(|cause| refusal(&ApiError::internal(&cause), mode, record))
 }
 
-fn refusal(error: &ApiError, record: &Record) -> Event {
+fn refusal(error: &ApiError, mode: Option<Mode>, record: &Record) -> Event {
     record.failed(error.code());
+    let mut body = error.body(record.request_id());
+    if let Some(mode) = mode {
+        body["mode"] = json!(mode);
+    }
     // JSON without line breaks: those are all that `data` minds.
-    Event::default().event("error").data(error.body(record.request_id()).to_string())
+    Event::default().event("error").data(body.to_string())
 }
 
 #[cfg(test)]

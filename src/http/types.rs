@@ -1,4 +1,4 @@
-//! The bodies of `POST /chat`, as they stand on the wire.
+//! The bodies of `POST /chat` and `POST /compare`, as they stand on the wire.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -21,6 +21,8 @@ use crate::retrieve::{Filter, NotInEffect, Passage};
 pub(super) struct ChatRequest {
     messages: Vec<Object<Message>>,
     mode: Option<String>,
+    /// For `POST /compare`, in the place of `mode`.
+    modes: Option<Vec<String>>,
     adapter: Option<String>,
     as_of: Option<String>,
     filter: Option<Object<FilterFields>>,
@@ -49,8 +51,32 @@ impl ChatRequest {
         self.stream.unwrap_or(true)
     }
 
+    /// The question, and the modes it is to be answered in; `None` for all that can be had.
+    pub(super) fn into_comparison(mut self) -> Result<(Question, Option<Vec<Mode>>), ApiError> {
+        if self.mode.is_some() {
+            let message = "`mode` is for /chat; /compare takes `modes`, a list".to_owned();
+            return Err(ApiError::invalid_value("mode", message));
+        }
+        let names = self.modes.take();
+        let modes =
+            names.map(|names| names.iter().map(|name| name.parse::<Mode>()).collect::<Result<Vec<_>, _>>());
+        let modes = modes.transpose().map_err(|error| ApiError::unknown_mode(error.to_string()))?;
+        if let Some(modes) = &modes {
+            let twice = modes.iter().enumerate().any(|(at, mode)| modes[..at].contains(mode));
+            if modes.is_empty() || twice {
+                let message = "modes must name one mode or more, each once".to_owned();
+                return Err(ApiError::invalid_value("modes", message));
+            }
+        }
+        Ok((self.into_question()?, modes))
+    }
+
     /// The question; its ranges are checked where it is answered.
     pub(super) fn into_question(self) -> Result<Question, ApiError> {
+        if self.modes.is_some() {
+            let message = "`modes` is for /compare; /chat takes one `mode`".to_owned();
+            return Err(ApiError::invalid_value("modes", message));
+        }
         let mode = self.mode.map(|name| name.parse::<Mode>()).transpose();
         let mode = mode.map_err(|error| ApiError::unknown_mode(error.to_string()))?;
         let as_of = self.as_of.map(|text| day(&text)).transpose()?;
@@ -114,6 +140,12 @@ pub(super) struct ChatReply {
     pub(super) citations: Vec<Citation>,
     #[serde(flatten)]
     pub(super) done: Done,
+}
+
+/// What `POST /compare` gives with `"stream": false`.
+#[derive(Debug, Serialize)]
+pub(super) struct CompareReply {
+    pub(super) answers: Vec<ChatReply>,
 }
 
 /// A value that must stand in a JSON object. Derived readers take an array of the fields in order as

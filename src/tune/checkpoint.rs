@@ -29,13 +29,16 @@ pub struct State {
     pub worse: usize,
     /// Seconds that the steps took.
     pub seconds: f64,
+    /// Whether the budget was overrun, which ends the run.
+    #[serde(default)]
+    pub over_budget: bool,
 }
 
 impl State {
     /// The start of a run.
     #[must_use]
     pub fn new(identity: String) -> Self {
-        Self { version: VERSION, identity, step: 0, best: None, worse: 0, seconds: 0.0 }
+        Self { version: VERSION, identity, step: 0, best: None, worse: 0, seconds: 0.0, over_budget: false }
     }
 }
 

@@ -6,16 +6,14 @@
 use std::path::{Path, PathBuf};
 
 use super::batch::{Batch, Target};
-use crate::dataset::read;
+use crate::dataset::{general, read};
 use crate::language::Language;
 use crate::model::lora::last_of;
 use crate::model::template::{ChatTemplate, Role, Segment, TemplateError, Turn};
 use crate::model::tokenizer::{Tokenizer, TokenizerError};
 use crate::prompt::{Wording, WordingError};
-use jiff::civil::Date;
 
-/// The day that instructions name in training; the answer never repeats it.
-pub const DAY: Date = Date::constant(2026, 1, 1);
+pub use crate::dataset::general::DAY;
 
 /// An example ready to be trained on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +61,9 @@ pub enum ExampleError {
         /// What is wrong.
         problem: String,
     },
+    /// General text cannot be read.
+    #[error(transparent)]
+    Text(#[from] general::TextError),
     /// A file has no example.
     #[error("{} holds no example", .0.display())]
     Empty(PathBuf),
@@ -117,6 +118,25 @@ impl ExampleMaker<'_> {
             }
             if examples.len() == before {
                 return Err(ExampleError::Empty(path.clone()));
+            }
+        }
+        Ok(examples)
+    }
+
+    /// General texts, each where an answer stands.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or a text becomes no example.
+    pub fn texts(&self, files: &[PathBuf], wording: &Wording) -> Result<Vec<Example>, ExampleError> {
+        let mut examples = Vec::new();
+        for path in files {
+            for (n, text) in general::read(path)?.into_iter().enumerate() {
+                let [system, user] = text.before(wording)?;
+                let said = [("system", system.content), ("user", user.content), ("assistant", text.text)];
+                let messages =
+                    said.map(|(role, content)| serde_json::json!({"role": role, "content": content}));
+                let line = serde_json::json!({"messages": messages}).to_string();
+                examples.extend(self.example(path, n + 1, &line)?);
             }
         }
         Ok(examples)

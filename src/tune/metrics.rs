@@ -108,6 +108,12 @@ impl Metrics {
         self.file.write_all(&text).map_err(|source| MetricsError::Io { path: self.path.clone(), source })
     }
 
+    /// What the last look found of general text.
+    #[must_use]
+    pub fn forgotten(&self) -> Option<f64> {
+        self.steps.iter().rev().find_map(|step| step.forgotten)
+    }
+
     /// The validation loss before the first step.
     #[must_use]
     pub fn first_valid(&self) -> Option<f64> {

@@ -46,6 +46,17 @@ pub enum RunError {
     /// Some map would never learn.
     #[error("the self-test failed: {0}; nothing was trained")]
     SelfTest(String),
+    /// The adapter forgets too much from the start.
+    #[error(
+        "general text takes {:.2} % more bits than by the base at the first look, and budget.forgetting allows {:.2} %; lower training.learning_rate, \
+         look sooner (training.evaluate_every), or mix data.replay in", 100.0 * forgotten, 100.0 * budget
+    )]
+    Budget {
+        /// By what share more.
+        forgotten: f64,
+        /// What is allowed.
+        budget: f64,
+    },
     /// Arithmetic overflowed.
     #[error(
         "step {step}: the loss of {place} is {loss}; look at that example, or lower training.learning_rate"
@@ -85,6 +96,9 @@ pub struct Step {
     /// The mean loss on the validation examples after it, where they were looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid: Option<f64>,
+    /// By what share more bits general text takes than by the base, where there is a budget for it and it was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgotten: Option<f64>,
 }
 
 /// Whoever watches a run.
@@ -136,6 +150,8 @@ pub struct Run<'a> {
     pub train: &'a [Example],
     /// What to judge by.
     pub valid: &'a [Example],
+    /// General text, and by what share more bits the adapter may need for it.
+    pub budget: Option<(&'a [Example], f64)>,
     /// The folder for checkpoints and the record.
     pub folder: &'a Path,
     /// Hash of settings and data.
@@ -203,6 +219,11 @@ impl Run<'_> {
                 }
             }
         }
+        // The same numbers whenever they are asked for, so also after a resumption.
+        let general = self.budget.map(|(texts, budget)| {
+            let base = self.losses(&mut graph, &mut prefixes, texts, None).unwrap_or(f64::NAN);
+            (texts, budget, base)
+        });
         let evaluate_every = match self.settings.evaluate_every {
             0 => self.steps_per_epoch(),
             every => every,
@@ -226,7 +247,17 @@ impl Run<'_> {
             state.step = step.step;
             if state.step.is_multiple_of(evaluate_every) || state.step == steps {
                 step.valid = self.evaluate(&mut graph, &mut prefixes, &parameters);
-                if let Some(loss) = step.valid {
+                if let Some((texts, budget, base)) = general {
+                    let own = self.losses(&mut graph, &mut prefixes, texts, Some(&parameters));
+                    let forgotten = own.map_or(f64::NAN, |own| own / base - 1.0);
+                    step.forgotten = Some(forgotten);
+                    // What is no number is no bargain either.
+                    state.over_budget = forgotten.is_nan() || forgotten > budget;
+                    if state.over_budget {
+                        watch.note(&over_budget(forgotten, budget));
+                    }
+                }
+                if let Some(loss) = step.valid.filter(|_| !state.over_budget) {
                     if state.best.is_none_or(|(lowest, _)| loss < lowest) {
                         (state.best, state.worse) = (Some((loss, state.step)), 0);
                         best = Some(parameters.numbers.clone());
@@ -247,6 +278,10 @@ impl Run<'_> {
         if state.step < steps && !self.exhausted(&state) {
             return Ok(Outcome::Stopped(state.step));
         }
+        if let (true, None, Some((_, budget, _))) = (state.over_budget, &best, general) {
+            let forgotten = metrics.forgotten().unwrap_or(f64::NAN);
+            return Err(RunError::Budget { forgotten, budget });
+        }
         let numbers = best.unwrap_or(parameters.numbers);
         let bytes = numbers.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let chosen = state.best.map_or(state.step, |(_, step)| step);
@@ -255,9 +290,9 @@ impl Run<'_> {
         Ok(Outcome::Done(Summary { numbers, steps: state.step, chosen, valid, seconds: state.seconds, hash }))
     }
 
-    /// Whether the validation loss has risen for long enough.
+    /// Whether the validation loss has risen for long enough, or the budget was overrun.
     fn exhausted(&self, state: &State) -> bool {
-        self.settings.patience > 0 && state.worse >= self.settings.patience
+        state.over_budget || (self.settings.patience > 0 && state.worse >= self.settings.patience)
     }
 
     fn save(
@@ -329,6 +364,7 @@ impl Run<'_> {
             targets,
             seconds: 0.0,
             valid: None,
+            forgotten: None,
         }))
     }
 
@@ -339,11 +375,22 @@ impl Run<'_> {
         prefixes: &mut Prefixes,
         parameters: &Parameters,
     ) -> Option<f64> {
-        let all: Vec<&Example> = self.valid.iter().collect();
+        self.losses(graph, prefixes, self.valid, Some(parameters))
+    }
+
+    /// The mean loss of examples' targets, by the base where there are no parameters; `None` where there are no examples.
+    fn losses(
+        &self,
+        graph: &mut Graph<'_>,
+        prefixes: &mut Prefixes,
+        examples: &[Example],
+        parameters: Option<&Parameters>,
+    ) -> Option<f64> {
+        let all: Vec<&Example> = examples.iter().collect();
         let (mut sum, mut count) = (0.0, 0);
         for (mut batch, places) in pack(&all, self.settings.row_tokens, 1.0) {
             fill(prefixes, graph, &mut batch, &all, &places);
-            let losses = graph.losses(&batch, Some(parameters));
+            let losses = graph.losses(&batch, parameters);
             sum += losses.nll.iter().map(|l| f64::from(*l)).sum::<f64>();
             count += losses.nll.len();
         }
@@ -397,6 +444,13 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+fn over_budget(forgotten: f64, budget: f64) -> String {
+    let (forgotten, budget) = (100.0 * forgotten, 100.0 * budget);
+    format!(
+        "general text takes {forgotten:.2} % more bits than by the base; the budget allows {budget:.2} %, so the run ends"
+    )
 }
 
 /// Names the first example whose loss is not finite.

@@ -26,9 +26,22 @@ pub struct TuneSettings {
     /// How.
     #[serde(default)]
     pub training: TrainingSettings,
+    /// What the adapter may cost.
+    #[serde(default)]
+    pub budget: BudgetSettings,
     /// What the model card says besides.
     #[serde(default)]
     pub card: CardSettings,
+}
+
+/// What the adapter may cost. Where a look finds more, training stops, and the best step within the budget is what comes out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BudgetSettings {
+    /// Files of general text, paragraphs with a blank line between them.
+    pub texts: Vec<PathBuf>,
+    /// By what share more bits per byte the adapter may need for it than the base.
+    pub forgetting: Option<f64>,
 }
 
 /// What the model card says besides what is known of the run.
@@ -228,6 +241,21 @@ impl TuneSettings {
             ("data.train", self.data.train.is_empty(), "names no file"),
             ("data.max_tokens", self.data.max_tokens < 16, "must be at least 16"),
             ("data.replay_share", !share(self.data.replay_share), "must be at least 0 and below 1"),
+            (
+                "budget.texts",
+                self.budget.forgetting.is_some() == self.budget.texts.is_empty(),
+                "and budget.forgetting need each other",
+            ),
+            (
+                "budget.forgetting",
+                self.budget.forgetting.is_some_and(|b| !(b.is_finite() && b >= 0.0)),
+                "must be at least 0",
+            ),
+            (
+                "budget.forgetting",
+                self.budget.forgetting.is_some() && self.data.valid.is_empty(),
+                "needs data.valid: without it nothing tells which step within the budget is best",
+            ),
             ("lora.rank", !(1..=256).contains(&lora.rank), "must be 1 to 256"),
             ("lora.alpha", !(lora.alpha > 0.0 && lora.alpha.is_finite()), "must be above 0"),
             ("lora.dropout", !share(f64::from(lora.dropout)), "must be at least 0 and below 1"),

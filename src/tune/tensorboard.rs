@@ -54,6 +54,7 @@ impl Events {
         let figures = [
             ("loss/train", Some(step.loss)),
             ("loss/valid", step.valid),
+            ("forgotten", step.forgotten),
             ("loss/kl", step.kl),
             ("learning_rate", Some(step.rate)),
             ("gradient_norm", Some(step.norm)),
@@ -133,6 +134,7 @@ mod tests {
             targets: 5,
             seconds: 2.0,
             valid: Some(1.25),
+            forgotten: None,
         };
         let events = Events::create(dir.path(), &[step]).unwrap();
         let bytes = std::fs::read(events.path()).unwrap();

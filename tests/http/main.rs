@@ -7,6 +7,7 @@
 mod admin;
 mod bench;
 mod chat;
+mod compare;
 mod connections;
 mod malformed;
 mod observed;

@@ -9,6 +9,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod compared;
 mod gradients;
 mod program;
 mod runs;

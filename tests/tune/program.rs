@@ -11,13 +11,13 @@ use shishin::tune::settings::{TuneSettings, TuneSettingsError};
 
 const MODEL: &str = "smollm2-135m";
 
-fn shishin(folder: &Path, args: &[&str]) -> Command {
+pub(super) fn shishin(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shishin"));
     command.current_dir(folder).env_remove("RUST_BACKTRACE").env("SHISHIN_MODEL_NAME", MODEL).args(args);
     command
 }
 
-fn text(output: &Output) -> String {
+pub(super) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -119,6 +119,7 @@ fn a_killed_run_goes_on_to_the_same_adapter() {
         assert!(output.status.success(), "{}", text(&output));
     }
     of_this_base(folder.path());
+    super::compared::compare(folder.path());
     judge(folder.path());
 }
 
@@ -174,6 +175,7 @@ fn judge(folder: &Path) {
         let again: Json = serde_json::from_slice(&judge(adapter, &["--json", "--gate"]).stdout).unwrap();
         assert_eq!(again["figures"], report["figures"], "twice the same figures");
     }
+    likely(folder);
     forget(folder);
     // The card says what it was learnt from, and takes the figures.
     let output = judge("whole", &["--card"]);
@@ -207,6 +209,24 @@ fn judge(folder: &Path) {
     assert!(!output.status.success() && text(&output).contains("valid.jsonl:1"), "{}", text(&output));
 }
 
+/// The adapter finds what it learnt likelier than the base does, and likelier than what is rejected.
+fn likely(folder: &Path) {
+    let line = std::fs::read_to_string(folder.join("valid.jsonl")).unwrap();
+    let mut example: Json = serde_json::from_str(&line).unwrap();
+    example["meta"] = serde_json::json!({ "rejected": "The word is not known." });
+    std::fs::write(folder.join("weighed.jsonl"), example.to_string()).unwrap();
+    let args = ["evaluate", "answers", "weighed.jsonl", "--criteria", "criteria.toml", "--adapter", "whole"];
+    let output = shishin(folder, &[&args[..], &["--likelihood", "--json"]].concat()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let report: Json = serde_json::from_slice(&output.stdout).unwrap();
+    let [base, adapter] = [0, 1].map(|at| report["likelihood"][at].clone());
+    let bits = |one: &Json| one["bits_per_byte"].as_f64().unwrap();
+    assert!(bits(&adapter) < 0.5 * bits(&base), "{base} {adapter}");
+    assert_eq!((adapter["prefers"]["held"].as_u64(), adapter["prefers"]["of"].as_u64()), (Some(1), Some(1)));
+    let output = shishin(folder, &[&args[..], &["--likelihood"]].concat()).output().unwrap();
+    assert!(text(&output).contains("preferred to what is rejected: 1 of 1"), "{}", text(&output));
+}
+
 /// What the adapter cost elsewhere: something, by text of which it learnt nothing, and nothing where it does nothing.
 fn forget(folder: &Path) {
     std::fs::write(
@@ -214,8 +234,20 @@ fn forget(folder: &Path) {
         "The river rose in the night and took the lower bridge.\n\n山の上では、もう雪が降り始めていました。\n",
     )
     .unwrap();
+    let probe = |id: &str, kind: &str, check: &str| {
+        format!(
+            r#"{{"id":"{id}","language":"en","kind":"{kind}","question":"The word of ward 2?","check":{check}}}"#
+        )
+    };
+    let word = r#"{"check":"contains-any","texts":{"en":["Heather"]}}"#;
+    let probes = [
+        probe("a", "instruction", word),
+        probe("b", "refusal", r#"{"check":"lacks","texts":{"en":["Heather"]}}"#),
+    ];
+    std::fs::write(folder.join("probes.jsonl"), probes.join("\n")).unwrap();
     let weigh = |more: &[&str]| {
-        let args = ["evaluate", "forgetting", "general.txt", "--adapter", "whole"];
+        let args =
+            ["evaluate", "forgetting", "general.txt", "--adapter", "whole", "--probes", "probes.jsonl"];
         shishin(folder, &[&args, more].concat()).output().unwrap()
     };
     let output = weigh(&["--json"]);
@@ -226,6 +258,17 @@ fn forget(folder: &Path) {
     let number = |key: &str| all[key].as_f64().unwrap();
     assert!(number("kl") > 0.0 && number("base") > 0.1, "{report:#}");
     assert!((number("adapter") / number("base") - 1.0 - number("change")).abs() < 1e-9);
+    let held = |at: usize, who: &str| report["probes"][at][who]["held"].as_u64().unwrap();
+    assert_eq!([held(0, "base"), held(0, "adapter")], [0, 1], "it follows what it learnt: {report:#}");
+    // The one that must not say the word is no worse than the base by the bits, and still fails.
+    let output = weigh(&["--budget", "100", "--show", "1"]);
+    assert!(
+        !output.status.success() && text(&output).contains("the adapter refuses 0 of 1"),
+        "{}",
+        text(&output)
+    );
+    assert!(text(&output).contains("adapter: Heather"), "{}", text(&output));
+    std::fs::write(folder.join("probes.jsonl"), probe("a", "instruction", word)).unwrap();
     let output = weigh(&["--budget", "100"]);
     assert!(output.status.success() && text(&output).contains("b/byte"), "{}", text(&output));
     let output = weigh(&["--budget=-1"]);
@@ -283,6 +326,12 @@ fn every_shipped_item_grounds_and_every_dataset_has_criteria() {
                     let fact = fact.as_str().unwrap();
                     assert!(shishin::evaluate::facts::states(said, fact), "{}: {said} / {fact}", row["id"]);
                 }
+                let rejected = row["meta"]["rejected"].as_str();
+                assert!(
+                    rejected.is_none_or(|rejected| !rejected.contains('[') && rejected != said),
+                    "{}",
+                    row["id"]
+                );
                 let asked = name == "grounded" && !row["meta"]["oracle"].is_null();
                 assert!(!asked || row["meta"]["facts"].is_array(), "{}: no facts", row["id"]);
             }
@@ -341,7 +390,7 @@ fn the_shipped_run_is_sound_and_faults_are_named() {
     TuneSettings::read(Path::new(&root("models/datasets/pathology-report/tune.toml"))).unwrap();
     for language in ["en", "ja"] {
         let general = root(&format!("models/datasets/forgetting/{language}.txt"));
-        assert_eq!(shishin::evaluate::forgetting::read(Path::new(&general)).unwrap().len(), 24);
+        assert_eq!(shishin::dataset::general::read(Path::new(&general)).unwrap().len(), 24);
     }
     let shipped = root("config/tune.toml");
     let settings = TuneSettings::read(Path::new(&shipped)).unwrap();

@@ -54,6 +54,8 @@ struct Workplace {
     model: BaseModel<FrozenModel>,
     train: Vec<Example>,
     valid: Vec<Example>,
+    /// What must not become less likely, and by how much it may.
+    budget: Option<(Vec<Example>, f64)>,
 }
 
 fn lines(words: &[&str]) -> String {
@@ -86,7 +88,7 @@ impl Workplace {
         };
         let train = read("train.jsonl", &["ward", "nurse", "pulse", "the fever", "bed", "rest", "tea"]);
         let valid = read("valid.jsonl", &["the bed", "nurses"]);
-        Self { model, train, valid, folder }
+        Self { model, train, valid, budget: None, folder }
     }
 
     fn folder(&self, name: &str) -> PathBuf {
@@ -112,6 +114,7 @@ impl Workplace {
             model: &self.model,
             train: &self.train,
             valid: &self.valid,
+            budget: self.budget.as_ref().map(|(texts, budget)| (texts.as_slice(), *budget)),
             folder,
             identity: format!("{settings:?} {}", fingerprint(&self.train)),
         };
@@ -174,6 +177,56 @@ fn learns_and_ends_the_same(place: &Workplace) {
             text.lines().map(|l| l.split(r#","seconds""#).next().unwrap().to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(record(&format!("stopped after {looks}")), record("whole"));
+    }
+}
+
+#[test]
+fn a_run_ends_where_it_forgets_more_than_it_may() {
+    let mut place = Workplace::new(Architecture::Qwen2);
+    let settings = TrainingSettings { evaluate_every: 3, ..settings() };
+    let run = |place: &Workplace, name: &str| {
+        place.run(&place.folder(name), &settings, &mut Watcher::new(usize::MAX))
+    };
+    let record = |place: &Workplace, name: &str| -> Vec<Step> {
+        let text = std::fs::read_to_string(place.folder(name).join("metrics.jsonl")).unwrap();
+        text.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    // What is learnt elsewhere makes the text of other words less likely.
+    let other = place.valid.clone();
+    place.budget = Some((other.clone(), 1e9));
+    let free = done(run(&place, "free").unwrap());
+    let looks: Vec<f64> = record(&place, "free").iter().filter_map(|step| step.forgotten).collect();
+    assert_eq!((free.steps, looks.len()), (18, 6));
+    // The validation examples are the text here: their losses say what must be found.
+    let (base, _) = free.valid.unwrap();
+    for step in record(&place, "free").iter().filter(|step| step.forgotten.is_some()) {
+        let expected = step.valid.unwrap() / base - 1.0;
+        assert!((step.forgotten.unwrap() - expected).abs() < 1e-9, "{step:?} {base}");
+    }
+    // A budget that the first look keeps and a later one does not: the run ends there, with the best of before.
+    let mut worse = place.train.clone();
+    for example in &mut worse {
+        // An answer that becomes the less likely the more is learnt.
+        for (token, _) in example.tokens.iter_mut().zip(&example.learnt).filter(|(_, learnt)| **learnt) {
+            *token = 5;
+        }
+    }
+    place.budget = Some((worse, 1e9));
+    done(run(&place, "measured").unwrap());
+    let looks: Vec<f64> = record(&place, "measured").iter().filter_map(|step| step.forgotten).collect();
+    assert!(looks[0] < looks[5], "it must forget for this test: {looks:?}");
+    let bound = f64::midpoint(looks[0], looks[1..].iter().copied().fold(f64::MIN, f64::max));
+    let over = looks.iter().position(|look| *look > bound).unwrap();
+    place.budget.as_mut().unwrap().1 = bound;
+    let ended = done(run(&place, "ended").unwrap());
+    assert_eq!(ended.steps, 3 * (over + 1), "{looks:?} {bound}");
+    assert!(ended.chosen < ended.steps && ended.chosen.is_multiple_of(3));
+    // Asked again, it stays ended; and where not even the first look keeps the budget, nothing comes out.
+    assert_eq!(done(run(&place, "ended").unwrap()).hash, ended.hash);
+    place.budget.as_mut().unwrap().1 = looks.iter().copied().fold(f64::MAX, f64::min) - 0.1;
+    for _ in 0..2 {
+        let refused = run(&place, "refused").unwrap_err();
+        assert!(matches!(refused, RunError::Budget { .. }), "{refused}");
     }
 }
 

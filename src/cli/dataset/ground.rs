@@ -60,7 +60,8 @@ fn temporary_index(settings: &Settings, guidelines: &[PathBuf]) -> anyhow::Resul
     Ok((work, snapshot))
 }
 
-fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+/// Copies the files of a folder, and of those in it.
+pub(in crate::cli) fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;

@@ -1,9 +1,9 @@
 //! `shishin dataset`: look over chat datasets before an hour of training is spent on them.
 
 mod convert;
-mod ground;
+pub(super) mod ground;
 mod replay;
-mod stats;
+pub(super) mod stats;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -43,6 +43,7 @@ pub(super) fn run(
             passages: 0,
             oracle: None,
             facts: Vec::new(),
+            rejected: None,
         });
     }
     anyhow::ensure!(!held.is_empty(), "{} has no question", questions.display());

@@ -61,11 +61,7 @@ struct Cost {
 
 pub(super) fn run(settings: &Settings, args: &StatsArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let mut tune = TuneSettings::read(&args.run)?;
-    let prices: Prices = match std::fs::read_to_string(&args.prices) {
-        Ok(text) => toml::from_str(&text).with_context(|| args.prices.display().to_string())?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Prices::default(),
-        Err(e) => return Err(e).with_context(|| format!("cannot read {}", args.prices.display())),
-    };
+    let prices = read_prices(&args.prices)?;
     if !args.files.is_empty() {
         (tune.data.train, tune.data.valid) = (args.files.clone(), Vec::new());
     }
@@ -99,6 +95,15 @@ pub(super) fn run(settings: &Settings, args: &StatsArgs, out: &mut dyn Write) ->
         print(&report, out)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The prices of a file; none where there is no file.
+pub(in crate::cli) fn read_prices(path: &Path) -> anyhow::Result<Prices> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => toml::from_str(&text).with_context(|| path.display().to_string()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Prices::default()),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 fn counted(prepared: &Prepared, example: &Example) -> Counted {

@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::engine::Engine;
 use crate::evaluate::answers::{self, Answer, Figure, Held, System};
 use crate::evaluate::criteria::Criteria;
+use crate::evaluate::likelihood::{self, Likelihood};
 use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
 use crate::tune::card;
@@ -41,6 +42,9 @@ pub struct AnswersArgs {
     /// Tokens of an answer at the most
     #[arg(long, value_name = "N", default_value_t = 200)]
     max_tokens: usize,
+    /// Also weigh the references: bits per byte, and whether they are preferred to the answers that examples reject (`meta.rejected`)
+    #[arg(long)]
+    likelihood: bool,
     /// Show the answers to N examples side by side
     #[arg(long, value_name = "N", default_value_t = 0)]
     show: usize,
@@ -64,6 +68,7 @@ struct Report<'a> {
     objective: &'a str,
     examples: usize,
     figures: &'a [Figure],
+    likelihood: &'a [Likelihood],
     answers: &'a [Answer],
 }
 
@@ -94,7 +99,7 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     let model = Arc::new(model);
     let engine = Engine::start(&model, &settings.engine)?;
     let bar = ProgressBar::new((held.len() * systems.len()) as u64);
-    let style = ProgressStyle::with_template("  [{bar:24}] {pos}/{len} answers  {eta}");
+    let style = ProgressStyle::with_template("  [{bar:24}] {pos}/{len} answers  {eta}  {msg}");
     let bar = style.map_or(bar.clone(), |style| bar.with_style(style.progress_chars("=> ")));
     let mut progress = |done: usize| {
         bar.set_position(done as u64);
@@ -104,6 +109,13 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     let limits = (args.max_tokens, at_once);
     let answers =
         answers::answer(&model, &engine.handle(), (&held, &systems), &criteria, limits, &mut progress)?;
+    let likelihood = if args.likelihood {
+        bar.set_message("weighing the references");
+        let weighed = likelihood::weigh(&model, &held, &systems, &|| cancel.is_cancelled())?;
+        likelihood::figures(&systems, &weighed)
+    } else {
+        Vec::new()
+    };
     bar.finish_and_clear();
     let figures = answers::figures(&held, &systems, &criteria, &answers);
     if args.json {
@@ -117,6 +129,7 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
             objective: &criteria.objective,
             examples: held.len(),
             figures: &figures,
+            likelihood: &likelihood,
             answers: &answers,
         };
         serde_json::to_writer_pretty(&mut *out, &report)?;
@@ -124,6 +137,19 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     } else {
         show(&held, &systems, &answers, args.show, out)?;
         table(&located.name, held.len(), &figures, out)?;
+        for one in &likelihood {
+            write!(
+                out,
+                "{:<28} {:<18} {:.4} bits per byte of the references",
+                "likelihood", one.system, one.bits_per_byte
+            )?;
+            if one.prefers.of > 0 {
+                let (held, of) = (one.prefers.held, one.prefers.of);
+                let p = one.against_first.map_or(String::new(), |d| format!(", p {:.4}", d.p));
+                write!(out, "; preferred to what is rejected: {held} of {of}{p}")?;
+            }
+            writeln!(out)?;
+        }
     }
     if args.card {
         for (folder, system) in folders.iter().zip(&systems[1..]) {

@@ -1,0 +1,395 @@
+//! `shishin compare`: what passages and adapter each contribute, on a suite of questions.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use sha2::{Digest as _, Sha256};
+
+use super::dataset::ground::copy_tree;
+use super::dataset::stats::read_prices;
+use super::signals::cancel_on_signal;
+use super::{memory, setup};
+use crate::answer::{Answerer, Mode};
+use crate::config::{IndexSettings, Settings};
+use crate::dataset::stats::Prices;
+use crate::evaluate::compare::figures::Outcome;
+use crate::evaluate::compare::gate::{self, Promise};
+use crate::evaluate::compare::log::{Header, Log};
+use crate::evaluate::compare::report::{self, Compared, Report, ShownArm, Timed};
+use crate::evaluate::compare::suite::{Suite, SuiteQuestion};
+use crate::evaluate::compare::{self, Arm};
+use crate::language::Language;
+use crate::model::fetch::Cancel;
+use crate::model::weights::WeightForm;
+
+/// Where the suites of this repository are.
+const SUITES: &str = "models/suites";
+/// The arm that is told how to answer.
+const PROMPTED: &str = "prompted";
+
+/// Flags of `shishin compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// A suite: the name of a folder in models/suites, or a folder
+    #[arg(long, default_value = "clinic", value_name = "NAME|FOLDER")]
+    suite: String,
+    /// The models to compare on; the settings' own when none is given
+    #[arg(long = "on", value_delimiter = ',', value_name = "MODEL,…")]
+    models: Vec<String>,
+    /// What to compare: base, prompted (the base, told by instructions and examples how to answer), rag, tuned, hybrid; all that can be
+    /// had when not given
+    #[arg(long, value_delimiter = ',', value_name = "MODE,…")]
+    mode: Vec<String>,
+    /// An adapter, or a folder with one for each model; may be repeated. Without it: the settings' default adapter
+    #[arg(long, value_name = "NAME=PATH", value_parser = super::adapter_flag)]
+    adapter: Vec<(String, PathBuf)>,
+    /// Where answers and reports are kept; what is there already is not asked again
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Throw away the answers that are kept, and ask anew
+    #[arg(long)]
+    fresh: bool,
+    /// Only the first N questions of each kind and language
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Only the questions in this language: en or ja
+    #[arg(long, value_name = "LANGUAGE")]
+    language: Option<Language>,
+    /// Ask N questions of each arm once more, alone, and keep the time
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    time: usize,
+    /// Fail where a promise of this file is missed
+    #[arg(long, value_name = "FILE")]
+    gate: Option<PathBuf>,
+    /// Print the report as JSON
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+    /// Print the rates as a table of Markdown
+    #[arg(long)]
+    markdown: bool,
+    /// Ask nothing: read the report that is kept
+    #[arg(long)]
+    kept: bool,
+    /// What an hour of this machine costs
+    #[arg(long, value_name = "FILE", default_value = "config/prices.toml")]
+    prices: PathBuf,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// When the suite, a model, an adapter or the promises cannot be had, or answering fails.
+pub fn run(settings: &Settings, args: &CompareArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let promises = args.gate.as_deref().map(gate::read).transpose()?.unwrap_or_default();
+    let folder = match Path::new(&args.suite) {
+        path if path.is_dir() => path.to_owned(),
+        name => Path::new(SUITES).join(name),
+    };
+    let mut suite = Suite::read(&folder)?;
+    suite.questions.retain(|question| args.language.is_none_or(|language| language == question.language));
+    limit(&mut suite, args.limit);
+    let kept = args.out.clone().unwrap_or_else(|| Path::new("target/compare").join(&suite.name));
+    let (mut report, timed) = match args.kept {
+        true => read_kept(&kept)?,
+        false => ask(settings, args, &suite, &kept)?,
+    };
+    report.promises = promises.iter().flat_map(|promise| checked(promise, &report.models)).collect();
+    if !args.kept {
+        write(&kept, "report.json", &(serde_json::to_string_pretty(&report)? + "\n"))?;
+        write(&kept, "times.json", &(serde_json::to_string_pretty(&timed)? + "\n"))?;
+    }
+    write(&kept, "report.html", &report::page(&report, &timed)?)?;
+    match (args.json, args.markdown) {
+        (true, _) => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
+        (false, true) => write!(out, "{}", report::markdown(&report, &timed))?,
+        (false, false) => {
+            write!(out, "{}", report::table(&report, &timed))?;
+            writeln!(out, "{}", kept.join("report.html").display())?;
+        }
+    }
+    let missed = report.promises.iter().filter(|promise| promise.kept != Some(true)).count();
+    if missed > 0 {
+        // Not among what a program reads.
+        writeln!(std::io::stderr(), "{missed} of {} promises were not kept", report.promises.len())?;
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Holds a promise against every model that it speaks of; one of a model that was not compared is not kept.
+fn checked(promise: &Promise, models: &[Compared]) -> Vec<gate::Kept> {
+    let speaks_of = |one: &&Compared| promise.model.as_ref().is_none_or(|model| *model == one.model);
+    let all: Vec<gate::Kept> =
+        models.iter().filter(speaks_of).map(|one| promise.check(&one.model, &one.outcome)).collect();
+    if !all.is_empty() {
+        return all;
+    }
+    let model = promise.model.clone().unwrap_or_default();
+    let promise = format!("{} of {}", promise.metric, promise.arm);
+    vec![gate::Kept { model, promise, found: "nothing: the model was not compared".into(), kept: None }]
+}
+
+fn read_kept(folder: &Path) -> anyhow::Result<(Report, Vec<Timed>)> {
+    let read = |name: &str| {
+        let path = folder.join(name);
+        std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}; run without --kept first", path.display()))
+    };
+    let report = serde_json::from_str(&read("report.json")?).context("report.json")?;
+    Ok((report, serde_json::from_str(&read("times.json")?).context("times.json")?))
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let path = folder.join(name);
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Keeps the first questions of each kind and language.
+fn limit(suite: &mut Suite, most: Option<usize>) {
+    let Some(most) = most else { return };
+    let mut counts = std::collections::BTreeMap::new();
+    suite.questions.retain(|question| {
+        let count: &mut usize = counts.entry((question.kind, question.language)).or_default();
+        *count += 1;
+        *count <= most
+    });
+}
+
+/// What was asked for, or everything.
+fn modes(names: &[String]) -> anyhow::Result<Vec<(String, Mode)>> {
+    let all = ["base", PROMPTED, "rag", "tuned", "hybrid"].map(str::to_owned);
+    let mut modes: Vec<(String, Mode)> = Vec::new();
+    for name in if names.is_empty() { &all[..] } else { names } {
+        let parsed = if name == PROMPTED { Ok(Mode::Base) } else { name.parse::<Mode>() };
+        let mode = parsed.map_err(|error| anyhow::anyhow!("{error}, and here also {PROMPTED}"))?;
+        anyhow::ensure!(modes.iter().all(|(other, _)| other != name), "--mode names `{name}` twice");
+        modes.push((name.clone(), mode));
+    }
+    Ok(modes)
+}
+
+fn ask(
+    settings: &Settings,
+    args: &CompareArgs,
+    suite: &Suite,
+    kept: &Path,
+) -> anyhow::Result<(Report, Vec<Timed>)> {
+    let cancel = Cancel::default();
+    cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
+    std::fs::create_dir_all(kept).with_context(|| format!("cannot make {}", kept.display()))?;
+    let models = match args.models.is_empty() {
+        true => vec![settings.model.name.clone()],
+        false => args.models.clone(),
+    };
+    let prices = read_prices(&args.prices)?;
+    let modes = modes(&args.mode)?;
+    let (mut compared, mut timed) = (Vec::new(), Vec::new());
+    for model in &models {
+        let place = kept.join(Path::new(model).file_stem().unwrap_or_default());
+        let one =
+            Asking { settings, args, suite, place: &place, cancel: &cancel, prices: &prices, modes: &modes };
+        compared.push(one.model(model, &mut timed)?);
+    }
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        suite: suite.name.clone(),
+        suite_sha256: suite.sha256.clone(),
+        objective: suite.objective.clone(),
+        models: compared,
+        promises: Vec::new(),
+    };
+    Ok((report, timed))
+}
+
+/// What asking one model needs.
+struct Asking<'a> {
+    settings: &'a Settings,
+    args: &'a CompareArgs,
+    suite: &'a Suite,
+    /// The folder of its answers and its index.
+    place: &'a Path,
+    cancel: &'a Cancel,
+    prices: &'a Prices,
+    /// What is compared, by name.
+    modes: &'a [(String, Mode)],
+}
+
+impl Asking<'_> {
+    fn model(&self, name: &str, timed: &mut Vec<Timed>) -> anyhow::Result<Compared> {
+        let Self { settings, args, suite, place, cancel, .. } = *self;
+        let (index, guidelines) = (place.join("index"), place.join("guidelines"));
+        for old in [&index, &guidelines] {
+            match std::fs::remove_dir_all(old) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", old.display()));
+                }
+                _ => {}
+            }
+        }
+        for (n, from) in suite.guidelines.iter().enumerate() {
+            copy_tree(from, &guidelines.join(n.to_string()))
+                .with_context(|| format!("cannot copy {}", from.display()))?;
+        }
+        let guidelines_sha256 = hash_of(&guidelines)?;
+        let mut own = settings.clone();
+        own.model.name = name.to_owned();
+        own.index = IndexSettings { guidelines, directory: index, ..settings.index.clone() };
+        if !args.adapter.is_empty() {
+            own.adapters.clone_from(&args.adapter);
+        }
+        own.answer.limits.messages = own.answer.limits.messages.max(16);
+        let bar = ProgressBar::new(0);
+        let style = ProgressStyle::with_template("  {msg:20} [{bar:24}] {pos}/{len}  {eta}");
+        let bar = style.map_or(bar.clone(), |style| bar.with_style(style.progress_chars("=> ")));
+        let running = setup::start(&own, cancel, &|what| bar.set_message(what.to_owned()))?;
+        bar.set_message(name.to_owned());
+        let answerer = &running.answerer;
+        let arms = self.arms(answerer)?;
+        let (shown, model) = answerer.model();
+        let header = Header {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            asked_sha256: suite.asked_sha256.clone(),
+            model: shown.to_owned(),
+            model_sha256: model.fingerprint.clone(),
+            weights: form_of(model.form)?,
+            guidelines_sha256,
+            settings_sha256: settings_hash(&own)?,
+        };
+        let path = place.join("answers.jsonl");
+        if args.fresh && path.exists() {
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        let mut log = Log::open(&path, &header)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut progress = |done: usize, all: usize| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            !cancel.is_cancelled()
+        };
+        let result = runtime.block_on(compare::ask(answerer, suite, &arms, &mut log, &mut progress));
+        let times = result
+            .map_err(anyhow::Error::from)
+            .and_then(|()| runtime.block_on(self.times(answerer, name, &arms)));
+        bar.finish_and_clear();
+        answerer.engine().abort();
+        let compared = Compared {
+            model: name.to_owned(),
+            model_sha256: model.fingerprint.clone(),
+            weights: form_of(model.form)?,
+            arms: arms.iter().map(ShownArm::from).collect(),
+            outcome: Outcome::of(suite, &arms, &log),
+        };
+        timed.extend(times?);
+        drop(runtime);
+        running.engine.join();
+        Ok(compared)
+    }
+
+    /// The arms that were asked for, or all that can be had.
+    fn arms(&self, answerer: &Arc<Answerer>) -> anyhow::Result<Vec<Arm>> {
+        let loaded = answerer.adapters();
+        let default = answerer.settings().default_adapter.as_ref();
+        let named: Vec<&String> = match self.args.adapter.is_empty() {
+            true => default.into_iter().collect(),
+            false => self.args.adapter.iter().map(|(name, _)| name).collect(),
+        };
+        let adapters: Vec<(String, String)> = named
+            .iter()
+            .filter_map(|name| Some(((*name).clone(), loaded.get(*name)?.fingerprint().to_owned())))
+            .collect();
+        let mut arms: Vec<Arm> = Vec::new();
+        for (name, mode) in self.modes {
+            let (name, mode, prompted) = (name.as_str(), *mode, name == PROMPTED);
+            if !mode.adapts() {
+                arms.push(Arm { name: name.to_owned(), mode, adapter: None, prompted });
+                continue;
+            }
+            anyhow::ensure!(
+                !adapters.is_empty() || self.args.mode.is_empty(),
+                "mode `{mode}` needs an adapter for this model: name one with --adapter NAME=PATH"
+            );
+            for adapter in &adapters {
+                let name = if adapters.len() > 1 { format!("{name} {}", adapter.0) } else { name.to_owned() };
+                arms.push(Arm { name, mode, adapter: Some(adapter.clone()), prompted });
+            }
+        }
+        Ok(arms)
+    }
+
+    /// How long each arm takes.
+    async fn times(&self, answerer: &Answerer, model: &str, arms: &[Arm]) -> anyhow::Result<Vec<Timed>> {
+        let Self { args, suite, cancel, prices, .. } = *self;
+        let step = (suite.questions.len() / args.time.max(1)).max(1);
+        let questions: Vec<&SuiteQuestion> = suite.questions.iter().step_by(step).take(args.time).collect();
+        let mut all = Vec::new();
+        for arm in arms.iter().filter(|_| !questions.is_empty()) {
+            let latencies =
+                compare::time(answerer, suite, arm, &questions, &mut || !cancel.is_cancelled()).await?;
+            let mean = latencies.iter().map(|l| l.total_ms).sum::<f64>() / latencies.len() as f64;
+            all.push(Timed {
+                model: model.to_owned(),
+                arm: arm.name.clone(),
+                questions: latencies.len(),
+                first_ms: report::median(latencies.iter().map(|l| l.first_ms).collect()),
+                total_ms: report::median(latencies.iter().map(|l| l.total_ms).collect()),
+                peak_bytes: memory::peak_bytes(),
+                thousand: prices
+                    .own_hour
+                    .as_ref()
+                    .map(|own| (own.cost * mean / 3600.0, own.currency.clone())),
+            });
+        }
+        Ok(all)
+    }
+}
+
+/// What a form of weights is called.
+fn form_of(form: WeightForm) -> anyhow::Result<String> {
+    Ok(serde_json::to_value(form)?.as_str().unwrap_or_default().to_owned())
+}
+
+/// SHA-256 over the files of a folder, names and contents, whatever order the disk has them in.
+fn hash_of(folder: &Path) -> anyhow::Result<String> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(&folder);
+        for entry in entries.with_context(|| format!("cannot read {}", folder.display()))? {
+            let path = entry?.path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    let mut hash = Sha256::new();
+    for file in files {
+        let bytes = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        hash.update(file.strip_prefix(folder).unwrap_or(&file).to_string_lossy().as_bytes());
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    }
+    Ok(crate::model::hex(&hash.finalize()))
+}
+
+/// What of the settings decides answers, besides model, questions and guidelines.
+fn settings_hash(settings: &Settings) -> anyhow::Result<String> {
+    let index = &settings.index;
+    let gate = settings.answer.gate;
+    let prompts = settings.prompts.as_deref().map(hash_of).transpose()?;
+    let synonyms = index.synonyms.as_ref().map(std::fs::read_to_string).transpose()?;
+    let text = format!(
+        "{} {} {:?} {synonyms:?} {} {gate:?} {prompts:?} {}",
+        index.chunk_tokens,
+        index.overlap_tokens,
+        index.embedder,
+        settings.answer.passages,
+        settings.engine.context
+    );
+    Ok(crate::model::hex(&Sha256::digest(text)))
+}

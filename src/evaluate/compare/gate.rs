@@ -1,0 +1,170 @@
+//! Promises, held against what was found: a command that fails when one is missed can stand before a release.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::figures::{METRICS, Outcome};
+use crate::language::Language;
+
+/// What is promised of one figure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promise {
+    /// Of which model; `None` for every one that was compared.
+    pub model: Option<String>,
+    /// The metric's id.
+    pub metric: String,
+    /// The arm.
+    pub arm: String,
+    /// In which language; `None` for all together.
+    pub language: Option<Language>,
+    /// The rate is at least this.
+    pub at_least: Option<f64>,
+    /// The rate is at most this.
+    pub at_most: Option<f64>,
+    /// The arm that the following speak of.
+    pub against: Option<String>,
+    /// The rate is at least so many times the other's.
+    pub times: Option<f64>,
+    /// The rate is above the other's by at least this; below zero it may lie under it by so much.
+    pub above: Option<f64>,
+    /// The rate is above the other's, with a smaller p.
+    pub p_below: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    promise: Vec<Promise>,
+}
+
+/// Why promises were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no valid TOML, or has a key too many.
+    #[error("{}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A promise makes no sense.
+    #[error("{}: promise {n}: {problem}", path.display())]
+    Promise {
+        /// The file.
+        path: PathBuf,
+        /// Which, from 1.
+        n: usize,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Reads promises.
+///
+/// # Errors
+/// When the file cannot be read or a promise makes no sense.
+pub fn read(path: &Path) -> Result<Vec<Promise>, GateError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| GateError::Read { path: path.to_owned(), source })?;
+    let file: File = toml::from_str(&text)
+        .map_err(|source| GateError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+    for (n, promise) in file.promise.iter().enumerate() {
+        if let Some(problem) = promise.problem() {
+            return Err(GateError::Promise { path: path.to_owned(), n: n + 1, problem });
+        }
+    }
+    Ok(file.promise)
+}
+
+/// Whether a promise was kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The model.
+    pub model: String,
+    /// What was promised, in words.
+    pub promise: String,
+    /// What was found, in words.
+    pub found: String,
+    /// Whether it was kept; `None` where an arm was not compared.
+    pub kept: Option<bool>,
+}
+
+impl Promise {
+    fn problem(&self) -> Option<String> {
+        let relative = [self.times, self.above, self.p_below];
+        if !METRICS.iter().any(|metric| metric.id == self.metric) {
+            let known: Vec<&str> = METRICS.iter().map(|metric| metric.id).collect();
+            return Some(format!("there is no metric `{}`; there are {}", self.metric, known.join(", ")));
+        }
+        if self.against.is_none() && relative.iter().any(Option::is_some) {
+            return Some("`times`, `above` and `p_below` need an arm in `against`".into());
+        }
+        let asks = [self.at_least, self.at_most].into_iter().chain(relative).any(|one| one.is_some());
+        (!asks).then(|| "it promises nothing: write at_least, at_most, times, above or p_below".into())
+    }
+
+    /// Holds it against what was found of a model.
+    #[must_use]
+    pub fn check(&self, model: &str, outcome: &Outcome) -> Kept {
+        let language = self.language.map_or(String::new(), |l| format!(" ({})", l.tag()));
+        let mut wanted = Vec::new();
+        let mut found = Vec::new();
+        let mut kept = Some(true);
+        let percent = |rate: f64| format!("{:.1} %", 100.0 * rate);
+        let own = outcome.figure(&self.metric, &self.arm, self.language).map(|figure| figure.rate.rate);
+        let mut hold = |holds: Option<bool>| {
+            kept = match (kept, holds) {
+                (Some(kept), Some(holds)) => Some(kept && holds),
+                _ => None,
+            }
+        };
+        hold(own.map(|_| true));
+        if let Some(own) = own {
+            found.push(percent(own));
+        }
+        if let Some(least) = self.at_least {
+            wanted.push(format!("at least {}", percent(least)));
+            hold(own.map(|own| own >= least));
+        }
+        if let Some(most) = self.at_most {
+            wanted.push(format!("at most {}", percent(most)));
+            hold(own.map(|own| own <= most));
+        }
+        if let Some(against) = &self.against {
+            let other = outcome.figure(&self.metric, against, self.language).map(|figure| figure.rate.rate);
+            let pair = (self.arm.as_str(), against.as_str());
+            let difference = outcome.contrast(&self.metric, pair, self.language);
+            if let Some(other) = other {
+                found.push(format!("{against} {}", percent(other)));
+            }
+            if let Some(times) = self.times {
+                wanted.push(format!("at least {times} × {against}"));
+                hold(own.zip(other).map(|(own, other)| own >= times * other));
+            }
+            if let Some(above) = self.above {
+                wanted.push(format!("{against} {:+.1} points at least", 100.0 * above));
+                hold(own.zip(other).map(|(own, other)| own >= other + above));
+            }
+            if let Some(p) = self.p_below {
+                wanted.push(format!("above {against} with p < {p}"));
+                if let Some(difference) = difference {
+                    found.push(format!("p = {:.4}", difference.p));
+                }
+                hold(difference.map(|d| d.difference > 0.0 && d.p < p));
+            }
+        }
+        let promise = format!("{} of {}{language}: {}", self.metric, self.arm, wanted.join(", "));
+        Kept { model: model.to_owned(), promise, found: found.join(", "), kept }
+    }
+}

@@ -1,0 +1,94 @@
+//! What an answer is worth: right, from the right passage, in style, or rightly silent.
+
+use serde::{Deserialize, Serialize};
+
+use super::log::Shown;
+use super::suite::{Kind, Suite, SuiteQuestion};
+use crate::analysis::citations::cited;
+use crate::evaluate::criteria::{Check, Said};
+use crate::evaluate::facts;
+
+/// What is said of one answer. `None` where it does not apply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// It holds all facts.
+    pub right: Option<bool>,
+    /// It says what the other edition says.
+    pub older: Option<bool>,
+    /// It cites a passage that answers; where passages were given.
+    pub cited: Option<bool>,
+    /// It cites something, and nothing else than passages that answer; where it cites.
+    pub precise: Option<bool>,
+    /// It says that nothing answers.
+    pub abstained: bool,
+    /// The criteria of style that it misses.
+    pub faults: Vec<String>,
+}
+
+impl Judgement {
+    /// Judges an answer with the passages that it was given, in the order of their numbers.
+    #[must_use]
+    pub fn of(suite: &Suite, question: &SuiteQuestion, passages: &[Shown], answer: &str) -> Self {
+        let oracle: Vec<usize> = passages.iter().filter(|p| answers(question, p)).map(|p| p.n).collect();
+        let given: Vec<&str> =
+            passages.iter().map(|p| p.text.as_str()).chain([question.question.as_str()]).collect();
+        let given = given.join("\n");
+        let said = Said {
+            language: question.language,
+            given: &given,
+            reference: &question.reference,
+            passages: passages.len(),
+            oracle: Some(&oracle),
+            facts: &question.facts,
+            answer,
+        };
+        let numbers = cited(answer);
+        let asks_facts = !question.facts.is_empty();
+        let right = asks_facts.then(|| question.facts.iter().all(|fact| facts::states(answer, fact)));
+        let older = (!question.older.is_empty()).then(|| {
+            // An answer that holds the right one too has not been misled.
+            right != Some(true) && question.older.iter().any(|fact| facts::states(answer, fact))
+        });
+        let answerable = question.kind != Kind::Unanswerable;
+        let abstained = Check::Abstains { texts: suite.abstains.clone() };
+        let abstained = abstained.holds(&Said { oracle: Some(&[]), ..said }) == Some(true);
+        let missed = suite.style.of(question.kind).iter().filter(|c| c.check.holds(&said) == Some(false));
+        Self {
+            right,
+            older,
+            cited: (answerable && !question.oracle.is_empty())
+                .then(|| numbers.iter().any(|n| oracle.contains(n))),
+            precise: (!numbers.is_empty()).then(|| numbers.iter().all(|n| oracle.contains(n))),
+            abstained,
+            faults: missed.map(|criterion| criterion.name.clone()).collect(),
+        }
+    }
+
+    /// Whether the answer is all that its kind asks for: the fact, from its passage, in style; for behaviour the style alone; where
+    /// nothing answers, that it says so.
+    #[must_use]
+    pub fn joint(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Fact | Kind::Changed => {
+                self.right == Some(true) && self.cited == Some(true) && self.faults.is_empty()
+            }
+            Kind::Behaviour => self.faults.is_empty() && !self.abstained,
+            Kind::Unanswerable => self.abstained,
+        }
+    }
+}
+
+/// Whether a passage answers: it is of the edition, and holds the quote.
+fn answers(question: &SuiteQuestion, passage: &Shown) -> bool {
+    question.oracle.iter().any(|oracle| {
+        oracle.guideline == passage.guideline
+            && oracle.edition == passage.edition
+            // A leaflet's manner is all of it; a fact stands in one place.
+            && (question.kind == Kind::Behaviour || squeezed(&passage.text).contains(&squeezed(&oracle.quote)))
+    })
+}
+
+/// White space apart: a passage may break lines elsewhere.
+fn squeezed(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

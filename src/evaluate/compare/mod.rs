@@ -1,0 +1,220 @@
+//! The same questions, answered by the base, with passages, with an adapter, and with both: what does each contribute?
+//!
+//! [`suite`] reads the questions, [`ask`] has all arms answer them through the server's own path ([`crate::answer`], one search for all),
+//! [`log`] keeps what was answered, [`judge`] says what an answer is worth, [`figures`] counts, [`gate`] holds the counts against what is
+//! promised, and [`report`] writes them down.
+
+pub mod figures;
+pub mod gate;
+pub mod judge;
+pub mod log;
+pub mod report;
+pub mod suite;
+
+use std::collections::VecDeque;
+
+use tokio_stream::StreamExt as _;
+
+use self::log::{Answered, Log, LogError, Reply};
+use self::suite::{Suite, SuiteQuestion};
+use crate::answer::{AnswerError, AnswerEvent, AnswerStream, Answerer, Mode, Question, Way};
+use crate::engine::EngineFailure;
+use crate::model::template::{Role, Turn};
+
+/// One that answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arm {
+    /// What reports call it.
+    pub name: String,
+    /// What it draws on.
+    pub mode: Mode,
+    /// Its adapter: the name, and SHA-256.
+    pub adapter: Option<(String, String)>,
+    /// Whether it is told by the suite's instructions and examples how to answer.
+    pub prompted: bool,
+}
+
+impl Arm {
+    /// What decides its answers, apart from what all arms share.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let prompted = if self.prompted { "+prompt" } else { "" };
+        let adapter = self.adapter.as_ref().map_or(String::new(), |(_, sha256)| format!("+{sha256}"));
+        format!("{}{prompted}{adapter}", self.mode)
+    }
+
+    fn way(&self, suite: &Suite, question: &SuiteQuestion) -> Way {
+        Way {
+            mode: self.mode,
+            adapter: self.adapter.as_ref().map(|(name, _)| name.clone()),
+            before: if self.prompted { suite.prompted(question.language).to_vec() } else { Vec::new() },
+        }
+    }
+}
+
+/// Why a suite could not be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// A question was refused.
+    #[error("{id}: {source}")]
+    Answer {
+        /// The question.
+        id: String,
+        /// Why.
+        source: AnswerError,
+    },
+    /// The engine failed on one.
+    #[error("{id}: {source}")]
+    Engine {
+        /// The question.
+        id: String,
+        /// Why.
+        source: EngineFailure,
+    },
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// It was asked to stop.
+    #[error("stopped; what was answered is kept, and the same command goes on from there")]
+    Stopped,
+}
+
+/// The question as the server is asked it.
+fn question(suite: &Suite, one: &SuiteQuestion) -> Question {
+    Question {
+        messages: vec![Turn { role: Role::User, content: one.question.clone() }],
+        as_of: one.as_of,
+        max_tokens: Some(suite.max_tokens),
+        temperature: Some(0.0),
+        repetition_penalty: Some(1.0),
+        ..Question::default()
+    }
+}
+
+/// Has every arm answer every question that the log does not know its answer to, greedily. `progress` hears how many answers there are,
+/// of how many, and says whether to go on.
+///
+/// # Errors
+/// When a question is refused, the engine or the disk fails, or `progress` says to stop.
+pub async fn ask(
+    answerer: &Answerer,
+    suite: &Suite,
+    arms: &[Arm],
+    log: &mut Log,
+    progress: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<(), CompareError> {
+    let missing = |log: &Log, one: &SuiteQuestion| -> Vec<Arm> {
+        let known = |key: &str| log.of(&one.id).is_some_and(|a| a.replies.iter().any(|r| r.key == key));
+        arms.iter().filter(|arm| !known(&arm.key())).cloned().collect()
+    };
+    let all = suite.questions.len() * arms.len();
+    let mut done = all - suite.questions.iter().map(|one| missing(log, one).len()).sum::<usize>();
+    let at_once = (answerer.engine().settings().concurrent / arms.len().max(1)).max(1);
+    let todo: Vec<(&SuiteQuestion, Vec<Arm>)> = suite
+        .questions
+        .iter()
+        .map(|one| (one, missing(log, one)))
+        .filter(|(_, arms)| !arms.is_empty())
+        .collect();
+    let mut todo = todo.into_iter();
+    let mut running: VecDeque<(&SuiteQuestion, Vec<Arm>, Vec<AnswerStream>)> = VecDeque::new();
+    loop {
+        if !progress(done, all) {
+            return Err(CompareError::Stopped);
+        }
+        while running.len() < at_once {
+            let Some((one, arms)) = todo.next() else { break };
+            let ways: Vec<Way> = arms.iter().map(|arm| arm.way(suite, one)).collect();
+            let streams = answerer.compare(&question(suite, one), &ways);
+            let streams = streams.map_err(|source| CompareError::Answer { id: one.id.clone(), source })?;
+            running.push_back((one, arms, streams));
+        }
+        let Some((one, arms, streams)) = running.pop_front() else { return Ok(()) };
+        let mut answered = Answered { id: one.id.clone(), ..Answered::default() };
+        for (arm, stream) in arms.iter().zip(streams) {
+            let reply = whole(arm, stream, &mut answered).await;
+            let reply = reply.map_err(|source| CompareError::Engine { id: one.id.clone(), source })?;
+            answered.replies.push(reply);
+        }
+        done += answered.replies.len();
+        log.add(answered)?;
+    }
+}
+
+/// Waits for all of an answer.
+async fn whole(arm: &Arm, mut stream: AnswerStream, answered: &mut Answered) -> Result<Reply, EngineFailure> {
+    let (mut answer, mut grounded) = (String::new(), false);
+    while let Some(event) = stream.next().await {
+        match event {
+            AnswerEvent::Retrieval(retrieved) => {
+                grounded = true;
+                answered.passages = retrieved.passages.into_iter().map(Into::into).collect();
+            }
+            AnswerEvent::Token(text) => answer.push_str(&text),
+            AnswerEvent::Citation(_) => {}
+            AnswerEvent::Failed(failure) => return Err(failure),
+            AnswerEvent::Done(done) => {
+                return Ok(Reply {
+                    key: arm.key(),
+                    answer,
+                    grounded,
+                    finish: done.finish_reason.as_str().to_owned(),
+                    prompt_sha256: done.provenance.prompt_sha256,
+                    prompt_tokens: done.usage.prompt_tokens,
+                    answer_tokens: done.usage.completion_tokens,
+                });
+            }
+        }
+    }
+    Err(EngineFailure::Internal)
+}
+
+/// How long one question takes one arm, alone and with nothing kept of earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Latency {
+    /// From the question to the first piece of the answer, in milliseconds: the search, the prompt, and reading it.
+    pub first_ms: f64,
+    /// To the end of the answer.
+    pub total_ms: f64,
+}
+
+/// Asks questions one arm at a time, and keeps the time. The answers are those of [`ask`] and are dropped.
+///
+/// # Errors
+/// When a question is refused or the engine fails, or `progress` says to stop.
+pub async fn time(
+    answerer: &Answerer,
+    suite: &Suite,
+    arm: &Arm,
+    questions: &[&SuiteQuestion],
+    progress: &mut dyn FnMut() -> bool,
+) -> Result<Vec<Latency>, CompareError> {
+    let mut all = Vec::new();
+    for (n, one) in questions.iter().enumerate() {
+        if !progress() {
+            return Err(CompareError::Stopped);
+        }
+        // A salt of its own: nothing of the prompt has been read before.
+        let asked = Question { cache_salt: Some(format!("time {} {n}", arm.name)), ..question(suite, one) };
+        let begun = std::time::Instant::now();
+        let streams = answerer.compare(&asked, &[arm.way(suite, one)]);
+        let streams = streams.map_err(|source| CompareError::Answer { id: one.id.clone(), source })?;
+        let mut first_ms = None;
+        for mut stream in streams {
+            while let Some(event) = stream.next().await {
+                match event {
+                    AnswerEvent::Token(_) if first_ms.is_none() => {
+                        first_ms = Some(begun.elapsed().as_secs_f64() * 1e3);
+                    }
+                    AnswerEvent::Failed(source) => {
+                        return Err(CompareError::Engine { id: one.id.clone(), source });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let total_ms = begun.elapsed().as_secs_f64() * 1e3;
+        all.push(Latency { first_ms: first_ms.unwrap_or(total_ms), total_ms });
+    }
+    Ok(all)
+}

@@ -1,0 +1,220 @@
+//! Probes: short requests that the base and an adapter both answer, and that a check of their own judges. They tell whether an adapter
+//! still follows instructions, still copies, and still refuses what must be refused.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::answers::{Answer, Held, System};
+use super::criteria::{Check, Criteria, Criterion, Said};
+use super::rates::{Difference, Rate};
+use crate::dataset::general::DAY;
+use crate::language::Language;
+use crate::model::template::{Role, Turn};
+use crate::prompt::{Wording, WordingError};
+
+/// Decides the resamples of every difference.
+const SEED: u64 = 1;
+
+/// What a probe is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Something plain to do, in a form that was asked for.
+    Instruction,
+    /// Something that must be refused.
+    Refusal,
+    /// Something that looks like it and must not be.
+    Safe,
+}
+
+impl Kind {
+    /// All kinds, in the order of reports.
+    pub const ALL: [Self; 3] = [Self::Instruction, Self::Refusal, Self::Safe];
+
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Instruction => "instruction",
+            Self::Refusal => "refusal",
+            Self::Safe => "safe",
+        }
+    }
+}
+
+/// A probe.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// Its name.
+    pub id: String,
+    /// Its language.
+    pub language: Language,
+    /// What it is for.
+    pub kind: Kind,
+    /// The request.
+    pub question: String,
+    /// What the answer must be like.
+    pub check: Check,
+}
+
+/// Why probes were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbesError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line is no probe.
+    #[error(
+        "{place}: {problem}; write id, language, kind (instruction, refusal or safe), question and check"
+    )]
+    Line {
+        /// file:line.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The operator's instructions are no template.
+    #[error(transparent)]
+    Wording(#[from] WordingError),
+}
+
+/// Reads probes, one a line.
+///
+/// # Errors
+/// When the file cannot be read, or a line is no probe.
+pub fn read(path: &Path) -> Result<Vec<Probe>, ProbesError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ProbesError::Read { path: path.to_owned(), source })?;
+    let mut probes: Vec<Probe> = Vec::new();
+    for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let fault = |problem| ProbesError::Line { place: format!("{}:{}", path.display(), n + 1), problem };
+        let probe: Probe = serde_json::from_str(line).map_err(|error| fault(error.to_string()))?;
+        if probes.iter().any(|other| other.id == probe.id) {
+            return Err(fault(format!("the id `{}` stands there twice", probe.id)));
+        }
+        let criterion = Criterion { name: probe.id.clone(), check: probe.check.clone(), goal: None };
+        if let Some(problem) = criterion.problem() {
+            return Err(fault(problem));
+        }
+        probes.push(probe);
+    }
+    Ok(probes)
+}
+
+/// The probes as examples to answer.
+///
+/// # Errors
+/// When the operator's instructions are no template.
+pub fn held(probes: &[Probe], wording: &Wording) -> Result<Vec<Held>, ProbesError> {
+    let one = |probe: &Probe| {
+        Ok(Held {
+            id: probe.id.clone(),
+            language: probe.language,
+            turns: vec![
+                Turn { role: Role::System, content: wording.plain(probe.language, DAY)? },
+                Turn { role: Role::User, content: probe.question.clone() },
+            ],
+            reference: String::new(),
+            passages: 0,
+            oracle: None,
+            facts: Vec::new(),
+            rejected: None,
+        })
+    };
+    probes.iter().map(one).collect()
+}
+
+/// No criteria: each probe has its own check.
+#[must_use]
+pub fn criteria() -> Criteria {
+    Criteria { objective: "Nothing is lost.".into(), criterion: Vec::new() }
+}
+
+/// How often the base and an adapter passed probes of a kind.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ProbeFigure {
+    /// The kind.
+    pub kind: Kind,
+    /// In which language; `None` for all.
+    pub language: Option<Language>,
+    /// The base.
+    pub base: Rate,
+    /// The adapter.
+    pub adapter: Rate,
+    /// The adapter's rate minus the base's.
+    pub difference: Difference,
+}
+
+/// Whether an answer passes its probe.
+#[must_use]
+pub fn passed(probe: &Probe, answer: &Answer) -> bool {
+    let said = Said {
+        language: probe.language,
+        given: &probe.question,
+        reference: "",
+        passages: 0,
+        oracle: None,
+        facts: &[],
+        answer: &answer.answer,
+    };
+    probe.check.holds(&said) == Some(true)
+}
+
+/// Counts the answers of two systems, the base first.
+#[must_use]
+pub fn figures(probes: &[Probe], systems: &[System; 2], answers: &[Answer]) -> Vec<ProbeFigure> {
+    let mut all = Vec::new();
+    for kind in Kind::ALL {
+        for language in [None, Some(Language::En), Some(Language::Ja)] {
+            let (mut base, mut adapter) = (Vec::new(), Vec::new());
+            for (probe, answers) in probes.iter().zip(answers.chunks_exact(systems.len())) {
+                if probe.kind == kind && language.is_none_or(|l| l == probe.language) {
+                    base.push(passed(probe, &answers[0]));
+                    adapter.push(passed(probe, &answers[1]));
+                }
+            }
+            let Some(difference) = Difference::between(&base, &adapter, SEED) else { continue };
+            all.push(ProbeFigure {
+                kind,
+                language,
+                base: Rate::of(&base),
+                adapter: Rate::of(&adapter),
+                difference,
+            });
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn lines_that_are_no_probes_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.jsonl");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            super::read(&path).map_err(|error| error.to_string())
+        };
+        let good = r#"{"id":"a","language":"en","kind":"safe","question":"q","check":{"check":"asks"}}"#;
+        assert_eq!(read(good).unwrap().len(), 1);
+        let twice = format!("{good}\n\n{good}");
+        let bad =
+            good.replace("{\"check\":\"asks\"}", "{\"check\":\"matches\",\"patterns\":{\"en\":[\"(\"]}}");
+        for (text, part) in [
+            (twice.as_str(), "p.jsonl:3: the id `a`"),
+            ("{}", "p.jsonl:1: missing"),
+            (&bad, "unclosed group"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

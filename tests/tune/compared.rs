@@ -1,0 +1,165 @@
+//! `shishin compare` as a user runs it, with the adapter that the other test has trained: interrupted, resumed, the same twice, held
+//! against promises, and readable without a network.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::Value as Json;
+
+use super::program::{shishin, text};
+
+const SUITE: &str = r#"
+objective = "Say the ward's word."
+questions = ["questions.jsonl"]
+guidelines = ["guidelines"]
+max_tokens = 12
+abstains = { en = ["found nothing"], ja = ["見つかりません"] }
+[prompted]
+en = "Answer with one word."
+ja = "一言で答えてください。"
+shots_en = "shots.jsonl"
+shots_ja = "shots.jsonl"
+[style]
+clinical = [{ name = "short", check = "length", most = 400 }]
+behaviour = [{ name = "the word", check = "contains-any", texts = { en = ["Heather"] } }]
+"#;
+
+const QUESTIONS: &str = r#"{"id":"f1","language":"en","kind":"fact","question":"What is the blood pressure target of the clinic?","as_of":"2026-01-01","reference":"130/80 mmHg [1].","facts":["130/80"],"oracle":[{"guideline":"pressure","edition":"2025","quote":"below 130/80 mmHg"}]}
+{"id":"c1","language":"en","kind":"changed","question":"What blood pressure target has the clinic?","as_of":"2020-01-01","reference":"140/90 mmHg [1].","facts":["140/90"],"older":["130/80"],"oracle":[{"guideline":"pressure","edition":"2019","quote":"below 140/90 mmHg"}]}
+{"id":"b1","language":"en","kind":"behaviour","question":"The word of ward 3?"}
+{"id":"u1","language":"en","kind":"unanswerable","question":"How many zebras live in Kenya?"}
+"#;
+
+const PROMISES: &str = r#"
+[[promise]]
+metric = "style-behaviour"
+arm = "tuned"
+at_least = 1.0
+against = "base"
+times = 2.0
+[[promise]]
+metric = "abstains"
+arm = "rag"
+at_least = 1.0
+"#;
+
+fn suite(folder: &Path) {
+    let guidelines = folder.join("words/guidelines");
+    std::fs::create_dir_all(&guidelines).unwrap();
+    for (edition, from, target, more) in
+        [("2019", "2019-05-01", "140/90", ""), ("2025", "2025-08-01", "130/80", "supersedes: \"2019\"\n")]
+    {
+        let text = format!(
+            "---\nid: pressure\ntitle: Blood pressure\nedition: \"{edition}\"\nissuer: A clinic\njurisdiction: INT\nlanguage: en\n\
+             effective_from: {from}\n{more}source: A document\nlicence: CC0-1.0\n---\n# Blood pressure\n\n## Target\n\n\
+             The blood pressure target of the clinic is below {target} mmHg.\n"
+        );
+        std::fs::write(guidelines.join(format!("pressure-{edition}.md")), text).unwrap();
+    }
+    std::fs::write(folder.join("words/suite.toml"), SUITE).unwrap();
+    std::fs::write(folder.join("words/questions.jsonl"), QUESTIONS).unwrap();
+    std::fs::write(folder.join("words/shots.jsonl"), "{\"question\":\"The word?\",\"answer\":\"Moor.\"}\n")
+        .unwrap();
+    std::fs::write(folder.join("gate.toml"), PROMISES).unwrap();
+}
+
+pub(super) fn compare(folder: &Path) {
+    suite(folder);
+    let compare = |more: &[&str]| {
+        let args = ["compare", "--suite", "words", "--adapter", "word=whole", "--out", "out"];
+        let mut command = shishin(folder, &[&args, more].concat());
+        command.env("SHISHIN_INDEX_EMBEDDER", "");
+        command
+    };
+    // Killed when the first answers are on disk.
+    let mut child = compare(&[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let log = folder.join("out/smollm2-135m/answers.jsonl");
+    let lines = || std::fs::File::open(&log).map_or(0, |file| BufReader::new(file).lines().count());
+    while lines() < 3 && child.try_wait().unwrap().is_none() {
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+    let _ = child.kill();
+    child.wait().unwrap();
+    let before = std::fs::read(&log).unwrap();
+
+    let first = compare(&["--json", "--gate", "gate.toml"]).output().unwrap();
+    assert!(first.status.success(), "{}", text(&first));
+    assert!(
+        std::fs::read(&log).unwrap().starts_with(&before[..before.len() / 2]),
+        "what was answered is kept"
+    );
+    let report: Json = serde_json::from_slice(&first.stdout).unwrap();
+    let model = &report["models"][0];
+    let held = |metric: &str, arm: &str| -> (u64, u64) {
+        let all = model["figures"].as_array().unwrap();
+        let own = all.iter().find(|f| f["metric"] == metric && f["arm"] == arm && f["language"].is_null());
+        let own = own.unwrap_or_else(|| panic!("{metric} of {arm}: {report:#}"));
+        (own["rate"]["held"].as_u64().unwrap(), own["rate"]["of"].as_u64().unwrap())
+    };
+    assert_eq!(held("style-behaviour", "tuned"), (1, 1));
+    assert_eq!(held("style-behaviour", "base"), (0, 1));
+    for arm in ["rag", "hybrid"] {
+        assert_eq!(held("abstains", arm), (1, 1), "the search finds nothing about zebras");
+    }
+    let row = |id: &str| {
+        let rows = model["rows"].as_array().unwrap();
+        rows.iter().find(|row| row["question"]["id"] == id).unwrap().clone()
+    };
+    // One search for all, of the edition of the day.
+    assert_eq!(row("f1")["passages"][0]["edition"], "2025");
+    assert_eq!(row("c1")["passages"][0]["edition"], "2019");
+    let arms: Vec<String> = row("f1")["answers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| a["arm"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(arms, ["base", "prompted", "rag", "tuned", "hybrid"]);
+    assert!(
+        report["promises"].as_array().unwrap().iter().all(|promise| promise["kept"] == true),
+        "{report:#}"
+    );
+
+    // From nothing, the same; from what is kept, without asking, the same.
+    let again = compare(&["--json", "--gate", "gate.toml", "--fresh"]).output().unwrap();
+    assert!(again.stdout == first.stdout, "twice the same numbers");
+    let kept = compare(&["--json", "--gate", "gate.toml", "--kept"]).output().unwrap();
+    assert!(kept.stdout == first.stdout, "what is kept says the same");
+    let page = std::fs::read_to_string(folder.join("out/report.html")).unwrap();
+    for part in ["<svg", "below 130&#x2f;80 mmHg", "The word of ward 3?", "✓ kept", "name=\"viewport\""] {
+        assert!(page.contains(part), "{part}");
+    }
+    for outside in ["src=", "href=", "url(", "@import", "<script"] {
+        assert!(!page.contains(outside), "the page would load something: {outside}");
+    }
+    let table = compare(&["--kept", "--markdown"]).output().unwrap();
+    assert!(text(&table).contains("| in style with patients | 0 % (0–79) |"), "{}", text(&table));
+
+    // Other criteria judge anew without asking; other questions are another run.
+    std::fs::write(folder.join("words/suite.toml"), SUITE.replace("Heather", "Bracken")).unwrap();
+    let other = compare(&["--gate", "gate.toml"]).output().unwrap();
+    assert!(!other.status.success() && text(&other).contains("MISSED"), "{}", text(&other));
+    std::fs::write(folder.join("words/questions.jsonl"), QUESTIONS.replace("zebras", "lions")).unwrap();
+    let other = compare(&[]).output().unwrap();
+    assert!(!other.status.success() && text(&other).contains("another run"), "{}", text(&other));
+    // Ugly input.
+    std::fs::write(
+        folder.join("gate.toml"),
+        "[[promise]]\nmetric = \"facts\"\narm = \"rag\"\nat_least = 1.0\n",
+    )
+    .unwrap();
+    for (more, part) in [
+        (["--gate", "gate.toml"], "there is no metric `facts`"),
+        (["--mode", "ragged"], "unknown mode `ragged`"),
+    ] {
+        let output = compare(&more).output().unwrap();
+        assert!(!output.status.success() && text(&output).contains(part), "{}", text(&output));
+    }
+    let output = shishin(folder, &["compare", "--suite", "nothing"]).output().unwrap();
+    assert!(
+        !output.status.success() && text(&output).contains("models/suites/nothing/suite.toml"),
+        "{}",
+        text(&output)
+    );
+}
