@@ -207,14 +207,14 @@ impl Answerer {
     ///
     /// # Errors
     /// When the question cannot be answered as asked; nothing has been streamed then.
-    pub fn answer(&self, question: Question) -> Result<AnswerStream, AnswerError> {
+    pub fn answer(&self, question: &Question) -> Result<AnswerStream, AnswerError> {
         question.check(&self.settings.limits)?;
         let mode = question.mode.unwrap_or(self.settings.default_mode);
         let way = Way { mode, adapter: question.adapter.clone(), before: Vec::new() };
         let adapter = self.adapter_for(way.mode, way.adapter.as_deref())?;
-        let asked = Asked::of(&question);
-        let found = if mode.retrieves() { Some(self.retrieve(&question, &asked)?) } else { None };
-        self.begin(&question, &asked, (&way, adapter), found)
+        let asked = Asked::of(question);
+        let found = if mode.retrieves() { Some(self.retrieve(question, &asked)?) } else { None };
+        self.begin(question, &asked, (&way, adapter), found)
     }
 
     /// Answers a question in several ways at once, over one search of one snapshot; the question's own mode and adapter do not count.

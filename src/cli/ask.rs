@@ -80,7 +80,7 @@ pub fn run(settings: &Settings, args: AskArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let mut answer = answerer.answer(question)?;
+        let mut answer = answerer.answer(&question)?;
         let mut printer =
             Printer { json: args.json, passages: Vec::new(), cited: Vec::new(), invented: Vec::new() };
         loop {

@@ -46,7 +46,7 @@ async fn prepare(
     answerer: Arc<Answerer>,
     question: Question,
 ) -> Result<AnswerStream, ApiError> {
-    in_turn(state, move || answerer.answer(question)).await?.map_err(ApiError::from)
+    in_turn(state, move || answerer.answer(&question)).await?.map_err(ApiError::from)
 }
 
 /// Does what retrieves, where blocking is allowed and not for too many at a time.
