@@ -416,3 +416,73 @@ fn a_dataset_is_imported_looked_over_split_counted_and_exported() {
     assert!(tried.contains("lowest with"), "{tried}");
     assert!(!dir.join("a").exists());
 }
+
+/// The shipped suite asks what it says it asks: quotes stand in the edition of the day, references hold the facts and nothing older, and
+/// nothing of it was learnt from.
+#[test]
+fn the_clinic_suite_is_sound_and_held_out() {
+    use shishin::evaluate::compare::suite::{Kind, Suite};
+    use shishin::evaluate::facts::states;
+
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let suite = Suite::read(&root.join("models/suites/clinic")).unwrap();
+    let count = |kind: Kind| suite.questions.iter().filter(|q| q.kind == kind).count();
+    assert!(suite.questions.len() >= 120 && count(Kind::Changed) >= 40);
+    assert!(count(Kind::Behaviour) >= 30 && count(Kind::Unanswerable) >= 20);
+    let files = |folder: &Path, ending: &str| -> Vec<(String, String)> {
+        let mut folders = vec![folder.to_owned()];
+        let mut files = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|e| e == ending) {
+                    files.push((path.display().to_string(), std::fs::read_to_string(&path).unwrap()));
+                }
+            }
+        }
+        files
+    };
+    let guidelines: Vec<(String, String)> = suite.guidelines.iter().flat_map(|g| files(g, "md")).collect();
+    for question in &suite.questions {
+        assert!(question.as_of.is_some(), "{}: the answer would change with the day", question.id);
+        for fact in &question.facts {
+            assert!(states(&question.reference, fact), "{}: {fact}", question.id);
+        }
+        for older in &question.older {
+            assert!(!states(&question.reference, older), "{}: {older}", question.id);
+        }
+        for oracle in &question.oracle {
+            let of = |text: &str, key: &str, value: &str| {
+                let line =
+                    |l: &&str| l.strip_prefix(key).is_some_and(|v| v.trim().trim_matches('"') == value);
+                text.lines().any(|l| line(&l))
+            };
+            let found = guidelines.iter().any(|(_, text)| {
+                of(text, "id:", &oracle.guideline)
+                    && of(text, "edition:", &oracle.edition)
+                    && text.contains(&oracle.quote)
+            });
+            assert!(found, "{}: “{}” stands in no edition {}", question.id, oracle.quote, oracle.edition);
+        }
+    }
+    let mut texts: Vec<String> = Vec::new();
+    for (name, text) in files(&root.join("models/datasets"), "jsonl") {
+        for line in text.lines().map(|line| serde_json::from_str::<Json>(line).unwrap()) {
+            let asked = line["question"].as_str().or(line["messages"][0]["content"].as_str());
+            texts.push(asked.unwrap_or_else(|| panic!("{name}: {line}")).to_owned());
+        }
+    }
+    let learnt = texts.len();
+    texts.extend(suite.questions.iter().map(|question| question.question.clone()));
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    for pair in shishin::dataset::similar::pairs(&texts) {
+        let at = pair.first.max(pair.second);
+        assert!(at < learnt, "{} ~ {}", texts[pair.first], texts[pair.second]);
+    }
+    // The shipped promises and probes can be read too.
+    shishin::evaluate::compare::gate::read(&root.join("config/gate.toml")).unwrap();
+    let probes = root.join("models/datasets/forgetting/probes.jsonl");
+    assert!(shishin::evaluate::probes::read(&probes).unwrap().len() >= 90);
+}

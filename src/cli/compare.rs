@@ -192,7 +192,7 @@ fn ask(
     let modes = modes(&args.mode)?;
     let (mut compared, mut timed) = (Vec::new(), Vec::new());
     for model in &models {
-        let place = kept.join(Path::new(model).file_stem().unwrap_or_default());
+        let place = kept.join(folder_of(model));
         let one =
             Asking { settings, args, suite, place: &place, cancel: &cancel, prices: &prices, modes: &modes };
         compared.push(one.model(model, &mut timed)?);
@@ -348,6 +348,12 @@ impl Asking<'_> {
         }
         Ok(all)
     }
+}
+
+/// What a model's folder is called: its name, or of a path the last part.
+fn folder_of(model: &str) -> String {
+    let last = model.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(model);
+    last.strip_suffix(".gguf").unwrap_or(last).to_owned()
 }
 
 /// What a form of weights is called.

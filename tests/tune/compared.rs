@@ -26,7 +26,7 @@ behaviour = [{ name = "the word", check = "contains-any", texts = { en = ["Heath
 "#;
 
 const QUESTIONS: &str = r#"{"id":"f1","language":"en","kind":"fact","question":"What is the blood pressure target of the clinic?","as_of":"2026-01-01","reference":"130/80 mmHg [1].","facts":["130/80"],"oracle":[{"guideline":"pressure","edition":"2025","quote":"below 130/80 mmHg"}]}
-{"id":"c1","language":"en","kind":"changed","question":"What blood pressure target has the clinic?","as_of":"2020-01-01","reference":"140/90 mmHg [1].","facts":["140/90"],"older":["130/80"],"oracle":[{"guideline":"pressure","edition":"2019","quote":"below 140/90 mmHg"}]}
+{"id":"c1","language":"en","kind":"changed","question":"What blood pressure target of the clinic holds for older people?","as_of":"2020-01-01","reference":"140/90 mmHg [1].","facts":["140/90"],"older":["130/80"],"oracle":[{"guideline":"pressure","edition":"2019","quote":"below 140/90 mmHg"}]}
 {"id":"b1","language":"en","kind":"behaviour","question":"The word of ward 3?"}
 {"id":"u1","language":"en","kind":"unanswerable","question":"How many zebras live in Kenya?"}
 "#;
@@ -47,15 +47,17 @@ at_least = 1.0
 fn suite(folder: &Path) {
     let guidelines = folder.join("words/guidelines");
     std::fs::create_dir_all(&guidelines).unwrap();
-    for (edition, from, target, more) in
-        [("2019", "2019-05-01", "140/90", ""), ("2025", "2025-08-01", "130/80", "supersedes: \"2019\"\n")]
-    {
-        let text = format!(
+    let newer = (" It holds for older people too.", "supersedes: \"2019\"\n");
+    for (edition, from, target, (text, more)) in [
+        ("2019", "2019-05-01", "140/90", (" It holds for people.", "")),
+        ("2025", "2025-08-01", "130/80", newer),
+    ] {
+        let file = format!(
             "---\nid: pressure\ntitle: Blood pressure\nedition: \"{edition}\"\nissuer: A clinic\njurisdiction: INT\nlanguage: en\n\
              effective_from: {from}\n{more}source: A document\nlicence: CC0-1.0\n---\n# Blood pressure\n\n## Target\n\n\
-             The blood pressure target of the clinic is below {target} mmHg.\n"
+             The blood pressure target of the clinic is below {target} mmHg.{text}\n"
         );
-        std::fs::write(guidelines.join(format!("pressure-{edition}.md")), text).unwrap();
+        std::fs::write(guidelines.join(format!("pressure-{edition}.md")), file).unwrap();
     }
     std::fs::write(folder.join("words/suite.toml"), SUITE).unwrap();
     std::fs::write(folder.join("words/questions.jsonl"), QUESTIONS).unwrap();
@@ -109,6 +111,10 @@ pub(super) fn compare(folder: &Path) {
     // One search for all, of the edition of the day.
     assert_eq!(row("f1")["passages"][0]["edition"], "2025");
     assert_eq!(row("c1")["passages"][0]["edition"], "2019");
+    // The other edition is named by the server, not by whoever answered.
+    let said = &row("c1")["answers"][2];
+    assert!(said["note"].as_str().unwrap().contains("takes effect on 2025-08-01"), "{said}");
+    assert!(!said["answer"].as_str().unwrap().contains("takes effect"), "{said}");
     let arms: Vec<String> = row("f1")["answers"]
         .as_array()
         .unwrap()

@@ -63,6 +63,8 @@ pub struct Reply {
     pub key: String,
     /// What it said.
     pub answer: String,
+    /// What the server added about editions that are not in effect.
+    pub note: Option<String>,
     /// Whether it was given passages.
     pub grounded: bool,
     /// Why it ended.
@@ -234,6 +236,7 @@ mod tests {
         let reply = Reply {
             key: key.into(),
             answer: answer.into(),
+            note: None,
             grounded: false,
             finish: "stop".into(),
             prompt_sha256: None,

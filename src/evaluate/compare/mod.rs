@@ -18,7 +18,7 @@ use tokio_stream::StreamExt as _;
 use self::log::{Answered, Log, LogError, Reply};
 use self::suite::{Suite, SuiteQuestion};
 use crate::answer::{AnswerError, AnswerEvent, AnswerStream, Answerer, Mode, Question, Way};
-use crate::engine::EngineFailure;
+use crate::engine::{EngineFailure, FinishReason};
 use crate::model::template::{Role, Turn};
 
 /// One that answers.
@@ -143,20 +143,25 @@ pub async fn ask(
 
 /// Waits for all of an answer.
 async fn whole(arm: &Arm, mut stream: AnswerStream, answered: &mut Answered) -> Result<Reply, EngineFailure> {
-    let (mut answer, mut grounded) = (String::new(), false);
+    let (mut pieces, mut grounded, mut noted) = (Vec::new(), false, false);
     while let Some(event) = stream.next().await {
         match event {
             AnswerEvent::Retrieval(retrieved) => {
                 grounded = true;
+                noted = !retrieved.not_in_effect.is_empty();
                 answered.passages = retrieved.passages.into_iter().map(Into::into).collect();
             }
-            AnswerEvent::Token(text) => answer.push_str(&text),
+            AnswerEvent::Token(text) => pieces.push(text),
             AnswerEvent::Citation(_) => {}
             AnswerEvent::Failed(failure) => return Err(failure),
             AnswerEvent::Done(done) => {
+                // What the server says of other editions comes last, in a piece of its own. It is the same whoever answers, and not theirs.
+                let by_model = done.finish_reason != FinishReason::Abstained;
+                let note = if noted && by_model { pieces.pop() } else { None };
                 return Ok(Reply {
                     key: arm.key(),
-                    answer,
+                    answer: pieces.concat(),
+                    note: note.map(|note| note.trim().to_owned()),
                     grounded,
                     finish: done.finish_reason.as_str().to_owned(),
                     prompt_sha256: done.provenance.prompt_sha256,
