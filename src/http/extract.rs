@@ -145,7 +145,7 @@ mod tests {
                 Some("messages[0].x"),
                 "x",
             ),
-            (r#"{"messages":[],"modes":"rag"}"#, "unknown_field", Some("modes"), "modes"),
+            (r#"{"messages":[],"mods":"rag"}"#, "unknown_field", Some("mods"), "mods"),
             (r#"{"mode":"rag"}"#, "invalid_value", Some("messages"), "missing"),
             (r#"[[{"role":"user","content":"hi"}]]"#, "invalid_value", None, "object"),
             (r#"{"messages":[],"max_tokens":-1}"#, "invalid_value", Some("max_tokens"), "whole number"),
