@@ -75,7 +75,7 @@ pub struct CompareArgs {
     #[arg(long)]
     markdown: bool,
     /// Ask nothing: read the report that is kept
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["models", "mode", "adapter", "fresh", "limit", "language", "time", "prices"])]
     kept: bool,
     /// What an hour of this machine costs
     #[arg(long, value_name = "FILE", default_value = "config/prices.toml")]
@@ -95,6 +95,7 @@ pub fn run(settings: &Settings, args: &CompareArgs, out: &mut dyn Write) -> anyh
     let mut suite = Suite::read(&folder)?;
     suite.questions.retain(|question| args.language.is_none_or(|language| language == question.language));
     limit(&mut suite, args.limit);
+    anyhow::ensure!(!suite.questions.is_empty(), "--language and --limit leave no question");
     let kept = args.out.clone().unwrap_or_else(|| Path::new("target/compare").join(&suite.name));
     let (mut report, timed) = match args.kept {
         true => read_kept(&kept)?,
@@ -304,6 +305,13 @@ impl Asking<'_> {
             .iter()
             .filter_map(|name| Some(((*name).clone(), loaded.get(*name)?.fingerprint().to_owned())))
             .collect();
+        if adapters.len() < named.len() {
+            let (model, loaded) = (answerer.model().0, adapters.len());
+            eprintln!(
+                "{model}: {loaded} of {} adapters are made for it; the others are left out",
+                named.len()
+            );
+        }
         let mut arms: Vec<Arm> = Vec::new();
         for (name, mode) in self.modes {
             let (name, mode, prompted) = (name.as_str(), *mode, name == PROMPTED);

@@ -130,7 +130,11 @@ pub(super) fn compare(folder: &Path) {
     // From nothing, the same; from what is kept, without asking, the same.
     let again = compare(&["--json", "--gate", "gate.toml", "--fresh"]).output().unwrap();
     assert!(again.stdout == first.stdout, "twice the same numbers");
-    let kept = compare(&["--json", "--gate", "gate.toml", "--kept"]).output().unwrap();
+    let keep = |more: &[&str]| {
+        let args = ["compare", "--suite", "words", "--out", "out", "--kept"];
+        shishin(folder, &[&args, more].concat()).output().unwrap()
+    };
+    let kept = keep(&["--json", "--gate", "gate.toml"]);
     assert!(kept.stdout == first.stdout, "what is kept says the same");
     let page = std::fs::read_to_string(folder.join("out/report.html")).unwrap();
     for part in ["<svg", "below 130&#x2f;80 mmHg", "The word of ward 3?", "✓ kept", "name=\"viewport\""] {
@@ -139,8 +143,15 @@ pub(super) fn compare(folder: &Path) {
     for outside in ["src=", "href=", "url(", "@import", "<script"] {
         assert!(!page.contains(outside), "the page would load something: {outside}");
     }
-    let table = compare(&["--kept", "--markdown"]).output().unwrap();
+    let table = keep(&["--markdown"]);
     assert!(text(&table).contains("| in style with patients | 0 % (0–79) |"), "{}", text(&table));
+
+    let refused = keep(&["--limit", "1"]);
+    assert!(
+        text(&refused).contains("cannot be used with"),
+        "what would be ignored is refused: {}",
+        text(&refused)
+    );
 
     // Other criteria judge anew without asking; other questions are another run.
     std::fs::write(folder.join("words/suite.toml"), SUITE.replace("Heather", "Bracken")).unwrap();

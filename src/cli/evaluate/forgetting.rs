@@ -130,8 +130,6 @@ pub(super) fn run(
                 100.0 * one.same_choice
             )?;
         }
-    }
-    if !args.json {
         show(&probes, &answers, args.show, out)?;
         table(&probed, out)?;
     }
