@@ -5,12 +5,28 @@
 //! on its company, which is what lets batching, chunking, cached prefixes and drafts leave answers as they
 //! are, bit for bit.
 
-use super::forms::{Form, Offset, PANEL, UNPACKED};
-use super::group::{Group, Panels, TileRows};
+use super::forms::{Form, Offset, PANEL, UNPACKED_CODES, UNPACKED_SCALES, Unpacked, UnpackedNibbles};
+use super::group::{GROUP, Group, Panels, TILE_ROWS, TileRows};
 use super::simd::Simd;
 
 /// How far ahead weights are asked for, in bytes: about what memory delivers within its latency.
 const AHEAD: usize = 4096;
+
+/// The numbers of tokens from `t0` on, each in all lanes.
+///
+/// # Safety
+/// `t0 + T` ≤ 8.
+#[inline(always)]
+unsafe fn splats<S: Simd, const T: usize>(of: &[i32; TILE_ROWS], t0: usize) -> [S::I; T] {
+    // SAFETY: the contract above.
+    unsafe {
+        let mut all = [S::splat_i(0); T];
+        for (t, one) in all.iter_mut().enumerate() {
+            *one = S::splat_i(*of.get_unchecked(t0 + t));
+        }
+        all
+    }
+}
 
 /// Adds to `acc` (of shape (tokens, 16)) the products of a panel's groups with `T` tokens of a tile, from
 /// token `t0` on.
@@ -40,40 +56,30 @@ pub(super) unsafe fn dot_tile<S: Simd, Q: Form, const T: usize, const AHEAD_OF_M
                 }
             }
             for group in 0..Q::BLOCK_GROUPS {
-                let codes = Q::codes::<S>(w, group);
                 let (d, m) = Q::scales::<S>(w, group);
                 let tile = &*x;
-                for (t, slot) in sums.iter_mut().enumerate() {
-                    let at = t0 + t;
-                    let q = tile.q.get_unchecked(at).as_ptr();
-                    let scale = S::splat(*tile.scale.get_unchecked(at));
-                    match Q::OFFSET {
-                        Offset::Halves => {
-                            let mut first = S::splat_i(*tile.halves[0].get_unchecked(at));
-                            let mut second = S::splat_i(*tile.halves[1].get_unchecked(at));
-                            for j in 0..4 {
-                                first = S::dot::<false>(first, codes[j], q.add(4 * j));
-                                second = S::dot::<false>(second, codes[j + 4], q.add(4 * j + 16));
-                            }
-                            *slot = S::fma(S::to_f(first), S::mul(d, scale), *slot);
-                            *slot = S::fma(S::to_f(second), S::mul(m, scale), *slot);
+                let q = tile.q.as_ptr().cast::<i8>().add(t0 * GROUP);
+                if Q::OFFSET == Offset::Halves {
+                    for (half, d) in [d, m].into_iter().enumerate() {
+                        let offsets = splats::<S, T>(&tile.halves[half], t0);
+                        let vectors = (4 * half, 4 * half + 4);
+                        let dots = Q::dot::<S, T>((w, group), vectors, offsets, q.add(16 * half));
+                        for (t, slot) in sums.iter_mut().enumerate() {
+                            let scale = S::splat(*tile.scale.get_unchecked(t0 + t));
+                            *slot = S::fma(S::to_f(dots[t]), S::mul(d, scale), *slot);
                         }
-                        offset => {
-                            let mut sum = match offset {
-                                Offset::Of(n) => S::splat_i(*tile.offset[n].get_unchecked(at)),
-                                _ => S::splat_i(0),
-                            };
-                            for (j, code) in codes.iter().take(Q::VECTORS).enumerate() {
-                                sum = if Q::WIDE {
-                                    S::dot::<true>(sum, *code, q.add(4 * j))
-                                } else {
-                                    S::dot::<false>(sum, *code, q.add(4 * j))
-                                };
-                            }
-                            *slot = S::fma(S::to_f(sum), S::mul(d, scale), *slot);
-                            if Q::OFFSET == Offset::Minimum {
-                                *slot = S::fma(m, S::splat(*tile.sum.get_unchecked(at)), *slot);
-                            }
+                    }
+                } else {
+                    let offsets = match Q::OFFSET {
+                        Offset::Of(n) => splats::<S, T>(&tile.offset[n], t0),
+                        _ => [S::splat_i(0); T],
+                    };
+                    let dots = Q::dot::<S, T>((w, group), (0, Q::VECTORS), offsets, q);
+                    for (t, slot) in sums.iter_mut().enumerate() {
+                        let scale = S::splat(*tile.scale.get_unchecked(t0 + t));
+                        *slot = S::fma(S::to_f(dots[t]), S::mul(d, scale), *slot);
+                        if Q::OFFSET == Offset::Minimum {
+                            *slot = S::fma(m, S::splat(*tile.sum.get_unchecked(t0 + t)), *slot);
                         }
                     }
                 }
@@ -135,7 +141,7 @@ pub(super) unsafe fn dot<S: Simd, Q: Form>(
 /// Unpacks groups of a panel.
 ///
 /// # Safety
-/// `w` must hold `groups` groups, whole blocks; `out` [`UNPACKED`] bytes for each.
+/// `w` must hold `groups` groups, whole blocks; `out` [`UNPACKED`](super::forms::UNPACKED) bytes for each.
 #[inline(always)]
 pub(super) unsafe fn unpack<S: Simd, Q: Form>(w: *const u8, groups: usize, out: *mut u8) {
     // SAFETY: the contract above.
@@ -146,20 +152,29 @@ pub(super) unsafe fn unpack<S: Simd, Q: Form>(w: *const u8, groups: usize, out: 
                 S::prefetch(w.wrapping_add(AHEAD + line));
             }
             for group in 0..Q::BLOCK_GROUPS {
-                for (j, code) in Q::codes::<S>(w, group).into_iter().enumerate() {
-                    S::store_b(out.add(64 * j), code);
-                }
                 let (d, m) = Q::scales::<S>(w, group);
-                S::store(out.add(512).cast(), d);
-                S::store(out.add(512 + 4 * PANEL).cast(), m);
-                out = out.add(UNPACKED);
+                S::store(out.cast(), d);
+                S::store(out.cast::<f32>().add(PANEL), m);
+                let to = out.add(UNPACKED_SCALES);
+                if S::NIBBLES && Q::BITS == 8 {
+                    for (j, code) in Q::codes::<S>(w, group).into_iter().enumerate() {
+                        S::store_b(to.add(64 * j), S::low_nibbles(code));
+                        S::store_b(to.add(UNPACKED_CODES + 64 * j), S::high_nibbles(code));
+                    }
+                    out = out.add(UnpackedNibbles::<Q>::BLOCK_BYTES);
+                } else {
+                    for (j, code) in Q::codes::<S>(w, group).into_iter().enumerate() {
+                        S::store_b(to.add(64 * j), code);
+                    }
+                    out = out.add(Unpacked::<Q>::BLOCK_BYTES);
+                }
             }
             w = w.add(Q::BLOCK_BYTES);
         }
     }
 }
 
-/// Multiplies unpacked groups with whole tiles of eight tokens, which lie `stride` groups apart.
+/// Multiplies groups that [`unpack`] has unpacked with whole tiles of eight tokens, which lie `stride` groups apart.
 ///
 /// # Safety
 /// As [`dot_tile`] for each tile; `acc` holds 128 numbers for each tile.
@@ -177,30 +192,30 @@ pub(super) unsafe fn dot_unpacked<S: Simd, Q: Form>(
         for tile in 0..tiles {
             let x = x.add(tile * stride);
             let acc = acc.add(tile * 8 * PANEL);
+            if S::NIBBLES && Q::BITS == 8 {
+                dot_whole::<S, UnpackedNibbles<Q>>(w, groups, x, acc);
+            } else {
+                dot_whole::<S, Unpacked<Q>>(w, groups, x, acc);
+            }
+        }
+    }
+}
+
+/// [`dot_tile`] for all tokens of a tile, of weights that are in a cache.
+///
+/// # Safety
+/// As [`dot_tile`].
+#[inline(always)]
+unsafe fn dot_whole<S: Simd, Q: Form>(w: *const u8, groups: usize, x: *const Group, acc: *mut f32) {
+    // SAFETY: the contract above.
+    unsafe {
+        for t in (0..TILE_ROWS).step_by(S::TILE) {
+            let acc = acc.add(t * PANEL);
             match S::TILE {
-                8 => dot_tile::<S, super::forms::Unpacked<Q>, 8, false>(w, groups, x, 0, acc),
-                2 => {
-                    for t in [0, 2, 4, 6] {
-                        dot_tile::<S, super::forms::Unpacked<Q>, 2, false>(
-                            w,
-                            groups,
-                            x,
-                            t,
-                            acc.add(t * PANEL),
-                        );
-                    }
-                }
-                _ => {
-                    for t in 0..8 {
-                        dot_tile::<S, super::forms::Unpacked<Q>, 1, false>(
-                            w,
-                            groups,
-                            x,
-                            t,
-                            acc.add(t * PANEL),
-                        );
-                    }
-                }
+                8 => dot_tile::<S, Q, 8, false>(w, groups, x, t, acc),
+                4 => dot_tile::<S, Q, 4, false>(w, groups, x, t, acc),
+                2 => dot_tile::<S, Q, 2, false>(w, groups, x, t, acc),
+                _ => dot_tile::<S, Q, 1, false>(w, groups, x, t, acc),
             }
         }
     }

@@ -29,8 +29,8 @@ pub(super) enum Offset {
 #[allow(clippy::missing_safety_doc, reason = "the trait's own section holds for both functions")]
 pub(super) trait Form {
     const OFFSET: Offset;
-    /// Codes may be above 127.
-    const WIDE: bool = false;
+    /// Bits of a code.
+    const BITS: u32;
     /// Vectors of codes of a group that are not all zero.
     const VECTORS: usize = 8;
     /// Groups of 32 columns in a block.
@@ -40,8 +40,37 @@ pub(super) trait Form {
 
     /// The codes of a group: vector j holds columns 4j to 4j + 3 of the 16 rows.
     unsafe fn codes<S: Simd>(block: *const u8, group: usize) -> [S::B; 8];
+    /// [`Simd::dot`] of the vectors `from..to` of a group with `T` tokens: all, or a half of those with [`Offset::Halves`].
+    #[inline(always)]
+    unsafe fn dot<S: Simd, const T: usize>(
+        (block, group): (*const u8, usize),
+        (from, to): (usize, usize),
+        acc: [S::I; T],
+        a: *const i8,
+    ) -> [S::I; T] {
+        // SAFETY: the traits' contracts.
+        unsafe {
+            let codes = &Self::codes::<S>(block, group)[from..to];
+            match Self::BITS {
+                4 => S::dot::<4, T>(acc, codes, a),
+                5 => S::dot::<5, T>(acc, codes, a),
+                _ => S::dot::<8, T>(acc, codes, a),
+            }
+        }
+    }
     /// Scales and minima of a group, or the scales of its two halves.
     unsafe fn scales<S: Simd>(block: *const u8, group: usize) -> (S::F, S::F);
+}
+
+/// `acc + 16 · high`, token by token.
+#[inline(always)]
+unsafe fn add_16_times<S: Simd, const T: usize>(acc: [S::I; T], high: [S::I; T]) -> [S::I; T] {
+    let mut acc = acc;
+    for (acc, high) in acc.iter_mut().zip(high) {
+        // SAFETY: within the contract of `Form`.
+        *acc = unsafe { S::add_i(*acc, S::shl_i::<4>(high)) };
+    }
+    acc
 }
 
 /// 4-bit codes: vector v of 64 bytes holds columns of vector 2v in its low nibbles, of 2v + 1 in its high ones.
@@ -112,6 +141,7 @@ macro_rules! plain_form {
 
         impl Form for $name {
             const OFFSET: Offset = $offset;
+            const BITS: u32 = if $high { 5 } else { 4 };
             const BLOCK_GROUPS: usize = 1;
             const BLOCK_BYTES: usize =
                 NIBBLES + if $high { FIFTH } else { 0 } + if $minimum { 2 } else { 1 } * HALF_SCALES;
@@ -155,7 +185,7 @@ pub(super) struct Q8_0;
 
 impl Form for Q8_0 {
     const OFFSET: Offset = Offset::Of(2);
-    const WIDE: bool = true;
+    const BITS: u32 = 8;
     const BLOCK_GROUPS: usize = 1;
     const BLOCK_BYTES: usize = 512 + HALF_SCALES;
 
@@ -177,7 +207,7 @@ pub(super) struct Q8Half;
 
 impl Form for Q8Half {
     const OFFSET: Offset = Offset::Of(2);
-    const WIDE: bool = true;
+    const BITS: u32 = 8;
     const VECTORS: usize = 4;
     const BLOCK_GROUPS: usize = 1;
     const BLOCK_BYTES: usize = 256 + HALF_SCALES;
@@ -235,6 +265,7 @@ macro_rules! k_form {
 
         impl Form for $name {
             const OFFSET: Offset = Offset::Minimum;
+            const BITS: u32 = if $high { 5 } else { 4 };
             const BLOCK_GROUPS: usize = 8;
             const BLOCK_BYTES: usize =
                 8 * (NIBBLES + if $high { FIFTH } else { 0 }) + K_SCALES + 2 * HALF_SCALES;
@@ -270,11 +301,28 @@ pub(super) const SIXTH: usize = 128;
 /// Bytes of a group of [`Q6K`].
 pub(super) const Q6K_GROUP: usize = NIBBLES + SIXTH;
 
+/// The codes of 16 columns.
+#[inline(always)]
+unsafe fn q6k_half<S: Simd>(group: *const u8, half: usize) -> [S::B; 4] {
+    // SAFETY: within the contract of `Form`; such a group has `Q6K_GROUP` bytes.
+    unsafe {
+        let v = [S::load_b(group.add(128 * half)), S::load_b(group.add(128 * half + 64))];
+        let high = S::load_b(group.add(NIBBLES + 64 * half));
+        [
+            S::with_high_bits::<0, 3>(S::low_nibbles(v[0]), high),
+            S::with_high_bits::<2, 3>(S::high_nibbles(v[0]), high),
+            S::with_high_bits::<4, 3>(S::low_nibbles(v[1]), high),
+            S::with_high_bits::<6, 3>(S::high_nibbles(v[1]), high),
+        ]
+    }
+}
+
 /// 6 bits − 32; 16 columns share an 8-bit scale, and 256 the scale of those.
 pub(super) struct Q6K;
 
 impl Form for Q6K {
     const OFFSET: Offset = Offset::Halves;
+    const BITS: u32 = 6;
     const BLOCK_GROUPS: usize = 8;
     const BLOCK_BYTES: usize = 8 * Q6K_GROUP + 16 * PANEL + HALF_SCALES;
 
@@ -283,19 +331,20 @@ impl Form for Q6K {
         // SAFETY: the trait's contract.
         unsafe {
             let p = block.add(group * Q6K_GROUP);
-            let low = nibbles::<S>(p);
-            let high = [S::load_b(p.add(NIBBLES)), S::load_b(p.add(NIBBLES + 64))];
-            [
-                S::with_high_bits::<0, 3>(low[0], high[0]),
-                S::with_high_bits::<2, 3>(low[1], high[0]),
-                S::with_high_bits::<4, 3>(low[2], high[0]),
-                S::with_high_bits::<6, 3>(low[3], high[0]),
-                S::with_high_bits::<0, 3>(low[4], high[1]),
-                S::with_high_bits::<2, 3>(low[5], high[1]),
-                S::with_high_bits::<4, 3>(low[6], high[1]),
-                S::with_high_bits::<6, 3>(low[7], high[1]),
-            ]
+            let ([a, b, c, d], [e, f, g, h]) = (q6k_half::<S>(p, 0), q6k_half::<S>(p, 1));
+            [a, b, c, d, e, f, g, h]
         }
+    }
+    /// The vectors are one of the halves: unpacking the other as well would cost registers.
+    #[inline(always)]
+    unsafe fn dot<S: Simd, const T: usize>(
+        (block, group): (*const u8, usize),
+        (from, _): (usize, usize),
+        acc: [S::I; T],
+        a: *const i8,
+    ) -> [S::I; T] {
+        // SAFETY: the traits' contracts.
+        unsafe { S::dot::<6, T>(acc, &q6k_half::<S>(block.add(group * Q6K_GROUP), from / 4), a) }
     }
     #[inline(always)]
     unsafe fn scales<S: Simd>(block: *const u8, group: usize) -> (S::F, S::F) {
@@ -309,28 +358,94 @@ impl Form for Q6K {
     }
 }
 
-/// A form unpacked: a byte for each code and 32-bit scales, for as long as many tokens are multiplied
-/// with it.
+/// A form unpacked: 32-bit scales and a byte for each code, for as long as many tokens are multiplied with it.
 pub(super) struct Unpacked<Q>(std::marker::PhantomData<Q>);
 
-/// Bytes of an unpacked group of 16 rows.
-pub(super) const UNPACKED: usize = 512 + 2 * 4 * PANEL;
+/// As [`Unpacked`], with a byte for each half of a code.
+pub(super) struct UnpackedNibbles<Q>(std::marker::PhantomData<Q>);
+
+/// Bytes of the scales and minima of an unpacked group of 16 rows, which come first.
+pub(super) const UNPACKED_SCALES: usize = 2 * 4 * PANEL;
+/// Bytes of the codes of an unpacked group, or of their halves of one kind.
+pub(super) const UNPACKED_CODES: usize = 512;
+/// Bytes of an unpacked group at the most.
+pub(super) const UNPACKED: usize = UNPACKED_SCALES + 2 * UNPACKED_CODES;
+
+/// What [`Form::scales`] gives of an unpacked group.
+#[inline(always)]
+unsafe fn unpacked_scales<S: Simd>(block: *const u8) -> (S::F, S::F) {
+    // SAFETY: within the contract of `Form`.
+    unsafe { (S::load(block.cast()), S::load(block.add(4 * PANEL).cast())) }
+}
 
 impl<Q: Form> Form for Unpacked<Q> {
     const OFFSET: Offset = Q::OFFSET;
-    const WIDE: bool = Q::WIDE;
+    const BITS: u32 = Q::BITS;
     const VECTORS: usize = Q::VECTORS;
     const BLOCK_GROUPS: usize = 1;
-    const BLOCK_BYTES: usize = UNPACKED;
+    const BLOCK_BYTES: usize = UNPACKED_SCALES + UNPACKED_CODES;
 
     #[inline(always)]
     unsafe fn codes<S: Simd>(block: *const u8, _: usize) -> [S::B; 8] {
         // SAFETY: the trait's contract.
-        unsafe { bytes::<S>(block) }
+        unsafe { bytes::<S>(block.add(UNPACKED_SCALES)) }
+    }
+    #[inline(always)]
+    unsafe fn dot<S: Simd, const T: usize>(
+        (block, _): (*const u8, usize),
+        (from, to): (usize, usize),
+        acc: [S::I; T],
+        a: *const i8,
+    ) -> [S::I; T] {
+        // SAFETY: the traits' contracts.
+        unsafe {
+            let codes = block.add(UNPACKED_SCALES + 64 * from);
+            match Self::BITS {
+                4 => S::dot_at::<4, T>(acc, codes, to - from, a),
+                5 => S::dot_at::<5, T>(acc, codes, to - from, a),
+                6 => S::dot_at::<6, T>(acc, codes, to - from, a),
+                _ => S::dot_at::<8, T>(acc, codes, to - from, a),
+            }
+        }
     }
     #[inline(always)]
     unsafe fn scales<S: Simd>(block: *const u8, _: usize) -> (S::F, S::F) {
         // SAFETY: the trait's contract.
-        unsafe { (S::load(block.add(512).cast()), S::load(block.add(512 + 4 * PANEL).cast())) }
+        unsafe { unpacked_scales::<S>(block) }
+    }
+}
+
+impl<Q: Form> Form for UnpackedNibbles<Q> {
+    const OFFSET: Offset = Q::OFFSET;
+    const BITS: u32 = Q::BITS;
+    const VECTORS: usize = Q::VECTORS;
+    const BLOCK_GROUPS: usize = 1;
+    const BLOCK_BYTES: usize = UNPACKED;
+
+    /// The low halves alone.
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(block: *const u8, _: usize) -> [S::B; 8] {
+        // SAFETY: the trait's contract.
+        unsafe { bytes::<S>(block.add(UNPACKED_SCALES)) }
+    }
+    #[inline(always)]
+    unsafe fn dot<S: Simd, const T: usize>(
+        (block, _): (*const u8, usize),
+        (from, to): (usize, usize),
+        acc: [S::I; T],
+        a: *const i8,
+    ) -> [S::I; T] {
+        // SAFETY: the traits' contracts.
+        unsafe {
+            let low = block.add(UNPACKED_SCALES + 64 * from);
+            let high = low.add(UNPACKED_CODES);
+            let high = S::dot_at::<4, T>([S::splat_i(0); T], high, to - from, a);
+            S::dot_at::<4, T>(add_16_times::<S, T>(acc, high), low, to - from, a)
+        }
+    }
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(block: *const u8, _: usize) -> (S::F, S::F) {
+        // SAFETY: the trait's contract.
+        unsafe { unpacked_scales::<S>(block) }
     }
 }

@@ -18,9 +18,9 @@ const TASK_PANELS: usize = 4;
 const LONGEST_TASK: usize = 32;
 /// Tasks for each thread that are enough to even out their speeds.
 const TASKS_PER_THREAD: usize = 6;
-/// Groups that are unpacked at a time when many tokens are multiplied: 32 groups are 20 kB, within a first
-/// cache. A multiple of every form's block.
-const UNPACK_GROUPS: usize = 32;
+/// Groups that are unpacked at a time when many tokens are multiplied: 16 groups are 10 or 18 kB, within a first
+/// cache with a tile of tokens. A multiple of every form's block.
+const UNPACK_GROUPS: usize = 16;
 /// Up to here a panel is read from the cache once for each tile instead of being unpacked first.
 const UNPACK_ABOVE_TILES: usize = 2;
 

@@ -1,7 +1,9 @@
 //! Sixteen lanes in two AVX2 registers, with the byte dot product of AVX-VNNI where the processor has it.
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
+use super::super::group::GROUP;
 use super::Simd;
 
 /// AVX2, FMA and F16C; and AVX-VNNI if `VNNI`.
@@ -44,17 +46,10 @@ pub(super) unsafe fn reduce_max_i_8(v: __m256i) -> i32 {
     }
 }
 
-/// Four products of unsigned and signed bytes, summed per lane, exact for all values.
-#[inline(always)]
-unsafe fn dot_wide(w: __m256i, a: __m256i) -> __m256i {
-    // SAFETY: within the caller's contract.
-    unsafe {
-        // Even and odd bytes as 16-bit numbers; their products in pairs fit 32 bits.
-        let (w_even, w_odd) = (_mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srli_epi16::<8>(w));
-        let a_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a));
-        let a_odd = _mm256_srai_epi16::<8>(a);
-        _mm256_add_epi32(_mm256_madd_epi16(w_even, a_even), _mm256_madd_epi16(w_odd, a_odd))
-    }
+/// Vectors of products that are added up in 16 bits before they are widened: as many as cannot leave them, with two
+/// products of a code below 2^`bits` and at most 127 each.
+const fn vectors_in_16_bits(bits: u32) -> usize {
+    i16::MAX as usize / (2 * 127 * ((1 << bits) - 1))
 }
 
 /// Eight lanes of [`Simd::load_bf16`].
@@ -96,19 +91,40 @@ unsafe fn with_high_bits_8<const SHIFT: u32, const MASK: u8>(low: __m256i, high:
     }
 }
 
-/// Eight lanes of [`Simd::dot`].
+/// Adds to each lane of `acc` the sum of its pair of `pairs`.
 #[inline(always)]
-unsafe fn dot_8<const VNNI: bool, const WIDE: bool>(acc: __m256i, w: __m256i, a: __m256i) -> __m256i {
+unsafe fn add_pairs(acc: __m256i, pairs: __m256i) -> __m256i {
+    // SAFETY: within the caller's contract.
+    unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))) }
+}
+
+/// [`add_pairs`], 16 times.
+#[inline(always)]
+unsafe fn add_pairs_16_times(acc: __m256i, pairs: __m256i) -> __m256i {
+    // SAFETY: within the caller's contract.
+    unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(16))) }
+}
+
+/// Adds the products of a vector with four bytes of each token: to `acc` by one instruction where there is one, else
+/// two of each lane to the two halves of the lane in `pairs`.
+#[inline(always)]
+unsafe fn add_products<const VNNI: bool, const T: usize>(
+    pairs: &mut [I; T],
+    acc: &mut [I],
+    w: I,
+    a: *const i8,
+) {
     // SAFETY: within the caller's contract.
     unsafe {
-        if VNNI {
-            _mm256_dpbusd_avx_epi32(acc, w, a)
-        } else if WIDE {
-            _mm256_add_epi32(acc, dot_wide(w, a))
-        } else {
-            // Pairs of products fit 16 bits: at most 2 · 127 · 127.
-            let pairs = _mm256_maddubs_epi16(w, a);
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        for t in 0..T {
+            let a = _mm256_set1_epi32(a.add(t * GROUP).cast::<i32>().read_unaligned());
+            for half in 0..2 {
+                if VNNI {
+                    acc[t][half] = _mm256_dpbusd_avx_epi32(acc[t][half], w[half], a);
+                } else {
+                    pairs[t][half] = _mm256_add_epi16(pairs[t][half], _mm256_maddubs_epi16(w[half], a));
+                }
+            }
         }
     }
 }
@@ -131,7 +147,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type I = I;
     type B = I;
 
-    const TILE: usize = 2;
+    const TILE: usize = 4;
+    const NIBBLES: bool = !VNNI;
 
     #[inline(always)]
     unsafe fn splat(v: f32) -> F {
@@ -344,11 +361,65 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
-    unsafe fn dot<const WIDE: bool>(acc: I, w: I, a: *const i8) -> I {
-        unsafe {
-            let a = _mm256_set1_epi32(a.cast::<i32>().read_unaligned());
-            [dot_8::<VNNI, WIDE>(acc[0], w[0], a), dot_8::<VNNI, WIDE>(acc[1], w[1], a)]
+    unsafe fn dot<const BITS: u32, const T: usize>(acc: [I; T], w: &[I], a: *const i8) -> [I; T] {
+        // Eight bits are two codes of four: the sum of both is as exact.
+        let halved = BITS == 8 && !VNNI;
+        let most = if VNNI { 1 } else { const { vectors_in_16_bits(if BITS == 8 { 4 } else { BITS }) } };
+        let mut acc = acc;
+        for (t, acc) in acc.iter_mut().enumerate() {
+            let acc = std::slice::from_mut(acc);
+            let mut a = unsafe { a.add(t * GROUP) };
+            for w in w.chunks(most) {
+                let mut pairs = unsafe { [[_mm256_setzero_si256(); 2]] };
+                let mut upper = pairs;
+                for w in w {
+                    unsafe {
+                        if halved {
+                            add_products::<VNNI, 1>(&mut upper, acc, Self::high_nibbles(*w), a);
+                            add_products::<VNNI, 1>(&mut pairs, acc, Self::low_nibbles(*w), a);
+                        } else {
+                            add_products::<VNNI, 1>(&mut pairs, acc, *w, a);
+                        }
+                        a = a.add(4);
+                    }
+                }
+                if halved {
+                    acc[0] = both!(acc[0], upper[0], add_pairs_16_times);
+                }
+                acc[0] = if VNNI { acc[0] } else { both!(acc[0], pairs[0], add_pairs) };
+            }
         }
+        acc
+    }
+    #[inline(always)]
+    unsafe fn dot_at<const BITS: u32, const T: usize>(
+        acc: [I; T],
+        w: *const u8,
+        vectors: usize,
+        a: *const i8,
+    ) -> [I; T] {
+        // Vector by vector and not token by token, since few registers are left for vectors; and in loops of a length that
+        // the compiler does not know, or it would undo that.
+        let most = if VNNI { vectors } else { const { vectors_in_16_bits(BITS) }.min(vectors) };
+        debug_assert!(most > 0 && vectors.is_multiple_of(most), "whole loops of vectors");
+        let (times, each) = (vectors / most, most);
+        let (times, each) = if most < 4 { (black_box(times), each) } else { (times, black_box(each)) };
+        let mut acc = acc;
+        for n in 0..times {
+            let mut pairs = unsafe { [[_mm256_setzero_si256(); 2]; T] };
+            for j in 0..each {
+                unsafe {
+                    let (w, a) = (w.add(64 * (n * most + j)), a.add(4 * (n * most + j)));
+                    add_products::<VNNI, T>(&mut pairs, &mut acc, Self::load_b(w), a);
+                }
+            }
+            if !VNNI {
+                for (acc, pairs) in acc.iter_mut().zip(pairs) {
+                    *acc = both!(*acc, pairs, add_pairs);
+                }
+            }
+        }
+        acc
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {

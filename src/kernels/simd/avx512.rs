@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::super::group::GROUP;
 use super::Simd;
 
 /// AVX-512 F, BW, DQ, VL and VNNI.
@@ -23,6 +24,7 @@ impl Simd for Avx512 {
     type B = __m512i;
 
     const TILE: usize = 8;
+    const NIBBLES: bool = false;
 
     #[inline(always)]
     unsafe fn splat(v: f32) -> __m512 {
@@ -197,8 +199,36 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn dot<const WIDE: bool>(acc: __m512i, w: __m512i, a: *const i8) -> __m512i {
-        unsafe { _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(a.cast::<i32>().read_unaligned())) }
+    unsafe fn dot<const BITS: u32, const T: usize>(
+        acc: [__m512i; T],
+        w: &[__m512i],
+        a: *const i8,
+    ) -> [__m512i; T] {
+        let mut acc = acc;
+        for (t, acc) in acc.iter_mut().enumerate() {
+            for (j, w) in w.iter().enumerate() {
+                *acc = unsafe {
+                    let a = a.add(t * GROUP).cast::<i32>().add(j).read_unaligned();
+                    _mm512_dpbusd_epi32(*acc, *w, _mm512_set1_epi32(a))
+                };
+            }
+        }
+        acc
+    }
+    #[inline(always)]
+    unsafe fn dot_at<const BITS: u32, const T: usize>(
+        acc: [__m512i; T],
+        w: *const u8,
+        vectors: usize,
+        a: *const i8,
+    ) -> [__m512i; T] {
+        unsafe {
+            let mut all = [Self::load_b(w); 8];
+            for (j, one) in all.iter_mut().enumerate().take(vectors) {
+                *one = Self::load_b(w.add(64 * j));
+            }
+            Self::dot::<BITS, T>(acc, &all[..vectors], a)
+        }
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {

@@ -34,6 +34,9 @@ pub(super) trait Simd: Copy {
 
     /// Tokens whose sums a matrix kernel keeps in registers at a time.
     const TILE: usize;
+    /// [`Self::dot_at`] takes no codes of eight bits, and is given their halves instead: faster where nothing multiplies
+    /// and adds four bytes at once.
+    const NIBBLES: bool;
 
     unsafe fn splat(v: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
@@ -92,9 +95,21 @@ pub(super) trait Simd: Copy {
     unsafe fn high_nibbles(b: Self::B) -> Self::B;
     /// `low | ((high >> SHIFT) & MASK) << 4`, byte by byte.
     unsafe fn with_high_bits<const SHIFT: u32, const MASK: u8>(low: Self::B, high: Self::B) -> Self::B;
-    /// Adds to each lane the product of its four unsigned bytes of `w` with the four signed bytes at `a`,
-    /// which are the same for all lanes. `WIDE` says that bytes of `w` may be above 127.
-    unsafe fn dot<const WIDE: bool>(acc: Self::I, w: Self::B, a: *const i8) -> Self::I;
+    /// Adds to each lane of each token's `acc` the products of its four unsigned bytes of each vector of `w` with four
+    /// signed bytes of the token, which are the same for all lanes. Token t's bytes begin at `a + t · GROUP`: four for
+    /// the first vector, and so on. Bytes of `w` are below 2^`BITS`; no signed byte is −128.
+    unsafe fn dot<const BITS: u32, const T: usize>(
+        acc: [Self::I; T],
+        w: &[Self::B],
+        a: *const i8,
+    ) -> [Self::I; T];
+    /// [`Self::dot`] with 4 or 8 vectors from `w` on, which are in a cache; `BITS` below 8 where [`Self::NIBBLES`].
+    unsafe fn dot_at<const BITS: u32, const T: usize>(
+        acc: [Self::I; T],
+        w: *const u8,
+        vectors: usize,
+        a: *const i8,
+    ) -> [Self::I; T];
     /// Asks for the cache line at `p`, which need not be readable.
     unsafe fn prefetch(p: *const u8);
 }

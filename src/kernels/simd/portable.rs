@@ -3,6 +3,7 @@
 
 use half::{bf16, f16};
 
+use super::super::group::GROUP;
 use super::{LANES, Simd};
 
 /// Arrays and loops.
@@ -36,6 +37,7 @@ impl Simd for Portable {
     type B = B;
 
     const TILE: usize = 1;
+    const NIBBLES: bool = false;
 
     #[inline(always)]
     unsafe fn splat(v: f32) -> F {
@@ -189,12 +191,32 @@ impl Simd for Portable {
         zip(low, high, |l, h| l | ((h >> SHIFT) & MASK) << 4)
     }
     #[inline(always)]
-    unsafe fn dot<const WIDE: bool>(acc: I, w: B, a: *const i8) -> I {
-        let a = unsafe { a.cast::<[i8; 4]>().read_unaligned() };
-        std::array::from_fn(|lane| {
-            let products = (0..4).map(|b| i32::from(w[4 * lane + b]) * i32::from(a[b]));
-            acc[lane] + products.sum::<i32>()
-        })
+    unsafe fn dot<const BITS: u32, const T: usize>(acc: [I; T], w: &[B], a: *const i8) -> [I; T] {
+        let mut acc = acc;
+        for (t, acc) in acc.iter_mut().enumerate() {
+            for (j, w) in w.iter().enumerate() {
+                let a = unsafe { a.add(t * GROUP).cast::<[i8; 4]>().add(j).read_unaligned() };
+                for (lane, slot) in acc.iter_mut().enumerate() {
+                    *slot += (0..4).map(|b| i32::from(w[4 * lane + b]) * i32::from(a[b])).sum::<i32>();
+                }
+            }
+        }
+        acc
+    }
+    #[inline(always)]
+    unsafe fn dot_at<const BITS: u32, const T: usize>(
+        acc: [I; T],
+        w: *const u8,
+        vectors: usize,
+        a: *const i8,
+    ) -> [I; T] {
+        unsafe {
+            let mut all = [Self::load_b(w); 8];
+            for (j, one) in all.iter_mut().enumerate().take(vectors) {
+                *one = Self::load_b(w.add(64 * j));
+            }
+            Self::dot::<BITS, T>(acc, &all[..vectors], a)
+        }
     }
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}

@@ -3,6 +3,7 @@
 use half::f16;
 use proptest::prelude::*;
 
+use super::super::group::TILE_ROWS;
 use super::super::{Activations, Cpu, DenseType, Matrix, Output, Pages, Part, QuantType, WeightType};
 use super::{
     Random, Weight, activations, assert_close, assert_same, cpus, formats, plain, product, quantised,
@@ -110,14 +111,16 @@ fn rows_of_more_groups_than_are_unpacked_at_a_time() {
         let kind = WeightType::Quantised(kind);
         let columns = if columns_of(kind, 1) == 32 { 33 * 32 } else { 5 * 256 };
         let w = Weight::new(kind, 17, columns, &mut random);
-        let x = random.floats(9 * columns, 1.0);
+        // Unpacked from the third tile on.
+        let tokens = 2 * TILE_ROWS + 3;
+        let x = random.floats(tokens * columns, 1.0);
         let part = Part { weight: &w.matrix, bias: None, deltas: &[] };
         let expected = alone(&x, &part);
         check_against_sums(&expected, &w, &x, None, "many groups");
         for cpu in cpus(2) {
             let x = activations(&cpu, &x, columns);
             let what = format!("{kind:?}, {columns} columns, {}", cpu.variant().as_str());
-            assert_same(&linear(&cpu, &x, 9, &part, 0, None), &expected, &what);
+            assert_same(&linear(&cpu, &x, tokens, &part, 0, None), &expected, &what);
         }
     }
 }
@@ -154,6 +157,7 @@ fn more_rows_than_a_task_has() {
 #[test]
 fn codes_at_their_ends_do_not_saturate() {
     // 16-bit sums of pairs would overflow first where all codes and all inputs are the largest.
+    let tokens = 2 * TILE_ROWS + 3;
     for kind in QuantType::ALL {
         let (block, bytes) = kind.block();
         for code in [0x00, 0x7F, 0x80, 0xFF] {
@@ -165,9 +169,9 @@ fn codes_at_their_ends_do_not_saturate() {
             let matrix = Matrix::pack(packed, (3, columns), |_| &row, &mut Pages::default()).unwrap();
             let w = Weight { matrix, numbers };
             let part = Part { weight: &w.matrix, bias: None, deltas: &[] };
-            // Two tokens of one sign, one that alternates.
-            let x: Vec<f32> = (0..3 * columns)
-                .map(|i| match i / columns {
+            // Of three tokens two of one sign, one that alternates; enough of them to be multiplied unpacked too.
+            let x: Vec<f32> = (0..tokens * columns)
+                .map(|i| match i / columns % 3 {
                     0 => 1.0,
                     1 => -1.0,
                     _ => [1.0, -1.0][i % 2],
@@ -175,7 +179,7 @@ fn codes_at_their_ends_do_not_saturate() {
                 .collect();
             for cpu in cpus(1) {
                 let what = format!("{kind:?}, code {code}, {}", cpu.variant().as_str());
-                let found = linear(&cpu, &activations(&cpu, &x, columns), 3, &part, 0, None);
+                let found = linear(&cpu, &activations(&cpu, &x, columns), tokens, &part, 0, None);
                 check_against_sums(&found, &w, &x, None, &what);
                 assert_same(&found, &alone(&x, &part), &what);
             }
