@@ -17,11 +17,15 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use serde::Deserialize;
+use shishin::analysis::synonyms::Synonyms;
+use shishin::evaluate::passages::{self, Gated};
+use shishin::ingest::{BuildOptions, BuildTools, build_with};
 use shishin::kernels::{Cpu, Variant};
 use shishin::model::catalog::Catalog;
 use shishin::model::embed::{Embedder, TextKind, load};
 use shishin::model::fetch::{FetchOptions, default_cache_dir, ensure};
 use shishin::model::gguf::Value;
+use shishin::retrieve::{Filter, Gate, GuidelineIndex, Meaning, Ranking, SearchTools};
 
 #[allow(clippy::disallowed_methods, reason = "a test finds the user's cache as the program does")]
 fn cache() -> PathBuf {
@@ -36,11 +40,11 @@ fn cpu() -> Arc<Cpu> {
     Arc::new(Cpu::new(Variant::best(), 2).unwrap())
 }
 
-static E5: LazyLock<Box<dyn Embedder>> = LazyLock::new(|| {
+static E5: LazyLock<Arc<dyn Embedder>> = LazyLock::new(|| {
     let catalog = Catalog::builtin().unwrap();
     let path =
         ensure(catalog.get("multilingual-e5-small").unwrap(), &FetchOptions::new(cache()), &mut ()).unwrap();
-    load("multilingual-e5-small", &path, cpu()).unwrap()
+    load("multilingual-e5-small", &path, cpu()).unwrap().into()
 });
 
 /// The folder of an embedder that only some machines have.
@@ -251,5 +255,60 @@ fn minilm_is_that_of_candle() {
         let cosine: f32 = vector.iter().zip(by_candle(&folder, text)).map(|(a, b)| a * b).sum();
         println!("{text:.30}: cosine with candle {cosine:.6}");
         assert!(cosine > 0.999, "{text}: {cosine}");
+    }
+}
+
+/// An index of the guidelines of a folder of this repository, with vectors.
+fn index(guidelines: &str) -> (tempfile::TempDir, GuidelineIndex) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = BuildOptions {
+        source: Path::new(env!("CARGO_MANIFEST_DIR")).join(guidelines),
+        index: dir.path().to_owned(),
+        chunk_tokens: 240,
+        overlap_tokens: 40,
+        strict: true,
+        keep_generations: 1,
+    };
+    let synonyms = Arc::new(Synonyms::built_in().unwrap());
+    let tools = BuildTools { embedder: Some(&**E5), ..BuildTools::default() };
+    build_with(tools, &options, jiff::civil::date(2026, 11, 1), &mut |_| {}).unwrap();
+    let meaning = Meaning { embedder: Arc::clone(&E5), path: "none".into(), cpu: cpu() };
+    let tools = SearchTools { meaning: Some(meaning), synonyms, ..SearchTools::default() };
+    let index = GuidelineIndex::open_with(dir.path(), tools).unwrap();
+    (dir, index)
+}
+
+/// Short questions and the long messages of patients and staff, in both languages: a gate that fits the ones alone
+/// stops nearly all of the others.
+#[test]
+fn the_gate_keeps_questions_and_messages_that_a_guideline_answers() {
+    let bars = [
+        (
+            "index/guidelines",
+            &["answerable.jsonl", "english-to-japanese.jsonl", "unanswerable.jsonl"][..],
+            [(0.9, 0.82), (0.4, 0.7)],
+        ),
+        ("models/datasets/grounded/guidelines", &["messages.en.jsonl"], [(0.8, 0.7), (0.65, 0.7)]),
+        ("models/datasets/grounded/guidelines", &["messages.ja.jsonl"], [(0.9, 0.4), (0.85, 0.4)]),
+    ];
+    let mut built: Option<(&str, (tempfile::TempDir, GuidelineIndex))> = None;
+    for (guidelines, files, bars) in bars {
+        let (_, (_, index)) = match built.take() {
+            Some(same) if same.0 == guidelines => built.insert(same),
+            _ => built.insert((guidelines, index(guidelines))),
+        };
+        let snapshot = index.snapshot().unwrap();
+        for (ranking, (recall, stopped)) in [Ranking::Fused, Ranking::Bm25].into_iter().zip(bars) {
+            let mut judged = Vec::new();
+            for file in files {
+                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/questions").join(file);
+                let questions = passages::read(&path).unwrap();
+                let (all, today) = (Filter::default(), jiff::civil::date(2026, 11, 1));
+                judged.extend(passages::ask(&snapshot, &questions, &all, Some(ranking), today).unwrap());
+            }
+            let gated = Gated::of(&judged, Gate::default());
+            println!("{files:?}, {ranking:?}: answers {:.2}, stops {:.2}", gated.recall, gated.stopped);
+            assert!(gated.recall >= recall && gated.stopped >= stopped, "{files:?}, {ranking:?}: {gated:?}");
+        }
     }
 }

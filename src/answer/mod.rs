@@ -338,7 +338,7 @@ impl Answerer {
             })
         };
         let mut found = search(asked)?;
-        let gate = self.settings.gate;
+        let gate = self.settings.gate.asked_in(language);
         // Notes first, the question last: what the notes speak of hides what is asked.
         for closing in closings(asked) {
             if found.relevant(gate) {

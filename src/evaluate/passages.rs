@@ -6,6 +6,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::metrics::Mean;
+use crate::language::Language;
 use crate::retrieve::{Filter, Gate, Ranking, RetrieveError, SearchQuery, Snapshot};
 
 /// Passages that are looked at for a question.
@@ -84,6 +85,8 @@ pub fn read(path: &Path) -> Result<Vec<AskedQuestion>, QuestionsError> {
 pub struct Judged {
     /// The question's name.
     pub id: String,
+    /// The language that it is asked in.
+    pub language: Language,
     /// Whether a guideline answers it.
     pub answerable: bool,
     /// The rank of the first passage that answers, from 1.
@@ -96,6 +99,7 @@ impl Judged {
     /// Whether a gate lets any passage through.
     #[must_use]
     pub fn passes(&self, gate: Gate) -> bool {
+        let gate = gate.asked_in(self.language);
         self.passages.iter().any(|(coverage, similarity)| gate.lets_pass(*coverage, *similarity))
     }
 }
@@ -125,6 +129,7 @@ pub fn ask(
         });
         Ok(Judged {
             id: asked.id.clone(),
+            language: Language::detect(&asked.question),
             answerable: asked.guideline.is_some(),
             rank: answers.map(|at| at + 1),
             passages: found.passages.iter().map(|p| (p.coverage, p.similarity)).collect(),
@@ -197,6 +202,7 @@ mod tests {
     fn counts_are_those_worked_out_by_hand() {
         let judged = |answerable, rank, coverage, similarity| Judged {
             id: String::new(),
+            language: Language::En,
             answerable,
             rank,
             passages: vec![(coverage, similarity)],

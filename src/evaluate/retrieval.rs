@@ -218,6 +218,7 @@ fn gated(
         let document = indexed.documents.get(row).and_then(|at| collection.documents.get(*at));
         document.is_some_and(|document| judged.get(&document.id).is_some_and(|grade| *grade > 0))
     };
+    let gate = gate.asked_in(Language::detect(&asked.text));
     let passes = |all: bool| -> Result<bool, EvaluateError> {
         for ranked in found.iter().filter(|ranked| all || !answers(ranked.row)).take(GATED) {
             let (coverage, similarity) = indexed.snapshot.judge(&asked.text, ranked)?;

@@ -102,7 +102,8 @@ fn find(answerer: &Arc<Answerer>, asked: &Asked) -> Result<Found, ApiError> {
         ranking: asked.ranking,
     });
     let found = found.map_err(AnswerError::from)?;
-    Ok(Found { relevant: found.relevant(answerer.settings().gate), found })
+    let language = asked.language.unwrap_or_else(|| Language::detect(&asked.text));
+    Ok(Found { relevant: found.relevant(answerer.settings().gate.asked_in(language)), found })
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! Third step of a search, and the ground on which the request path abstains. BM25 scores cannot serve for that:
 //! they grow with the question's length and differ between indexes. A term that no guideline contains weighs the
-//! most and is never covered, so a question about something else scores low however many everyday words match.
+//! most and is never covered, so a short question about something else scores low however many everyday words match. A
+//! message of many words need not be covered as a whole ([`ENOUGH`]).
 
 use std::collections::HashSet;
 
@@ -11,7 +12,12 @@ use crate::analysis::fields::{is_english_word, stem_all};
 use crate::analysis::scan::terms;
 use crate::analysis::synonyms::Member;
 
-/// How much of the question's content the passage holds, from 0 to 1; 0 when the question has none.
+/// Content that is enough: as much as so many terms that no chunk holds. A patient's message tells far more than the
+/// passage that answers it, so that the share of all would punish whoever tells much.
+const ENOUGH: f32 = 4.0;
+
+/// How much of the question's content the passage holds, from 0 to 1; 0 when the question has none. Of a question with
+/// more than [`ENOUGH`], only so much is asked for.
 #[must_use]
 pub fn share(asked: &QueryTerms, title: &str, section: &str, text: &str) -> f32 {
     let held = held(asked, [title, section, text]);
@@ -22,7 +28,8 @@ pub fn share(asked: &QueryTerms, title: &str, section: &str, text: &str) -> f32 
             covered += asked.weight;
         }
     }
-    if all > 0.0 { covered / all } else { 0.0 }
+    let wanted = all.min(ENOUGH * asked.rarest);
+    if wanted > 0.0 { (covered / wanted).min(1.0) } else { 0.0 }
 }
 
 /// The terms of the question's content that the passage lacks.

@@ -66,7 +66,8 @@ pub struct Passage {
     pub span: Span,
     /// How well it matches; comparable within one search only.
     pub score: f32,
-    /// How much of the question's content it contains, from 0 to 1; comparable between searches.
+    /// How much of the question's content it contains, from 0 to 1, of a long question enough of it; comparable between
+    /// searches.
     pub coverage: f32,
     /// The cosine of its vector and the question's, from −1 to 1, where the index has vectors.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -99,6 +99,8 @@ pub struct QueryTerms {
     pub words: Vec<String>,
     /// What means the same as parts of the question, each once.
     pub alternatives: Vec<Member>,
+    /// The rarity of a term that no chunk holds.
+    pub rarest: f32,
 }
 
 impl QueryTerms {
@@ -133,6 +135,7 @@ impl QueryTerms {
         let stems = stem_all(kept.iter().filter(|(t, _)| is_english_word(t)).map(|(t, _)| t.text.as_str()));
         let mut stems = stems.into_iter();
         let total = searcher.num_docs() as f32;
+        let rarity = |holding: f32| (1.0 + (total - holding + 0.5).max(0.0) / (holding + 0.5)).ln();
         let mut asked = Vec::with_capacity(kept.len());
         for (term, content) in kept {
             let stem = if is_english_word(&term) { stems.next() } else { None };
@@ -142,7 +145,7 @@ impl QueryTerms {
                 }
                 None => searcher.doc_freq(&IndexTerm::from_field_text(fields.words.text, &term.text))?,
             } as f32;
-            let idf = (1.0 + (total - holding + 0.5).max(0.0) / (holding + 0.5)).ln();
+            let idf = rarity(holding);
             let share = if !content {
                 0.0
             } else if frames(&term) {
@@ -185,7 +188,7 @@ impl QueryTerms {
         let mut seen = HashSet::new();
         let words = japanese_words(&text[start..]).into_iter().map(|word| word.text);
         let words = words.filter(|word| seen.insert(word.clone())).take(MAX_TERMS).collect();
-        Ok(Self { asked, words, alternatives })
+        Ok(Self { asked, words, alternatives, rarest: rarity(0.0) })
     }
 }
 
