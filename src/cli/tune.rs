@@ -171,8 +171,13 @@ impl Prepared {
     /// The run, with its files in a folder.
     pub(super) fn run<'a>(&'a self, tune: &'a TuneSettings, folder: &'a Path) -> Run<'a> {
         // The tokens stand for files, instructions and turn format alike; what changes no number does not make another run.
-        let numbers =
-            TrainingSettings { threads: 0, prefix_megabytes: 0, checkpoint_every: 1, ..tune.training };
+        let numbers = TrainingSettings {
+            threads: 0,
+            prefix_megabytes: 0,
+            checkpoint_every: 1,
+            gradient_checkpointing: false,
+            ..tune.training
+        };
         let settings = serde_json::to_string(&(&tune.lora, &numbers)).unwrap_or_default();
         let budget = tune.budget.forgetting;
         let mut parts =

@@ -8,15 +8,13 @@ use super::attention::{Heads, Kept, Sequence, attend, attend_back};
 use super::batch::{Batch, Prefix, Target};
 use super::dropout::dropped;
 use super::elementwise::{self, Angles, norm_back};
-use super::loss::cross_entropy;
+use super::loss::{Losses, head};
+use super::maps::{frozen_back, quantised};
 use super::parameters::{Parameters, Slot};
-use crate::kernels::{Activations, Cpu, Output, View, ViewMut, WeightType};
+use crate::kernels::{Activations, Cpu, Output, View, ViewMut};
 use crate::model::config::ModelConfig;
-use crate::model::frozen::{FrozenBlock, FrozenLinear, FrozenModel};
+use crate::model::frozen::{FrozenBlock, FrozenModel};
 use crate::model::tensors::Projection;
-
-/// Rows of logits that are held at a time: a hundred rows of Qwen's vocabulary are 61 MB.
-const HEAD_ROWS: usize = 64;
 
 /// How a pass is regularised.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,15 +25,6 @@ pub struct Regularisation {
     pub seed: u64,
     /// Weight of the divergence from the base, KL(base ‖ adapted).
     pub kl: f32,
-}
-
-/// What a pass found.
-#[derive(Debug, Clone, Default)]
-pub struct Losses {
-    /// −log p of each target, in nats.
-    pub nll: Vec<f32>,
-    /// KL(base ‖ adapted) of each target's row, in nats; empty unless asked for.
-    pub kl: Vec<f32>,
 }
 
 /// What a layer keeps for the way back.
@@ -61,10 +50,26 @@ struct Layer {
     low: [Vec<f32>; Projection::ALL.len()],
 }
 
+/// What a pass leaves of each layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// All that the way back needs.
+    All,
+    /// What it took, to run it again from.
+    Inputs,
+    /// Keys and values.
+    Keys,
+    /// Nothing.
+    Nothing,
+}
+
 /// A base model with room to train adapters on it.
 pub struct Graph<'a> {
     model: &'a FrozenModel,
     layers: Vec<Layer>,
+    /// The one layer's worth of buffers of a pass that keeps less than all.
+    spare: Layer,
+    checkpointing: bool,
     global: Vec<f64>,
     sliding: Option<Vec<f64>>,
 }
@@ -93,7 +98,15 @@ impl<'a> Graph<'a> {
         let layers = (0..config.layers).map(|_| Layer::default()).collect();
         let global = config.rope.frequencies(config.head_dim);
         let sliding = config.sliding.as_ref().map(|s| s.rope.frequencies(config.head_dim));
-        Self { model, layers, global, sliding }
+        Self { model, layers, spare: Layer::default(), checkpointing: false, global, sliding }
+    }
+
+    /// Whether the way back runs each layer again from its inputs, instead of keeping what it needs (Chen et al. 2016, gradient
+    /// checkpointing): a layer's worth of activations instead of all layers', for one more pass. The gradients have the same bits.
+    #[must_use]
+    pub fn checkpointing(mut self, checkpointing: bool) -> Self {
+        self.checkpointing = checkpointing;
+        self
     }
 
     fn config(&self) -> &'a ModelConfig {
@@ -120,9 +133,9 @@ impl<'a> Graph<'a> {
     /// The losses of a batch's targets, without gradients.
     pub fn losses(&mut self, batch: &Batch, parameters: Option<&Parameters>) -> Losses {
         let pass = self.pass(batch, parameters, Regularisation::default());
-        let x = self.forward(&pass);
+        let x = self.forward(&pass, Keep::Nothing);
         let picked = self.picked(&x, &batch.targets);
-        self.head(&picked, None, &batch.targets, 0.0, None)
+        head(self.model, &picked, None, &batch.targets, 0.0, None)
     }
 
     /// The losses of a batch's targets; adds the gradient of their weighted sum to `slopes`, of the layout of the parameters.
@@ -135,15 +148,21 @@ impl<'a> Graph<'a> {
     ) -> Losses {
         let base = (regularisation.kl > 0.0).then(|| {
             let pass = self.pass(batch, None, Regularisation::default());
-            let x = self.forward(&pass);
+            let x = self.forward(&pass, Keep::Nothing);
             self.picked(&x, &batch.targets)
         });
         let pass = self.pass(batch, Some(parameters), regularisation);
-        let x = self.forward(&pass);
+        let x = self.forward(&pass, if self.checkpointing { Keep::Inputs } else { Keep::All });
         let picked = self.picked(&x, &batch.targets);
         let mut picked_slopes = vec![0f32; picked.len()];
-        let losses =
-            self.head(&picked, base.as_deref(), &batch.targets, regularisation.kl, Some(&mut picked_slopes));
+        let losses = head(
+            self.model,
+            &picked,
+            base.as_deref(),
+            &batch.targets,
+            regularisation.kl,
+            Some(&mut picked_slopes),
+        );
         let hidden = self.config().hidden;
         let mut slope = vec![0f32; x.len()];
         let mut normed = vec![0f32; picked.len()];
@@ -154,7 +173,15 @@ impl<'a> Graph<'a> {
             to.iter_mut().zip(from).for_each(|(y, x)| *y += x);
         }
         for layer in (0..self.layers.len()).rev() {
+            if !self.checkpointing {
+                self.layer_back(layer, &pass, parameters, &mut slope, slopes);
+                continue;
+            }
+            let mut x = std::mem::take(&mut self.layers[layer].x);
+            std::mem::swap(&mut self.layers[layer], &mut self.spare);
+            self.layer(layer, &pass, &mut x);
             self.layer_back(layer, &pass, parameters, &mut slope, slopes);
+            std::mem::swap(&mut self.layers[layer], &mut self.spare);
         }
         losses
     }
@@ -164,7 +191,7 @@ impl<'a> Graph<'a> {
         let spans = std::iter::once(0..tokens.len()).collect();
         let batch = Batch { tokens: tokens.to_vec(), spans, ..Batch::default() };
         let pass = self.pass(&batch, None, Regularisation::default());
-        self.forward(&pass);
+        self.forward(&pass, Keep::Keys);
         Prefix::new(tokens.len(), self.layers.iter().map(|kept| [&*kept.k, &*kept.v]))
     }
 
@@ -175,12 +202,27 @@ impl<'a> Graph<'a> {
     }
 
     /// Runs all layers and returns the residual stream, of shape (rows, hidden).
-    fn forward(&mut self, pass: &Pass<'_>) -> Vec<f32> {
+    fn forward(&mut self, pass: &Pass<'_>, keep: Keep) -> Vec<f32> {
         let config = self.config();
         let mut x = vec![0f32; pass.batch.tokens.len() * config.hidden];
         self.cpu().embed(&self.model.embedding, &pass.batch.tokens, config.embedding_scale as f32, &mut x);
         for layer in 0..self.layers.len() {
+            if keep == Keep::All {
+                self.layer(layer, pass, &mut x);
+                continue;
+            }
+            std::mem::swap(&mut self.layers[layer], &mut self.spare);
             self.layer(layer, pass, &mut x);
+            std::mem::swap(&mut self.layers[layer], &mut self.spare);
+            let (kept, made) = (&mut self.layers[layer], &mut self.spare);
+            match keep {
+                Keep::Inputs => std::mem::swap(&mut kept.x, &mut made.x),
+                Keep::Keys => {
+                    std::mem::swap(&mut kept.k, &mut made.k);
+                    std::mem::swap(&mut kept.v, &mut made.v);
+                }
+                Keep::All | Keep::Nothing => {}
+            }
         }
         x
     }
@@ -448,64 +490,6 @@ impl<'a> Graph<'a> {
         norm_back(cpu, &kept.x, &block.attention_norm, eps, &dn, slope, true);
         self.layers[layer] = kept;
     }
-
-    /// Losses of the picked rows, and their gradients if asked: through the norm's output to what goes into the norm is the caller's.
-    fn head(
-        &self,
-        picked: &[f32],
-        base: Option<&[f32]>,
-        targets: &[Target],
-        kl: f32,
-        mut slopes: Option<&mut Vec<f32>>,
-    ) -> Losses {
-        let hidden = self.config().hidden;
-        let mut losses = Losses::default();
-        for (at, targets) in targets.chunks(HEAD_ROWS).enumerate() {
-            let own = at * HEAD_ROWS * hidden..(at * HEAD_ROWS + targets.len()) * hidden;
-            let mut logits = self.logits(&picked[own.clone()]);
-            let base = base.map(|base| self.logits(&base[own.clone()]));
-            let mut found = vec![(0f32, 0f32); targets.len()];
-            let vocab = self.config().vocab;
-            let bases: Vec<Option<&[f32]>> = match &base {
-                Some(base) => base.chunks_exact(vocab).map(Some).collect(),
-                None => vec![None; targets.len()],
-            };
-            let work = targets.iter().zip(logits.chunks_exact_mut(vocab).zip(bases)).zip(&mut found);
-            self.cpu().each(work.collect(), |((target, (row, base)), found)| {
-                *found = cross_entropy(row, target, base, kl);
-            });
-            losses.nll.extend(found.iter().map(|f| f.0));
-            if base.is_some() {
-                losses.kl.extend(found.iter().map(|f| f.1));
-            }
-            if let Some(slopes) = &mut slopes {
-                frozen_back(self.cpu(), &self.model.head, &logits, &mut slopes[own], false);
-            }
-        }
-        losses
-    }
-
-    /// The logits of rows of the residual stream, as serving computes them.
-    fn logits(&self, x: &[f32]) -> Vec<f32> {
-        let (cpu, config, head) = (self.cpu(), self.config(), &self.model.head);
-        let rows = x.len() / config.hidden;
-        let mut normed = Activations::default();
-        cpu.normalise(x, &self.model.output_norm, config.norm_eps as f32, false, &mut normed);
-        let stride = config.vocab;
-        if !matches!(head.weight.kind(), WeightType::Quantised(_)) {
-            let mut to = vec![0f32; rows * stride];
-            cpu.linear(&normed, &[head.part()], &mut [Output { to: &mut to, stride, add: false }]);
-            return to;
-        }
-        let mut split = Activations::default();
-        cpu.split(&normed, &mut split);
-        let mut to = vec![0f32; 2 * rows * stride];
-        cpu.linear(&split, &[head.part()], &mut [Output { to: &mut to, stride, add: false }]);
-        let (high, low) = to.split_at_mut(rows * stride);
-        elementwise::add(cpu, low, high);
-        to.truncate(rows * stride);
-        to
-    }
 }
 
 /// A and B of a slot.
@@ -515,25 +499,4 @@ fn matrices<'n>(numbers: &'n [f32], slot: &Slot, rank: usize) -> (View<'n>, View
         View::new(&numbers[slot.a.clone()], (rank, columns)),
         View::new(&numbers[slot.b.clone()], (outputs, rank)),
     )
-}
-
-/// Rows times a factor, as inputs of a product.
-fn quantised(cpu: &Cpu, x: &[f32], columns: usize, factor: f32) -> Activations {
-    let mut to = Activations::default();
-    to.resize(x.len() / columns, columns);
-    if factor == 1.0 {
-        to.floats_mut().copy_from_slice(x);
-    } else {
-        to.floats_mut().iter_mut().zip(x).for_each(|(y, x)| *y = x * factor);
-    }
-    cpu.quantise(&mut to);
-    to
-}
-
-/// The gradient of a frozen map's inputs, given that of its outputs.
-fn frozen_back(cpu: &Cpu, linear: &FrozenLinear, slope: &[f32], to: &mut [f32], add: bool) {
-    let (part, factor) = linear.back();
-    let x = quantised(cpu, slope, linear.weight.rows(), factor);
-    let stride = linear.weight.columns();
-    cpu.linear(&x, &[part], &mut [Output { to, stride, add }]);
 }

@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`settings`] (`tune.toml`), [`examples`] (conversations as tokens with a mask), [`run`] (the spine: self-test,
 //! steps, evaluation, stops; [`probe`] goes before it), [`batch`] and [`prefixes`] (what runs at once, and what the base has read before), [`graph`] (the loss and its gradient, on top of `elementwise`,
-//! `attention`, `dropout` and `loss`), [`parameters`] and
+//! `attention`, `dropout`, `maps` and [`loss`]), [`parameters`] and
 //! [`optimiser`] (what moves and how), [`checkpoint`] and [`metrics`] (what survives), [`tensorboard`] and [`mod@plot`] (what people look at), [`output`] (the adapter as others read it) and its [`card`]; [`queue`] (runs that a server was asked for).
 
 mod attention;
@@ -13,7 +13,8 @@ mod dropout;
 mod elementwise;
 pub mod examples;
 pub mod graph;
-mod loss;
+pub mod loss;
+mod maps;
 pub mod metrics;
 pub mod optimiser;
 pub mod output;

@@ -46,7 +46,7 @@ impl Run<'_> {
     /// Does the first step twice without keeping it: what reading and running cost on this machine, and so the whole run.
     #[must_use]
     pub fn probe(&self, parameters: &Parameters) -> Probe {
-        let mut graph = Graph::new(&self.model.decoder);
+        let mut graph = Graph::new(&self.model.decoder).checkpointing(self.settings.gradient_checkpointing);
         let mut prefixes = Prefixes::new(self.settings.prefix_megabytes * 1_000_000);
         let members = self.members(1);
         let mut slopes = vec![0f32; parameters.numbers.len()];
@@ -99,7 +99,7 @@ impl Run<'_> {
         steps: usize,
         watch: &mut dyn Watch,
     ) -> Result<Vec<Tried>, RunError> {
-        let mut graph = Graph::new(&self.model.decoder);
+        let mut graph = Graph::new(&self.model.decoder).checkpointing(self.settings.gradient_checkpointing);
         let mut prefixes = Prefixes::new(self.settings.prefix_megabytes * 1_000_000);
         let steps = steps.min(self.steps()).max(1);
         let mut tried = Vec::new();

@@ -15,7 +15,8 @@ use serde::Serialize;
 use super::batch::Batch;
 use super::checkpoint::{Checkpoint, CheckpointError, State};
 use super::examples::{Example, pack};
-use super::graph::{Graph, Losses, Regularisation};
+use super::graph::{Graph, Regularisation};
+use super::loss::Losses;
 use super::metrics::{Metrics, MetricsError};
 use super::optimiser::{AdamW, clip, rate};
 use super::parameters::Parameters;
@@ -193,7 +194,7 @@ impl Run<'_> {
     pub fn train(&self, mut parameters: Parameters, watch: &mut dyn Watch) -> Result<Outcome, RunError> {
         let identity = fingerprint([self.identity.as_bytes(), self.model.fingerprint.as_bytes()]);
         let steps = self.steps();
-        let mut graph = Graph::new(&self.model.decoder);
+        let mut graph = Graph::new(&self.model.decoder).checkpointing(self.settings.gradient_checkpointing);
         let mut prefixes = Prefixes::new(self.settings.prefix_megabytes * 1_000_000);
         let (mut state, mut moments, mut best);
         let mut metrics;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::parameters::LoraShape;
+use crate::files::{self, FileError};
 use crate::model::tensors::Projection;
 use crate::model::weights::WeightForm;
 
@@ -126,6 +127,10 @@ pub struct TrainingSettings {
     pub patience: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: usize,
+    /// Run each layer again on the way back instead of keeping what it made: less memory, more time, the same result.
+    // Not written where it is off: it changes no result, and a run may go on that began before there was such a key.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub gradient_checkpointing: bool,
     /// For a late adapter: megabytes for keeping what the base has read, so that it is not read again in each epoch.
     pub prefix_megabytes: usize,
     /// The base's weights: `stored` as served, or `f32`.
@@ -163,6 +168,7 @@ impl Default for TrainingSettings {
             evaluate_every: 0,
             patience: 3,
             checkpoint_every: 25,
+            gradient_checkpointing: false,
             prefix_megabytes: 3000,
             weights: WeightForm::Stored,
             threads: 0,
@@ -188,22 +194,9 @@ fn default_max_tokens() -> usize {
 /// Why a run's settings were refused.
 #[derive(Debug, thiserror::Error)]
 pub enum TuneSettingsError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is no valid TOML, or lacks a key, or has one too many.
-    #[error("{}: {source}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
-    },
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A value makes no sense.
     #[error("{}: {key} {problem}", path.display())]
     Value {
@@ -222,10 +215,7 @@ impl TuneSettings {
     /// # Errors
     /// When it cannot be read, or something in it makes no sense.
     pub fn read(path: &Path) -> Result<Self, TuneSettingsError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| TuneSettingsError::Read { path: path.into(), source })?;
-        let settings: Self = toml::from_str(&text)
-            .map_err(|source| TuneSettingsError::Parse { path: path.into(), source: Box::new(source) })?;
+        let settings: Self = files::toml(path, &files::text(path)?)?;
         match settings.problem() {
             None => Ok(settings),
             Some((key, problem)) => Err(TuneSettingsError::Value { path: path.into(), key, problem }),

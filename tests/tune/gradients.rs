@@ -130,6 +130,16 @@ fn compare(architecture: Architecture, kl: f32, before: &[Vec<u32>], tolerance: 
     let mut slopes = vec![0f32; parameters.numbers.len()];
     let regularisation = Regularisation { kl, ..Regularisation::default() };
     let losses = graph.gradients(&batch, &parameters, regularisation, &mut slopes);
+    let mut checkpointing = Graph::new(&ours.decoder).checkpointing(true);
+    for dropout in [0.0, 0.3, 0.3] {
+        let regularisation = Regularisation { dropout, seed: 5, kl };
+        let mut found = [vec![0f32; parameters.numbers.len()], vec![0f32; parameters.numbers.len()]];
+        let [kept, again] = &mut found;
+        let first = graph.gradients(&batch, &parameters, regularisation, kept);
+        let second = checkpointing.gradients(&batch, &parameters, regularisation, again);
+        assert!(first.nll == second.nll && first.kl == second.kl, "{architecture:?}, dropout {dropout}");
+        assert!(kept == again, "{architecture:?}, dropout {dropout}: with checkpoints");
+    }
     let name = format!("{architecture:?}, kl {kl}, {} prefixes", before.len());
     let error_of_losses = error(&losses.nll, &numbers(&nll));
     assert!(error_of_losses < tolerance, "{name}: losses: {error_of_losses}");
