@@ -17,7 +17,7 @@
 //! (terms; the request path uses it too) into a new generation in the [`store`], which is swapped in whole.
 //!
 //! **Settings** come from [`config`], in one fallible step before any work. [`language`] tells English
-//! from Japanese for everyone.
+//! from Japanese, and [`files`] reads what people write, for everyone.
 //!
 //! ARCHITECTURE.md says which module may use which, and what the code must not do.
 
@@ -57,5 +57,7 @@ pub mod store;
 pub mod config;
 
 pub mod language;
+
+pub mod files;
 
 pub mod cli;

@@ -25,7 +25,7 @@ use crate::model::tokenizer::TokenizerError;
 use crate::prompt::{Wording, WordingError};
 
 /// Decides the resamples of every difference.
-const SEED: u64 = 1;
+pub(super) const SEED: u64 = 1;
 
 /// An example to answer.
 #[derive(Debug, Clone, PartialEq)]

@@ -13,6 +13,7 @@ use super::facts;
 use super::overlap::chrf;
 use crate::analysis::citations::{self, cited};
 use crate::analysis::figures::{figures, holds};
+use crate::files::{self, FileError};
 use crate::language::Language;
 
 /// An answer with what it is judged by.
@@ -138,6 +139,11 @@ pub enum Check {
         /// The keys.
         keys: Vec<String>,
     },
+    /// It is JSON that a JSON Schema describes (draft 2020-12, unless it names another). References to other files are refused.
+    JsonSchema {
+        /// The schema.
+        schema: serde_json::Value,
+    },
 }
 
 /// A criterion.
@@ -151,6 +157,13 @@ pub struct Criterion {
     /// The rate that is promised of the adapter, if any.
     #[serde(default)]
     pub goal: Option<f64>,
+    /// What it counts in an answer's [score](super::score); 0 for what is shown only.
+    #[serde(default = "one")]
+    pub weight: f64,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// The criteria of a dataset.
@@ -159,6 +172,9 @@ pub struct Criterion {
 pub struct Criteria {
     /// What the adapter is for.
     pub objective: String,
+    /// The mean [score](super::score) that is promised of the adapter, if any.
+    #[serde(default)]
+    pub goal: Option<f64>,
     /// In the order of reports.
     pub criterion: Vec<Criterion>,
 }
@@ -166,22 +182,15 @@ pub struct Criteria {
 /// Why criteria were refused.
 #[derive(Debug, thiserror::Error)]
 pub enum CriteriaError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is no valid TOML, or has a key too many.
-    #[error("{}: {source}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
-    },
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The score that is promised cannot be.
+    #[error("{}: goal must be 0 to 1", .0.display())]
+    Goal(PathBuf),
+    /// A score is promised of which there is none.
+    #[error("{}: goal promises a score, and no criterion has a weight above 0", .0.display())]
+    NoWeight(PathBuf),
     /// A criterion makes no sense.
     #[error("{}: criterion `{name}`: {problem}", path.display())]
     Criterion {
@@ -200,10 +209,13 @@ impl Criteria {
     /// # Errors
     /// When it cannot be read, or a criterion makes no sense.
     pub fn read(path: &Path) -> Result<Self, CriteriaError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| CriteriaError::Read { path: path.into(), source })?;
-        let criteria: Self = toml::from_str(&text)
-            .map_err(|source| CriteriaError::Parse { path: path.into(), source: Box::new(source) })?;
+        let criteria: Self = files::toml(path, &files::text(path)?)?;
+        if criteria.goal.is_some_and(|goal| !share(goal)) {
+            return Err(CriteriaError::Goal(path.into()));
+        }
+        if criteria.goal.is_some() && criteria.criterion.iter().all(|one| one.weight == 0.0) {
+            return Err(CriteriaError::NoWeight(path.into()));
+        }
         let mut names = std::collections::BTreeSet::new();
         for one in &criteria.criterion {
             let problem = match one.problem() {
@@ -221,7 +233,9 @@ impl Criteria {
 impl Criterion {
     /// What makes no sense in it.
     pub(super) fn problem(&self) -> Option<String> {
-        let share = |v: f64| (0.0..=1.0).contains(&v);
+        if !self.weight.is_finite() || self.weight < 0.0 {
+            return Some("weight must be a number from 0 up".into());
+        }
         if self.goal.is_some_and(|goal| !share(goal)) {
             return Some("goal must be 0 to 1".into());
         }
@@ -229,6 +243,7 @@ impl Criterion {
             Check::Fact { chrf } | Check::FactCited { chrf } | Check::Near { chrf } if !share(*chrf) => {
                 Some("chrf must be 0 to 1".into())
             }
+            Check::JsonSchema { schema } => compiled(schema).err(),
             Check::Length { least, most } if least > most => Some("least is above most".into()),
             Check::Matches { patterns } => patterns
                 .en
@@ -285,8 +300,38 @@ impl Check {
             Self::Polite => (said.language == Language::Ja).then(|| polite(answer)),
             Self::Escalates { texts } => names(texts, said.reference).then(|| names(texts, answer)),
             Self::Json { keys } => Some(has_keys(answer, keys)),
+            Self::JsonSchema { schema } => {
+                let value = serde_json::from_str(answer.trim());
+                let described = |value: &serde_json::Value| {
+                    compiled(schema).is_ok_and(|(schemas, at)| schemas.validate(value, at).is_ok())
+                };
+                Some(value.is_ok_and(|value| described(&value)))
+            }
         }
     }
+}
+
+fn share(number: f64) -> bool {
+    (0.0..=1.0).contains(&number)
+}
+
+/// Refuses what a schema refers to outside itself: what counts as right must not change with other files.
+struct NothingElse;
+
+impl boon::UrlLoader for NothingElse {
+    fn load(&self, url: &str) -> Result<serde_json::Value, Box<dyn std::error::Error>> {
+        Err(format!("the schema refers to {url}, and must stand alone").into())
+    }
+}
+
+/// A schema, ready to be held against values.
+fn compiled(schema: &serde_json::Value) -> Result<(boon::Schemas, boon::SchemaIndex), String> {
+    const HERE: &str = "urn:shishin:criterion";
+    let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
+    compiler.use_loader(Box::new(NothingElse));
+    compiler.add_resource(HERE, schema.clone()).map_err(|e| e.to_string())?;
+    let at = compiler.compile(HERE, &mut schemas).map_err(|e| format!("{e:#}"))?;
+    Ok((schemas, at))
 }
 
 /// Whether a text stands in another, whatever the case.
@@ -386,6 +431,7 @@ mod tests {
     fn every_check_can_hold_and_fail() {
         let texts = |en: &str, ja: &str| Texts { en: vec![en.into()], ja: vec![ja.into()] };
         let en = "You asked well [1].";
+        let schema = serde_json::json!({ "type": "object", "properties": { "a": { "type": "integer" } } });
         let cases: Vec<(Check, &str, &str, &str)> = vec![
             (Check::ContainsAny { texts: texts("ward", "病棟") }, "The Ward.", "The bed.", en),
             (Check::Lacks { texts: texts("cancer", "癌") }, "Rest.", "It is cancer.", en),
@@ -401,6 +447,8 @@ mod tests {
             (Check::InventsNoFigure, "Take 5 mg [2].", "Take 5 mg for 3 days.", en),
             (Check::Polite, "休みます。そうですか。", "休む。", "お待ちください。"),
             (Check::Json { keys: vec!["a".into()] }, "{\"a\": 1}", "{\"a\": 1, \"b\": 2}", en),
+            (Check::JsonSchema { schema: schema.clone() }, "{\"a\": 1}", "{\"a\": \"1\"}", en),
+            (Check::JsonSchema { schema }, " {} ", "none", en),
             (Check::Escalates { texts: texts("999", "119") }, "Ring 999.", "Wait.", "Call 999 now."),
         ];
         for (check, good, bad, reference) in cases {
@@ -432,6 +480,14 @@ mod tests {
             (format!("{one}{one}"), "stands there twice"),
             (one.replace("cites", "sites"), "unknown variant `sites`"),
             (format!("{one}goal = 3"), "goal must be 0 to 1"),
+            (format!("goal = 3\n{one}"), "goal must be 0 to 1"),
+            (format!("{one}weight = -1"), "weight must be"),
+            (format!("goal = 0.5\n{one}weight = 0"), "no criterion has a weight"),
+            (one.replace("\"cites\"", "\"json-schema\"\nschema = { type = 3 }"), "not valid"),
+            (
+                one.replace("\"cites\"", "\"json-schema\"\nschema = { \"$ref\" = \"file:///x\" }"),
+                "stand alone",
+            ),
             (one.replace("\"cites\"", "\"near\"\nchrf = 2.0"), "chrf must be 0 to 1"),
             (one.replace("\"cites\"", "\"matches\"\npatterns = { en = [\"(\"] }"), "unclosed group"),
         ] {

@@ -4,7 +4,7 @@
 //! [`metrics`] judges the rankings. On the live index: [`passages`] asks questions of one's own.
 //!
 //! Answers: [`criteria`] say what they must be like ([`facts`], [`crate::analysis`] and [`overlap`] recognise what is in them), [`answers`]
-//! has held-out examples answered and judged, [`likelihood`] weighs their references,
+//! has held-out examples answered and judged, [`score`] adds up what holds by its weight, [`likelihood`] weighs their references,
 //! [`rates`] says how certain the outcome is. [`forgetting`] weighs what an adapter cost
 //! elsewhere, by [`distributions`] and [`probes`]. [`compare`] has base, passages, adapter and both answer the same questions.
 
@@ -22,3 +22,4 @@ pub mod passages;
 pub mod probes;
 pub mod rates;
 pub mod retrieval;
+pub mod score;

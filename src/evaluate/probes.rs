@@ -1,7 +1,7 @@
 //! Probes: short requests that the base and an adapter both answer, and that a check of their own judges. They tell whether an adapter
 //! still follows instructions, still copies, and still refuses what must be refused.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,7 @@ use super::answers::{Answer, Held, System};
 use super::criteria::{Check, Criteria, Criterion, Said};
 use super::rates::{Difference, Rate};
 use crate::dataset::general::DAY;
+use crate::files::{self, FileError};
 use crate::language::Language;
 use crate::model::template::{Role, Turn};
 use crate::prompt::{Wording, WordingError};
@@ -62,14 +63,9 @@ pub struct Probe {
 /// Why probes were refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbesError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A line is no probe.
     #[error(
         "{place}: {problem}; write id, language, kind (instruction, refusal or safe), question and check"
@@ -90,16 +86,18 @@ pub enum ProbesError {
 /// # Errors
 /// When the file cannot be read, or a line is no probe.
 pub fn read(path: &Path) -> Result<Vec<Probe>, ProbesError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ProbesError::Read { path: path.to_owned(), source })?;
     let mut probes: Vec<Probe> = Vec::new();
-    for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let fault = |problem| ProbesError::Line { place: format!("{}:{}", path.display(), n + 1), problem };
-        let probe: Probe = serde_json::from_str(line).map_err(|error| fault(error.to_string()))?;
+    let lines = files::json_lines::<Probe>(path, &files::text(path)?).map_err(|error| match error {
+        FileError::Line { place, problem } => ProbesError::Line { place, problem },
+        other => other.into(),
+    })?;
+    for (place, probe) in lines {
+        let fault = |problem| ProbesError::Line { place: place.clone(), problem };
         if probes.iter().any(|other| other.id == probe.id) {
             return Err(fault(format!("the id `{}` stands there twice", probe.id)));
         }
-        let criterion = Criterion { name: probe.id.clone(), check: probe.check.clone(), goal: None };
+        let criterion =
+            Criterion { name: probe.id.clone(), check: probe.check.clone(), goal: None, weight: 1.0 };
         if let Some(problem) = criterion.problem() {
             return Err(fault(problem));
         }
@@ -134,7 +132,7 @@ pub fn held(probes: &[Probe], wording: &Wording) -> Result<Vec<Held>, ProbesErro
 /// No criteria: each probe has its own check.
 #[must_use]
 pub fn criteria() -> Criteria {
-    Criteria { objective: "Nothing is lost.".into(), criterion: Vec::new() }
+    Criteria { objective: "Nothing is lost.".into(), goal: None, criterion: Vec::new() }
 }
 
 /// How often the base and an adapter passed probes of a kind.

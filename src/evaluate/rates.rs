@@ -53,11 +53,14 @@ impl Difference {
     /// The difference of two lists of outcomes, question by question; `None` for none.
     #[must_use]
     pub fn between(first: &[bool], second: &[bool], seed: u64) -> Option<Self> {
-        let steps: Vec<f64> = first
-            .iter()
-            .zip(second)
-            .map(|(a, b)| f64::from(u8::from(*b)) - f64::from(u8::from(*a)))
-            .collect();
+        let number = |held: &bool| f64::from(u8::from(*held));
+        let steps: Vec<f64> = first.iter().zip(second).map(|(a, b)| number(b) - number(a)).collect();
+        Self::of(&steps, seed)
+    }
+
+    /// The mean of differences, one for each question; `None` for none.
+    #[must_use]
+    pub fn of(steps: &[f64], seed: u64) -> Option<Self> {
         if steps.is_empty() {
             return None;
         }

@@ -7,6 +7,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::Value as Json;
+use shishin::evaluate::criteria::{Check, Criteria, Said};
+use shishin::language::Language;
 use shishin::tune::settings::{TuneSettings, TuneSettingsError};
 
 const MODEL: &str = "smollm2-135m";
@@ -146,8 +148,10 @@ fn of_this_base(folder: &Path) {
 
 const CRITERIA: &str = r#"
 objective = "Answer with the ward's one word."
+goal = 0.9
 [[criterion]]
 name = "the word"
+weight = 3
 check = "contains-any"
 texts = { en = ["Heather"] }
 goal = 1.0
@@ -172,6 +176,8 @@ fn judge(folder: &Path) {
         let held = |at: usize| report["figures"][at]["rate"]["held"].as_u64().unwrap();
         assert_eq!([held(0), held(1), held(2), held(3)], [0, 1, 0, 1], "{report:#}");
         assert_eq!(report["figures"][1]["against_first"]["difference"], 1.0);
+        let score = |at: usize| report["scores"][at]["score"]["mean"].as_f64().unwrap();
+        assert_eq!([score(0), score(1)], [0.0, 1.0], "{report:#}");
         let again: Json = serde_json::from_slice(&judge(adapter, &["--json", "--gate"]).stdout).unwrap();
         assert_eq!(again["figures"], report["figures"], "twice the same figures");
     }
@@ -203,7 +209,9 @@ fn judge(folder: &Path) {
     );
     std::fs::write(folder.join("criteria.toml"), CRITERIA.replace("Heather", "Bracken")).unwrap();
     let output = judge("whole", &["--gate"]);
-    assert!(!output.status.success() && text(&output).contains("1 goals were missed"), "{}", text(&output));
+    assert!(!output.status.success() && text(&output).contains("2 goals were missed"), "{}", text(&output));
+    // The word is gone and the length is right: one of four parts.
+    assert!(text(&output).contains("all, whole: 0.250"), "{}", text(&output));
     std::fs::write(folder.join("valid.jsonl"), "{\"messages\": []}").unwrap();
     let output = judge("whole", &[]);
     assert!(!output.status.success() && text(&output).contains("valid.jsonl:1"), "{}", text(&output));
@@ -317,11 +325,27 @@ fn every_shipped_item_grounds_and_every_dataset_has_criteria() {
         let args: Vec<&str> = args.chain(["--out", "out"]).collect();
         let output = shishin(folder.path(), &args).output().unwrap();
         assert!(output.status.success(), "{name}: {}", text(&output));
+        let criteria = Criteria::read(Path::new(&set(&format!("{name}/criteria.toml")))).unwrap();
+        assert!(criteria.criterion.iter().any(|criterion| criterion.goal.is_some()));
         for part in ["train", "valid", "test"] {
             let rows = std::fs::read_to_string(folder.path().join(format!("out/{part}.jsonl"))).unwrap();
             assert!(rows.lines().count() >= 6, "{name}: {part} has {}", rows.lines().count());
             for row in rows.lines().map(|line| serde_json::from_str::<Json>(line).unwrap()) {
                 let said = row["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap();
+                let good = Said {
+                    language: Language::detect(said),
+                    given: "",
+                    reference: said,
+                    passages: 5,
+                    oracle: None,
+                    facts: &[],
+                    answer: said,
+                };
+                for criterion in &criteria.criterion {
+                    let form = matches!(criterion.check, Check::Json { .. } | Check::JsonSchema { .. });
+                    let holds = criterion.check.holds(&good);
+                    assert!(!form || holds == Some(true), "{}: {} of {said}", row["id"], criterion.name);
+                }
                 for fact in row["meta"]["facts"].as_array().into_iter().flatten() {
                     let fact = fact.as_str().unwrap();
                     assert!(shishin::evaluate::facts::states(said, fact), "{}: {said} / {fact}", row["id"]);
@@ -336,9 +360,6 @@ fn every_shipped_item_grounds_and_every_dataset_has_criteria() {
                 assert!(!asked || row["meta"]["facts"].is_array(), "{}: no facts", row["id"]);
             }
         }
-        let criteria =
-            shishin::evaluate::criteria::Criteria::read(Path::new(&set(&format!("{name}/criteria.toml"))));
-        assert!(criteria.unwrap().criterion.iter().any(|criterion| criterion.goal.is_some()));
     }
 }
 
@@ -415,5 +436,5 @@ fn the_shipped_run_is_sound_and_faults_are_named() {
         assert!(message.to_string().contains("tune.toml"), "{message}");
     }
     let gone = TuneSettings::read(&folder.path().join("none.toml")).unwrap_err();
-    assert!(matches!(gone, TuneSettingsError::Read { .. }), "{gone}");
+    assert!(matches!(gone, TuneSettingsError::File(_)), "{gone}");
 }

@@ -55,7 +55,7 @@ pub(super) fn run(
     let model = Arc::new(model);
     let engine = Engine::start(&model, &settings.engine)?;
     let systems = [System { name: "base".into(), adapter: None }];
-    let criteria = Criteria { objective: String::new(), criterion: Vec::new() };
+    let criteria = Criteria { objective: String::new(), goal: None, criterion: Vec::new() };
     let limits = (max_tokens, settings.engine.concurrent);
     let answers =
         answers::answer(&model, &engine.handle(), (&held, &systems), &criteria, limits, &mut |_| {

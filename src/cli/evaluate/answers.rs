@@ -17,6 +17,8 @@ use crate::engine::Engine;
 use crate::evaluate::answers::{self, Answer, Figure, Held, System};
 use crate::evaluate::criteria::Criteria;
 use crate::evaluate::likelihood::{self, Likelihood};
+use crate::evaluate::metrics::Mean;
+use crate::evaluate::score::{self, Score};
 use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
 use crate::tune::card;
@@ -68,6 +70,7 @@ struct Report<'a> {
     objective: &'a str,
     examples: usize,
     figures: &'a [Figure],
+    scores: &'a [Score],
     likelihood: &'a [Likelihood],
     answers: &'a [Answer],
 }
@@ -118,6 +121,7 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     };
     bar.finish_and_clear();
     let figures = answers::figures(&held, &systems, &criteria, &answers);
+    let scores = score::scores(&held, &systems, &criteria, &answers);
     if args.json {
         let report = Report {
             model: &located.name,
@@ -129,6 +133,7 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
             objective: &criteria.objective,
             examples: held.len(),
             figures: &figures,
+            scores: &scores,
             likelihood: &likelihood,
             answers: &answers,
         };
@@ -137,6 +142,9 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     } else {
         show(&held, &systems, &answers, args.show, out)?;
         table(&located.name, held.len(), &figures, out)?;
+        for one in &scores {
+            writeln!(out, "{}", score_line(one))?;
+        }
         for one in &likelihood {
             write!(
                 out,
@@ -153,13 +161,14 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     }
     if args.card {
         for (folder, system) in folders.iter().zip(&systems[1..]) {
-            let text = evaluation(&system.name, held.len(), &criteria.objective, &figures);
+            let text = evaluation(&system.name, held.len(), &criteria.objective, &figures, &scores);
             let path = card::put_evaluation(folder, &text)?;
             writeln!(std::io::stderr(), "written into {}", path.display())?;
         }
     }
     let missed = figures.iter().filter(|f| f.against_first.is_some() && f.language.is_none() && misses(f));
-    let missed = missed.count();
+    let low = |s: &&Score| s.language.is_none() && s.goal.is_some_and(|goal| s.score.mean < goal);
+    let missed = missed.count() + scores.iter().filter(|s| s.against_first.is_some()).filter(low).count();
     if args.gate && missed > 0 {
         // Not among what a program reads.
         writeln!(std::io::stderr(), "{missed} goals were missed")?;
@@ -169,9 +178,15 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
 }
 
 /// The figures of an adapter and its base as a table of Markdown.
-fn evaluation(system: &str, examples: usize, objective: &str, figures: &[Figure]) -> String {
+fn evaluation(
+    system: &str,
+    examples: usize,
+    objective: &str,
+    figures: &[Figure],
+    scores: &[Score],
+) -> String {
     let mut text = format!(
-        "{objective}\n\nOn {examples} examples that nothing was learnt from; answers are greedy, intervals 95 % (Wilson), p by a paired bootstrap.\n\n\
+        "{objective}\n\nOn {examples} examples that nothing was learnt from; answers are greedy, intervals 95 % (Wilson's; of scores by a bootstrap), p by a paired bootstrap.\n\n\
          | criterion | language | base | adapter | 95 % | difference | p | goal |\n| --- | --- | --: | --: | --: | --: | --: | --: |\n"
     );
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
@@ -199,7 +214,27 @@ fn evaluation(system: &str, examples: usize, objective: &str, figures: &[Figure]
             figure.goal.map(|goal| format!("{:.0} %", 100.0 * goal)).unwrap_or_default(),
         ));
     }
+    for score in scores.iter().filter(|score| score.system == system) {
+        text.push_str(&format!("\nMean {}\n", score_line(score)));
+    }
     text
+}
+
+/// A score in a line.
+fn score_line(score: &Score) -> String {
+    let Mean { mean, low, high } = score.score;
+    let language = score.language.map_or("all", |language| language.tag());
+    let mut line = format!(
+        "score of {} answers by the weights, {language}, {}: {mean:.3} ({low:.3}–{high:.3})",
+        score.of, score.system
+    );
+    if let Some(d) = &score.against_first {
+        line.push_str(&format!(", {:+.3} against the base, p {:.4}", d.difference, d.p));
+    }
+    if let Some(goal) = score.goal {
+        line.push_str(&format!(", goal {goal:.2}"));
+    }
+    line
 }
 
 fn misses(figure: &Figure) -> bool {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::figures::{METRICS, Outcome};
+use crate::files::{self, FileError};
 use crate::language::Language;
 
 /// What is promised of one figure.
@@ -42,22 +43,9 @@ struct File {
 /// Why promises were refused.
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is no valid TOML, or has a key too many.
-    #[error("{}: {source}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
-    },
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A promise makes no sense.
     #[error("{}: promise {n}: {problem}", path.display())]
     Promise {
@@ -75,10 +63,7 @@ pub enum GateError {
 /// # Errors
 /// When the file cannot be read or a promise makes no sense.
 pub fn read(path: &Path) -> Result<Vec<Promise>, GateError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| GateError::Read { path: path.to_owned(), source })?;
-    let file: File = toml::from_str(&text)
-        .map_err(|source| GateError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+    let file: File = files::toml(path, &files::text(path)?)?;
     for (n, promise) in file.promise.iter().enumerate() {
         if let Some(problem) = promise.problem() {
             return Err(GateError::Promise { path: path.to_owned(), n: n + 1, problem });

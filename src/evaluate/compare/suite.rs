@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::dataset::ground::Oracle;
 use crate::evaluate::criteria::{Criterion, Texts};
+use crate::files::{self, FileError};
 use crate::language::Language;
 use crate::model::template::{Role, Turn};
 
@@ -130,22 +131,9 @@ pub struct Suite {
 /// Why a suite was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum SuiteError {
-    /// A file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// `suite.toml` is no valid TOML, or has a key too many or too few.
-    #[error("{}: {source}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
-    },
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A line, or a criterion, makes no sense.
     #[error("{place}: {problem}")]
     Fault {
@@ -171,17 +159,18 @@ impl Suite {
     pub fn read(folder: &Path) -> Result<Self, SuiteError> {
         let mut hash = Sha256::new();
         let mut text_of = |path: &Path| -> Result<String, SuiteError> {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| SuiteError::Read { path: path.to_owned(), source })?;
+            let text = files::text(path)?;
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(&text);
             Ok(text)
         };
         let file = folder.join("suite.toml");
-        let settings: Settings = toml::from_str(&text_of(&file)?)
-            .map_err(|source| SuiteError::Parse { path: file.clone(), source: Box::new(source) })?;
+        let settings: Settings = files::toml(&file, &text_of(&file)?)?;
         for criterion in settings.style.clinical.iter().chain(&settings.style.behaviour) {
-            if let Some(problem) = criterion.problem() {
+            // Promises stand in the gate's file, and style is all criteria at once.
+            let useless = criterion.goal.is_some() || criterion.weight != 1.0;
+            let useless = useless.then(|| "goal and weight mean nothing in a suite".to_owned());
+            if let Some(problem) = useless.or_else(|| criterion.problem()) {
                 let place = format!("{}: criterion `{}`", file.display(), criterion.name);
                 return Err(SuiteError::Fault { place, problem });
             }
@@ -189,7 +178,7 @@ impl Suite {
         let mut questions: Vec<SuiteQuestion> = Vec::new();
         for name in &settings.questions {
             let path = folder.join(name);
-            for (place, question) in lines::<SuiteQuestion>(&path, &text_of(&path)?)? {
+            for (place, question) in files::json_lines::<SuiteQuestion>(&path, &text_of(&path)?)? {
                 let twice = questions.iter().any(|other| other.id == question.id);
                 if let Some(problem) =
                     if twice { Some("its id stands there twice") } else { fault(&question) }
@@ -207,7 +196,7 @@ impl Suite {
             };
             let path = folder.join(shots);
             let mut turns = vec![Turn { role: Role::System, content: instructions.clone() }];
-            for (_, shot) in lines::<Shot>(&path, &text_of(&path)?)? {
+            for (_, shot) in files::json_lines::<Shot>(&path, &text_of(&path)?)? {
                 turns.push(Turn { role: Role::User, content: shot.question });
                 turns.push(Turn { role: Role::Assistant, content: shot.answer });
             }
@@ -241,19 +230,6 @@ impl Suite {
     pub fn prompted(&self, language: Language) -> &[Turn] {
         self.prompted.iter().find(|(own, _)| *own == language).map_or(&[], |(_, turns)| turns)
     }
-}
-
-/// The lines of a file, each with its place.
-fn lines<T: for<'de> Deserialize<'de>>(path: &Path, text: &str) -> Result<Vec<(String, T)>, SuiteError> {
-    let mut all = Vec::new();
-    for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let place = format!("{}:{}", path.display(), n + 1);
-        match serde_json::from_str(line) {
-            Ok(one) => all.push((place, one)),
-            Err(error) => return Err(SuiteError::Fault { place, problem: error.to_string() }),
-        }
-    }
-    Ok(all)
 }
 
 /// What is wrong with a question.

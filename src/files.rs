@@ -1,0 +1,66 @@
+//! Files that people write: TOML and JSON Lines, with errors that name the place.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+/// Why a file was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no valid TOML, or has a key too many or too few.
+    #[error("{}: {source}", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A line is no such JSON.
+    #[error("{place}: {problem}")]
+    Line {
+        /// The file and the line.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// When it cannot be read, or is not UTF-8.
+pub fn text(path: &Path) -> Result<String, FileError> {
+    std::fs::read_to_string(path).map_err(|source| FileError::Read { path: path.to_owned(), source })
+}
+
+/// What the TOML of a file says.
+///
+/// # Errors
+/// When it is no TOML, or something else than is wanted.
+pub fn toml<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, FileError> {
+    toml::from_str(text).map_err(|source| FileError::Toml { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// The lines of a file, blank ones left out, each with its place.
+///
+/// # Errors
+/// When one is no JSON, or something else than is wanted.
+pub fn json_lines<T: DeserializeOwned>(path: &Path, text: &str) -> Result<Vec<(String, T)>, FileError> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let read = |(n, line): (usize, &str)| {
+        let place = format!("{}:{}", path.display(), n + 1);
+        match serde_json::from_str(line) {
+            Ok(one) => Ok((place, one)),
+            Err(error) => Err(FileError::Line { place, problem: error.to_string() }),
+        }
+    };
+    lines.map(read).collect()
+}
