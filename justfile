@@ -33,3 +33,17 @@ models:
 # Fuzz a parser (needs the nightly toolchain and cargo-fuzz)
 fuzz target="gguf_header":
     cargo +nightly fuzz run {{target}}
+
+# Make the data of the shipped `clinic` adapter, and train it
+adapter-clinic:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build --release
+    for language in en ja; do
+        target/release/shishin dataset ground models/datasets/grounded/{samples,invented,unanswerable}.$language.jsonl \
+            --guidelines index/guidelines/$language --guidelines models/datasets/grounded/guidelines/$language \
+            --passages 3 --without 0.06 --declined 0.1 --out target/datasets/clinic/$language
+    done
+    target/release/shishin dataset ground models/datasets/bedside/{en,ja}.jsonl --guidelines index/guidelines \
+        --out target/datasets/clinic/bedside
+    target/release/shishin tune --run models/adapters/clinic/tune.toml

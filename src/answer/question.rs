@@ -39,7 +39,17 @@ impl Mode {
         matches!(self, Self::Tuned | Self::Hybrid)
     }
 
-    /// Its name.
+    /// What is left of it where there is no adapter.
+    #[must_use]
+    pub fn without_adapter(self) -> Self {
+        match self {
+            Self::Base | Self::Tuned => Self::Base,
+            Self::Rag | Self::Hybrid => Self::Rag,
+        }
+    }
+
+    /// Its name in requests and settings.
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Base => "base",

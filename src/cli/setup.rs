@@ -236,9 +236,19 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
         note("building the guideline index");
         first_build(&indexer, &index)?;
     }
+    let mut answer = settings.answer.clone();
+    let loaded = answer.default_adapter.as_ref().is_some_and(|name| adapters.contains_key(name));
+    if answer.default_mode.adapts() && !loaded {
+        let mode = answer.default_mode.without_adapter();
+        tracing::warn!(
+            mode = mode.as_str(),
+            "requests that name no mode get this: the default adapter is left out"
+        );
+        answer.default_mode = mode;
+    }
     let engine = Engine::start(&model, &settings.engine)?;
     let answerer = Answerer::new(AnswererParts {
-        settings: settings.answer.clone(),
+        settings: answer,
         model_name: located.name,
         model,
         adapters,

@@ -127,6 +127,11 @@ impl Layers {
         ConfigError::Value { origin, key: key.to_owned(), problem }
     }
 
+    /// Whether nobody has set a key.
+    pub(super) fn is_built_in(&self, key: &str) -> bool {
+        !self.origins.contains_key(key)
+    }
+
     fn keys(&self) -> Vec<String> {
         let sections = self.table.iter().filter_map(|(name, value)| Some((name, value.as_table()?)));
         sections.flat_map(|(name, table)| table.keys().map(move |key| format!("{name}.{key}"))).collect()

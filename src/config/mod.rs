@@ -347,7 +347,7 @@ pub fn load(sources: &Sources) -> Result<Settings, ConfigError> {
     check(raw, &layers, sources)
 }
 
-fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, ConfigError> {
+fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, ConfigError> {
     let within = |key: &str, value: u64, low: u64, high: u64| match (low..=high).contains(&value) {
         true => Ok(()),
         false => Err(layers.refuse(key, format!("is {value}; it must be from {low} to {high}"))),
@@ -387,7 +387,8 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
         false => Err(layers.refuse(key, format!("is {value}; it must be from {low} to {high}"))),
     };
     share("index.min_coverage", raw.index.min_coverage, 0.0, 1.0)?;
-    share("index.min_support", raw.index.min_support, -1.0, 2.0)?;
+    // The most is a cosine of 1 and a tenth of a coverage of 1.
+    share("index.min_support", raw.index.min_support, -1.0, 1.1)?;
     share("sampling.temperature", raw.sampling.temperature, 0.0, 2.0)?;
     share("sampling.top_p", raw.sampling.top_p, f32::EPSILON, 1.0)?;
     share("sampling.repetition_penalty", raw.sampling.repetition_penalty, 0.5, 2.0)?;
@@ -423,6 +424,15 @@ fn check(raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, Confi
     }
     if raw.model.name.trim().is_empty() {
         return Err(layers.refuse("model.name", "is empty; `shishin model list` shows the names".into()));
+    }
+    // What is shipped beside the program is not there for whoever has the program alone.
+    raw.adapters.retain(|name, path| path.exists() || !layers.is_built_in(&format!("adapters.{name}")));
+    let missing = !raw.adapters.contains_key(&raw.answer.default_adapter);
+    if missing && layers.is_built_in("answer.default_adapter") {
+        raw.answer.default_adapter.clear();
+        if layers.is_built_in("answer.default_mode") {
+            raw.answer.default_mode = raw.answer.default_mode.without_adapter();
+        }
     }
     for name in raw.adapters.keys() {
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
@@ -582,7 +592,9 @@ mod tests {
         assert_eq!(settings.server.listen.port(), 3);
         assert_eq!(settings.engine.queue, 5);
         assert_eq!(settings.answer.sampling.temperature, 0.5);
-        assert_eq!(settings.adapters, [("a".to_owned(), PathBuf::from("x"))]);
+        let adapters: Vec<_> =
+            settings.adapters.iter().map(|(name, path)| (name.as_str(), path.as_path())).collect();
+        assert_eq!(adapters, [("a", Path::new("x")), ("clinic", Path::new("models/adapters/clinic"))]);
     }
 
     #[test]
@@ -599,7 +611,11 @@ mod tests {
             ("[engine]\nkernels = \"sse\"\n", &[], &["engine.kernels", "`sse`", "auto", "portable"]),
             ("[engine]\ndraft_tokens = 8\n", &[], &["engine.draft_tokens", "from 0 to 7"]),
             ("[engine\n", &[], &["shishin.toml", "line 1"]),
-            ("[answer]\ndefault_mode = \"hybrid\"\n", &[], &["answer.default_mode", "default_adapter"]),
+            (
+                "[answer]\ndefault_mode = \"hybrid\"\ndefault_adapter = \"\"\n",
+                &[],
+                &["answer.default_mode", "default_adapter"],
+            ),
             ("[answer]\ndefault_mode = \"both\"\n", &[], &["answer.default_mode", "both"]),
             ("[answer]\ndefault_adapter = \"a\"\n", &[], &["answer.default_adapter", "[adapters]"]),
             ("[index]\nmin_coverage = 2.0\n", &[], &["index.min_coverage", "from 0 to 1"]),
