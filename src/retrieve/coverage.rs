@@ -3,7 +3,7 @@
 //! Third step of a search, and the ground on which the request path abstains. BM25 scores cannot serve for that:
 //! they grow with the question's length and differ between indexes. A term that no guideline contains weighs the
 //! most and is never covered, so a short question about something else scores low however many everyday words match. A
-//! message of many words need not be covered as a whole ([`ENOUGH`]).
+//! message of many words need not be covered as a whole (`ENOUGH`).
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ use crate::analysis::synonyms::Member;
 const ENOUGH: f32 = 4.0;
 
 /// How much of the question's content the passage holds, from 0 to 1; 0 when the question has none. Of a question with
-/// more than [`ENOUGH`], only so much is asked for.
+/// more than `ENOUGH`, only so much is asked for.
 #[must_use]
 pub fn share(asked: &QueryTerms, title: &str, section: &str, text: &str) -> f32 {
     let held = held(asked, [title, section, text]);
