@@ -286,16 +286,18 @@ pub struct Figure {
     pub goal: Option<f64>,
 }
 
+/// `None` for all together, and each language where there are several.
+pub(super) fn languages(held: &[Held]) -> Vec<Option<Language>> {
+    let used = Language::ALL.into_iter().filter(|l| held.iter().any(|one| one.language == *l));
+    let used: Vec<_> = used.map(Some).collect();
+    if used.len() > 1 { [vec![None], used].concat() } else { vec![None] }
+}
+
 /// The figures of all systems, criteria and languages for which there are answers.
 #[must_use]
 pub fn figures(held: &[Held], systems: &[System], criteria: &Criteria, answers: &[Answer]) -> Vec<Figure> {
     let mut figures = Vec::new();
-    let mut languages: Vec<Option<Language>> = vec![None];
-    let used: Vec<Language> =
-        Language::ALL.into_iter().filter(|l| held.iter().any(|one| one.language == *l)).collect();
-    if used.len() > 1 {
-        languages.extend(used.into_iter().map(Some));
-    }
+    let languages = languages(held);
     for (at, criterion) in criteria.criterion.iter().enumerate() {
         for language in &languages {
             let outcomes = |of: usize| -> Vec<bool> {

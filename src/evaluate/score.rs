@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::answers::{Answer, Held, SEED, System};
+use super::answers::{Answer, Held, SEED, System, languages};
 use super::criteria::Criteria;
 use super::metrics::Mean;
 use super::rates::Difference;
@@ -38,11 +38,8 @@ pub fn of_answer(criteria: &Criteria, checks: &[Option<bool>]) -> Option<f64> {
 /// The scores of all systems, for each language that there are answers in and for all together.
 #[must_use]
 pub fn scores(held: &[Held], systems: &[System], criteria: &Criteria, answers: &[Answer]) -> Vec<Score> {
-    let used: Vec<Language> =
-        Language::ALL.into_iter().filter(|l| held.iter().any(|one| one.language == *l)).collect();
-    let single = if used.len() > 1 { used } else { Vec::new() };
     let mut scores = Vec::new();
-    for language in std::iter::once(None).chain(single.into_iter().map(Some)) {
+    for language in languages(held) {
         let own = |of: usize| -> Vec<Option<f64>> {
             let rows = held.iter().zip(answers.chunks_exact(systems.len().max(1)));
             let rows = rows.filter(|(one, _)| language.is_none_or(|l| one.language == l));

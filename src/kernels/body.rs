@@ -5,7 +5,7 @@
 //! on its company, which is what lets batching, chunking, cached prefixes and drafts leave answers as they
 //! are, bit for bit.
 
-use super::forms::{Form, Offset, PANEL, UNPACKED_CODES, UNPACKED_SCALES, Unpacked, UnpackedNibbles};
+use super::forms::{Form, Offset, PANEL, UNPACKED_CODES, UNPACKED_SCALES, Unpacked};
 use super::group::{GROUP, Group, Panels, TILE_ROWS, TileRows};
 use super::simd::Simd;
 
@@ -161,12 +161,12 @@ pub(super) unsafe fn unpack<S: Simd, Q: Form>(w: *const u8, groups: usize, out: 
                         S::store_b(to.add(64 * j), S::low_nibbles(code));
                         S::store_b(to.add(UNPACKED_CODES + 64 * j), S::high_nibbles(code));
                     }
-                    out = out.add(UnpackedNibbles::<Q>::BLOCK_BYTES);
+                    out = out.add(Unpacked::<Q, true>::BLOCK_BYTES);
                 } else {
                     for (j, code) in Q::codes::<S>(w, group).into_iter().enumerate() {
                         S::store_b(to.add(64 * j), code);
                     }
-                    out = out.add(Unpacked::<Q>::BLOCK_BYTES);
+                    out = out.add(Unpacked::<Q, false>::BLOCK_BYTES);
                 }
             }
             w = w.add(Q::BLOCK_BYTES);
@@ -193,9 +193,9 @@ pub(super) unsafe fn dot_unpacked<S: Simd, Q: Form>(
             let x = x.add(tile * stride);
             let acc = acc.add(tile * 8 * PANEL);
             if S::NIBBLES && Q::BITS == 8 {
-                dot_whole::<S, UnpackedNibbles<Q>>(w, groups, x, acc);
+                dot_whole::<S, Unpacked<Q, true>>(w, groups, x, acc);
             } else {
-                dot_whole::<S, Unpacked<Q>>(w, groups, x, acc);
+                dot_whole::<S, Unpacked<Q, false>>(w, groups, x, acc);
             }
         }
     }

@@ -358,11 +358,9 @@ impl Form for Q6K {
     }
 }
 
-/// A form unpacked: 32-bit scales and a byte for each code, for as long as many tokens are multiplied with it.
-pub(super) struct Unpacked<Q>(std::marker::PhantomData<Q>);
-
-/// As [`Unpacked`], with a byte for each half of a code.
-pub(super) struct UnpackedNibbles<Q>(std::marker::PhantomData<Q>);
+/// A form unpacked: 32-bit scales and a byte for each code (for each half of it, the low ones first, if `HALVED`), for as long
+/// as many tokens are multiplied with it.
+pub(super) struct Unpacked<Q, const HALVED: bool>(std::marker::PhantomData<Q>);
 
 /// Bytes of the scales and minima of an unpacked group of 16 rows, which come first.
 pub(super) const UNPACKED_SCALES: usize = 2 * 4 * PANEL;
@@ -371,19 +369,12 @@ pub(super) const UNPACKED_CODES: usize = 512;
 /// Bytes of an unpacked group at the most.
 pub(super) const UNPACKED: usize = UNPACKED_SCALES + 2 * UNPACKED_CODES;
 
-/// What [`Form::scales`] gives of an unpacked group.
-#[inline(always)]
-unsafe fn unpacked_scales<S: Simd>(block: *const u8) -> (S::F, S::F) {
-    // SAFETY: within the contract of `Form`.
-    unsafe { (S::load(block.cast()), S::load(block.add(4 * PANEL).cast())) }
-}
-
-impl<Q: Form> Form for Unpacked<Q> {
+impl<Q: Form, const HALVED: bool> Form for Unpacked<Q, HALVED> {
     const OFFSET: Offset = Q::OFFSET;
     const BITS: u32 = Q::BITS;
     const VECTORS: usize = Q::VECTORS;
     const BLOCK_GROUPS: usize = 1;
-    const BLOCK_BYTES: usize = UNPACKED_SCALES + UNPACKED_CODES;
+    const BLOCK_BYTES: usize = UNPACKED_SCALES + UNPACKED_CODES * if HALVED { 2 } else { 1 };
 
     #[inline(always)]
     unsafe fn codes<S: Simd>(block: *const u8, _: usize) -> [S::B; 8] {
@@ -400,6 +391,11 @@ impl<Q: Form> Form for Unpacked<Q> {
         // SAFETY: the traits' contracts.
         unsafe {
             let codes = block.add(UNPACKED_SCALES + 64 * from);
+            if HALVED {
+                let high = codes.add(UNPACKED_CODES);
+                let high = S::dot_at::<4, T>([S::splat_i(0); T], high, to - from, a);
+                return S::dot_at::<4, T>(add_16_times::<S, T>(acc, high), codes, to - from, a);
+            }
             match Self::BITS {
                 4 => S::dot_at::<4, T>(acc, codes, to - from, a),
                 5 => S::dot_at::<5, T>(acc, codes, to - from, a),
@@ -411,41 +407,6 @@ impl<Q: Form> Form for Unpacked<Q> {
     #[inline(always)]
     unsafe fn scales<S: Simd>(block: *const u8, _: usize) -> (S::F, S::F) {
         // SAFETY: the trait's contract.
-        unsafe { unpacked_scales::<S>(block) }
-    }
-}
-
-impl<Q: Form> Form for UnpackedNibbles<Q> {
-    const OFFSET: Offset = Q::OFFSET;
-    const BITS: u32 = Q::BITS;
-    const VECTORS: usize = Q::VECTORS;
-    const BLOCK_GROUPS: usize = 1;
-    const BLOCK_BYTES: usize = UNPACKED;
-
-    /// The low halves alone.
-    #[inline(always)]
-    unsafe fn codes<S: Simd>(block: *const u8, _: usize) -> [S::B; 8] {
-        // SAFETY: the trait's contract.
-        unsafe { bytes::<S>(block.add(UNPACKED_SCALES)) }
-    }
-    #[inline(always)]
-    unsafe fn dot<S: Simd, const T: usize>(
-        (block, _): (*const u8, usize),
-        (from, to): (usize, usize),
-        acc: [S::I; T],
-        a: *const i8,
-    ) -> [S::I; T] {
-        // SAFETY: the traits' contracts.
-        unsafe {
-            let low = block.add(UNPACKED_SCALES + 64 * from);
-            let high = low.add(UNPACKED_CODES);
-            let high = S::dot_at::<4, T>([S::splat_i(0); T], high, to - from, a);
-            S::dot_at::<4, T>(add_16_times::<S, T>(acc, high), low, to - from, a)
-        }
-    }
-    #[inline(always)]
-    unsafe fn scales<S: Simd>(block: *const u8, _: usize) -> (S::F, S::F) {
-        // SAFETY: the trait's contract.
-        unsafe { unpacked_scales::<S>(block) }
+        unsafe { (S::load(block.cast()), S::load(block.add(4 * PANEL).cast())) }
     }
 }

@@ -216,21 +216,6 @@ impl Simd for Avx512 {
         acc
     }
     #[inline(always)]
-    unsafe fn dot_at<const BITS: u32, const T: usize>(
-        acc: [__m512i; T],
-        w: *const u8,
-        vectors: usize,
-        a: *const i8,
-    ) -> [__m512i; T] {
-        unsafe {
-            let mut all = [Self::load_b(w); 8];
-            for (j, one) in all.iter_mut().enumerate().take(vectors) {
-                *one = Self::load_b(w.add(64 * j));
-            }
-            Self::dot::<BITS, T>(acc, &all[..vectors], a)
-        }
-    }
-    #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }

@@ -104,12 +104,22 @@ pub(super) trait Simd: Copy {
         a: *const i8,
     ) -> [Self::I; T];
     /// [`Self::dot`] with 4 or 8 vectors from `w` on, which are in a cache; `BITS` below 8 where [`Self::NIBBLES`].
+    #[inline(always)]
     unsafe fn dot_at<const BITS: u32, const T: usize>(
         acc: [Self::I; T],
         w: *const u8,
         vectors: usize,
         a: *const i8,
-    ) -> [Self::I; T];
+    ) -> [Self::I; T] {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let mut all = [Self::load_b(w); 8];
+            for (j, one) in all.iter_mut().enumerate().take(vectors) {
+                *one = Self::load_b(w.add(64 * j));
+            }
+            Self::dot::<BITS, T>(acc, &all[..vectors], a)
+        }
+    }
     /// Asks for the cache line at `p`, which need not be readable.
     unsafe fn prefetch(p: *const u8);
 }

@@ -204,20 +204,5 @@ impl Simd for Portable {
         acc
     }
     #[inline(always)]
-    unsafe fn dot_at<const BITS: u32, const T: usize>(
-        acc: [I; T],
-        w: *const u8,
-        vectors: usize,
-        a: *const i8,
-    ) -> [I; T] {
-        unsafe {
-            let mut all = [Self::load_b(w); 8];
-            for (j, one) in all.iter_mut().enumerate().take(vectors) {
-                *one = Self::load_b(w.add(64 * j));
-            }
-            Self::dot::<BITS, T>(acc, &all[..vectors], a)
-        }
-    }
-    #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
 }
