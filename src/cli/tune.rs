@@ -149,10 +149,8 @@ impl Prepared {
         let model = BaseModel::load_frozen(&located.path, weights, sha256, setup::cpu(cpu)?)?;
         let template = model.template.as_ref().context("the base model has no chat template")?;
         let wording = setup::wording(settings)?;
-        let invocation = match tune.lora.late {
-            true => Some(model.tokenizer.encode_template(&template.generation_prompt()?)?),
-            false => None,
-        };
+        let marks = tune.lora.begins.marks(template)?;
+        let invocation = marks.map(|marks| model.tokenizer.encode_template(&marks)).transpose()?;
         let maker = ExampleMaker {
             tokenizer: &model.tokenizer,
             template,

@@ -146,6 +146,22 @@ impl ChatTemplate {
         }
     }
 
+    /// What begins a user's turn, such as `<|im_start|>user` and a line break.
+    ///
+    /// # Errors
+    /// When the template fails, or ends an assistant's turn in another way than a user's, so that the two could not be told apart.
+    pub fn question_prompt(&self) -> Result<String, TemplateError> {
+        let roles = [Role::User, Role::Assistant, Role::User];
+        let turns = roles.map(|role| Turn { role, content: "?".into() });
+        let (one, all) = (self.render(&turns[..1], false)?, self.render(&turns, false)?);
+        let ends = one.split_once(&sentinel(0)).map(|(_, ends)| ends);
+        let between = all.split_once(&sentinel(1)).and_then(|(_, rest)| rest.split_once(&sentinel(2)));
+        match between.zip(ends).and_then(|((between, _), ends)| between.strip_prefix(ends)) {
+            Some(asks) if !asks.is_empty() => Ok(asks.to_owned()),
+            _ => Err(TemplateError::Render("it does not begin a user's turn by marks of its own".into())),
+        }
+    }
+
     fn render(&self, turns: &[Turn], add_generation_prompt: bool) -> Result<String, TemplateError> {
         let messages: Vec<Value> = turns
             .iter()

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::checkpoint::{CheckpointError, write_whole};
 use super::run::Summary;
-use super::settings::TuneSettings;
+use super::settings::{Begins, TuneSettings};
 use crate::model::weights::WeightForm;
 
 /// What stands around the part that evaluation writes.
@@ -102,7 +102,11 @@ impl Card<'_> {
         let (examples, tokens, learnt) = self.counts;
         line(format!("\n{examples} examples to learn from, {tokens} tokens, {learnt} of them learnt.\n"));
         line("## Recipe\n".into());
-        let start = if lora.late { "from the assistant's turn on" } else { "from the first token on" };
+        let start = match lora.begins {
+            Begins::Prompt => "from the first token on",
+            Begins::Question => "from the newest user's turn on",
+            Begins::Answer => "from the assistant's turn on",
+        };
         line(format!(
             "Rank {}, alpha {}{}, dropout {}, on {}, {start}. {} epochs of {} examples a step, AdamW, learning rate {:e} (warm-up {}, cosine to {} of it), \
              weight decay {}, gradients clipped at {}, KL weight {}, seed {}, weights of the base as {}.\n",

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parameters::LoraShape;
 use crate::files::{self, FileError};
+use crate::model::template::{ChatTemplate, TemplateError};
 use crate::model::tensors::Projection;
 use crate::model::weights::WeightForm;
 
@@ -92,9 +93,36 @@ pub struct LoraSettings {
     pub dropout: f32,
     /// The adapted maps: names such as `q_proj`, or `all-linear`.
     pub targets: Vec<String>,
-    /// Begin where the assistant's turn begins: the base alone reads what is before, which makes training cheap where prompts are long
-    /// and lets requests with and without the adapter share what has been read.
-    pub late: bool,
+    /// Where it begins. The base alone reads what is before, which makes training cheap where prompts are long and lets requests with and
+    /// without the adapter share what has been read.
+    pub begins: Begins,
+}
+
+/// Where an adapter begins to act.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Begins {
+    /// At the first token.
+    #[default]
+    Prompt,
+    /// At the newest user's turn: instructions, passages and older turns are read by the base.
+    Question,
+    /// At the assistant's turn: the question too is read by the base.
+    Answer,
+}
+
+impl Begins {
+    /// The marks of the turn at which it begins; `None` for the first token.
+    ///
+    /// # Errors
+    /// When the template marks no such turn.
+    pub fn marks(self, template: &ChatTemplate) -> Result<Option<String>, TemplateError> {
+        match self {
+            Self::Prompt => Ok(None),
+            Self::Question => template.question_prompt().map(Some),
+            Self::Answer => template.generation_prompt().map(Some),
+        }
+    }
 }
 
 /// How it is trained.
@@ -147,7 +175,7 @@ impl Default for LoraSettings {
             rslora: false,
             dropout: 0.0,
             targets: vec![ALL_LINEAR.into()],
-            late: false,
+            begins: Begins::Prompt,
         }
     }
 }

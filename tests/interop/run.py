@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Trains a small adapter and holds it against Hugging Face PEFT and llama.cpp.
 
-    python3 tests/interop/run.py --model FILE.gguf [--late] [--shishin target/release/shishin] [--llama PATH/llama-completion]
+    python3 tests/interop/run.py --model FILE.gguf [--begins question|answer] [--shishin target/release/shishin] [--llama PATH/llama-completion]
 
 Needs torch, transformers, peft and gguf. Run it from the root of the repository. It prints
 
 * the mean loss of the trained adapter on its examples, by shishin and by PEFT, both on the file's weights as 32-bit floats;
 * greedy answers by shishin, by PEFT and, where it is given, by llama.cpp with the GGUF form of the adapter;
 
-With --late the adapter begins at the assistant's turn (PEFT's activated LoRA), which llama.cpp's completion program cannot do.
+With --begins the adapter begins at the question or at the answer (PEFT's activated LoRA), which llama.cpp's completion program cannot do.
 It ends with 1 when the losses are more than 1e-3 apart or PEFT answers otherwise.
 """
 
@@ -55,7 +55,7 @@ valid = [{json.dumps(str(data))}]
 [lora]
 rank = 8
 alpha = 16.0
-late = {json.dumps(args.late)}
+begins = {json.dumps(args.begins)}
 [training]
 epochs = 8
 batch = 10
@@ -87,7 +87,7 @@ def main():
     parser.add_argument("--model", required=True, type=pathlib.Path)
     parser.add_argument("--shishin", default=str(ROOT / "target/release/shishin"))
     parser.add_argument("--llama")
-    parser.add_argument("--late", action="store_true")
+    parser.add_argument("--begins", default="prompt", choices=["prompt", "question", "answer"])
     args = parser.parse_args()
     args.model = args.model.resolve()
 

@@ -39,7 +39,7 @@ instructions = false
 rank = 4
 alpha = 8.0
 dropout = 0.1
-late = true
+begins = "answer"
 [training]
 epochs = 2
 batch = 2

@@ -17,7 +17,7 @@ use shishin::tune::graph::Graph;
 use shishin::tune::output::{write_gguf, write_peft};
 use shishin::tune::parameters::{LoraShape, Parameters};
 use shishin::tune::run::{Outcome, Run, RunError, Step, Summary, Watch};
-use shishin::tune::settings::TrainingSettings;
+use shishin::tune::settings::{Begins, TrainingSettings};
 
 use super::common::tiny;
 use super::frozen;
@@ -298,8 +298,13 @@ fn how_much_of_the_prefixes_is_kept_changes_nothing() {
 fn a_late_example_is_made_of_each_turn_that_is_learnt() {
     let place = Workplace::with(Architecture::Qwen2, true);
     let template = place.model.template.as_ref().unwrap();
-    let asks = template.generation_prompt().unwrap();
-    let invocation = place.model.tokenizer.encode_template(&asks).unwrap();
+    let tokens = |begins: Begins| {
+        let marks = begins.marks(template).unwrap().unwrap();
+        place.model.tokenizer.encode_template(&marks).unwrap()
+    };
+    assert_eq!(Begins::Prompt.marks(template).unwrap(), None);
+    let (asks, answers) = (tokens(Begins::Question), tokens(Begins::Answer));
+    assert_ne!(asks, answers);
     let path = place.folder.path().join("dialogue.jsonl");
     let turn = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
     let messages = [
@@ -317,15 +322,21 @@ fn a_late_example_is_made_of_each_turn_that_is_learnt() {
         invocation,
     };
     let whole = maker(None).read(std::slice::from_ref(&path)).unwrap().remove(0);
-    let turns = maker(Some(invocation.clone())).read(&[path]).unwrap();
-    assert_eq!(turns.len(), 2);
-    assert_eq!(turns[1].tokens, whole.tokens);
-    assert!(whole.tokens.starts_with(&turns[0].tokens) && turns[0].tokens.len() < turns[1].tokens.len());
-    for turn in &turns {
-        assert!(turn.active().starts_with(&invocation));
-        let learnt = turn.learnt.iter().filter(|learnt| **learnt).count();
-        assert_eq!(learnt, turn.active().len() - invocation.len());
-        assert!(turn.learnt[turn.late + invocation.len()..].iter().all(|learnt| *learnt));
+    for invocation in [&asks, &answers] {
+        let turns = maker(Some(invocation.clone())).read(std::slice::from_ref(&path)).unwrap();
+        assert_eq!(turns.len(), 2);
+        assert_eq!(turns[1].tokens, whole.tokens);
+        assert!(whole.tokens.starts_with(&turns[0].tokens) && turns[0].tokens.len() < turns[1].tokens.len());
+        for turn in &turns {
+            assert!(turn.active().starts_with(invocation));
+            // It is the turn's own question, and what is learnt is all that follows the marks of the answer.
+            let heads = turn.active().windows(asks.len()).filter(|window| *window == asks).count();
+            assert_eq!(heads, usize::from(*invocation == asks));
+            let learnt = turn.learnt.iter().filter(|learnt| **learnt).count();
+            let start = turn.tokens.len() - learnt;
+            assert!(turn.learnt[start..].iter().all(|learnt| *learnt));
+            assert!(turn.tokens[..start].ends_with(&answers));
+        }
     }
 }
 
