@@ -337,9 +337,13 @@ impl Asking<'_> {
         let step = (suite.questions.len() / args.time.max(1)).max(1);
         let questions: Vec<&SuiteQuestion> = suite.questions.iter().step_by(step).take(args.time).collect();
         let mut all = Vec::new();
-        for arm in arms.iter().filter(|_| !questions.is_empty()) {
-            let latencies =
-                compare::time(answerer, suite, arm, &questions, &mut || !cancel.is_cancelled()).await?;
+        if questions.is_empty() {
+            return Ok(all);
+        }
+        let progress = &mut || !cancel.is_cancelled();
+        let found = compare::found(answerer, suite, arms, &questions, progress).await?;
+        for (arm, found_tokens) in arms.iter().zip(found) {
+            let latencies = compare::time(answerer, suite, arm, &questions, progress).await?;
             let mean = latencies.iter().map(|l| l.total_ms).sum::<f64>() / latencies.len() as f64;
             all.push(Timed {
                 model: model.to_owned(),
@@ -347,6 +351,7 @@ impl Asking<'_> {
                 questions: latencies.len(),
                 first_ms: report::median(latencies.iter().map(|l| l.first_ms).collect()),
                 total_ms: report::median(latencies.iter().map(|l| l.total_ms).collect()),
+                found_tokens,
                 peak_bytes: memory::peak_bytes(),
                 thousand: prices
                     .own_hour

@@ -314,6 +314,11 @@ fn every_shipped_item_grounds_and_every_dataset_has_criteria() {
         let kinds = ["samples", "invented", "unanswerable"].map(|kind| format!("{kind}.{language}"));
         let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
         runs.push(("grounded", files("grounded", &kinds), over(language).to_vec()));
+        let kinds = ["leaflets", "uncovered"].map(|kind| format!("{kind}.{language}"));
+        let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+        let leaflets =
+            [root(&format!("index/guidelines/{language}")), set(&format!("bedside/guidelines/{language}"))];
+        runs.push(("bedside", files("bedside", &kinds), leaflets.to_vec()));
     }
     for name in ["bedside", "radiology-summary", "referral-letter", "pathology-report"] {
         runs.push((name, files(name, &["en", "ja"]), vec![root("index/guidelines")]));
@@ -345,6 +350,14 @@ fn every_shipped_item_grounds_and_every_dataset_has_criteria() {
                     let form = matches!(criterion.check, Check::Json { .. } | Check::JsonSchema { .. });
                     let holds = criterion.check.holds(&good);
                     assert!(!form || holds == Some(true), "{}: {} of {said}", row["id"], criterion.name);
+                }
+                // Over leaflets too the nurse asks back, politely and at a length to be read.
+                let over_leaflet = name == "bedside" && !row["meta"]["oracle"].is_null();
+                let manner =
+                    |check: &Check| matches!(check, Check::Asks | Check::Polite | Check::Length { .. });
+                for criterion in criteria.criterion.iter().filter(|c| over_leaflet && manner(&c.check)) {
+                    let holds = criterion.check.holds(&good);
+                    assert!(holds != Some(false), "{}: {} of {said}", row["id"], criterion.name);
                 }
                 for fact in row["meta"]["facts"].as_array().into_iter().flatten() {
                     let fact = fact.as_str().unwrap();

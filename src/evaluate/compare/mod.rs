@@ -223,3 +223,41 @@ pub async fn time(
     }
     Ok(all)
 }
+
+/// Of each arm's prompts, how many tokens it finds read by the arms before it, when all are asked one after another as `POST /compare` does:
+/// the mean over questions.
+///
+/// # Errors
+/// When a question is refused or the engine fails, or `progress` says to stop.
+pub async fn found(
+    answerer: &Answerer,
+    suite: &Suite,
+    arms: &[Arm],
+    questions: &[&SuiteQuestion],
+    progress: &mut dyn FnMut() -> bool,
+) -> Result<Vec<f64>, CompareError> {
+    let mut tokens = vec![0; arms.len()];
+    for (n, one) in questions.iter().enumerate() {
+        // What is read is kept under the question's salt, so that only the arms of this pass can have read it.
+        let salt = Some(format!("found {n}"));
+        let asked = Question { cache_salt: salt, max_tokens: Some(1), ..question(suite, one) };
+        for (arm, tokens) in arms.iter().zip(&mut tokens) {
+            if !progress() {
+                return Err(CompareError::Stopped);
+            }
+            let streams = answerer.compare(&asked, &[arm.way(suite, one)]);
+            for mut stream in streams.map_err(|source| CompareError::Answer { id: one.id.clone(), source })? {
+                while let Some(event) = stream.next().await {
+                    match event {
+                        AnswerEvent::Done(done) => *tokens += done.usage.cached_tokens,
+                        AnswerEvent::Failed(source) => {
+                            return Err(CompareError::Engine { id: one.id.clone(), source });
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    Ok(tokens.into_iter().map(|tokens| tokens as f64 / questions.len().max(1) as f64).collect())
+}

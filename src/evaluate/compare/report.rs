@@ -77,6 +77,9 @@ pub struct Timed {
     pub first_ms: f64,
     /// Median time to its end, in milliseconds.
     pub total_ms: f64,
+    /// Tokens of its prompts that the arms before it had read, when all are asked one after another: the mean.
+    #[serde(default)]
+    pub found_tokens: f64,
     /// The most memory that the process ever had, in bytes, where the system tells.
     pub peak_bytes: Option<u64>,
     /// What a thousand such answers cost, where it is known what an hour of the machine does.
@@ -132,6 +135,7 @@ pub fn markdown(report: &Report, timed: &[Timed]) -> String {
             };
             text += &row("first piece of an answer", &|t| format!("{:.1} s", t.first_ms / 1e3));
             text += &row("whole answer", &|t| format!("{:.1} s", t.total_ms / 1e3));
+            text += &row("tokens found read by arms before", &|t| format!("{:.0}", t.found_tokens));
         }
         text.push('\n');
     }
@@ -182,10 +186,11 @@ pub fn table(report: &Report, timed: &[Timed]) -> String {
                 let cost =
                     cost.map_or(String::new(), |(cost, of)| format!(", {cost:.2} {of} a thousand answers"));
                 format!(
-                    "; first piece after {:.2} s, all after {:.2} s (median of {}){cost}",
+                    "; first piece after {:.2} s, all after {:.2} s (median of {}); {:.0} tokens found read by the arms before{cost}",
                     t.first_ms / 1e3,
                     t.total_ms / 1e3,
-                    t.questions
+                    t.questions,
+                    t.found_tokens
                 )
             });
             let _ = writeln!(
