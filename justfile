@@ -43,11 +43,13 @@ adapter-clinic:
     for language in en ja; do
         target/release/shishin dataset ground $data/grounded/{samples,invented,unanswerable}.$language.jsonl \
             --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
-            --passages 3 --without 0.05 --declined 0.07 --out $out/$language
+            --passages 3 --without 0.06 --declined 0.1 --out $out/$language
         target/release/shishin dataset ground $data/bedside/{leaflets,uncovered}.$language.jsonl \
             --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
             --guidelines $data/bedside/guidelines/$language \
             --passages 3 --without 0 --out $out/leaflets-$language
     done
     target/release/shishin dataset ground $data/bedside/{en,ja}.jsonl --guidelines index/guidelines --out $out/bedside
-    target/release/shishin tune --run models/adapters/clinic/tune.toml
+    for run in facts tune; do
+        target/release/shishin tune --run models/adapters/clinic/$run.toml
+    done

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use candle_core::Device;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::SeedableRng as _;
@@ -17,6 +18,7 @@ use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
 use crate::model::fingerprint;
 use crate::model::frozen::FrozenModel;
+use crate::model::lora::Adapter;
 use crate::tune::card::{Card, Source};
 use crate::tune::examples::{self, Example, ExampleMaker};
 use crate::tune::optimiser::rate;
@@ -24,7 +26,7 @@ use crate::tune::output::{write_gguf, write_peft};
 use crate::tune::parameters::Parameters;
 use crate::tune::probe;
 use crate::tune::run::{Outcome, Run, Step, Summary, Watch};
-use crate::tune::settings::{TrainingSettings, TuneSettings};
+use crate::tune::settings::{LoraSettings, TrainingSettings, TuneSettings};
 
 /// What to train.
 #[derive(Debug, Args)]
@@ -84,7 +86,7 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     let _lock = lock(&folder, args.job)?;
     describe(model, name, train, valid, out)?;
     let run = prepared.run(&tune, &folder);
-    let mut parameters = prepared.parameters(&tune);
+    let mut parameters = prepared.parameters(&tune)?;
     if let Some(folder) = &args.dump {
         return dump(&run, &tune, name, &parameters, invocation.as_deref(), folder, out);
     }
@@ -108,6 +110,7 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
         base: (name, &model.fingerprint),
         data: (sources(&learnt_from)?, sources(&tune.data.valid)?),
         counts: counts(train),
+        start: prepared.start.as_ref().map(Adapter::fingerprint),
         summary: &summary,
     };
     card.write(&tune.output)?;
@@ -126,6 +129,8 @@ pub(super) struct Prepared {
     pub(super) model: BaseModel<FrozenModel>,
     /// What a late adapter begins with; `None` for one that is there from the start.
     invocation: Option<Vec<u32>>,
+    /// The adapter to go on from.
+    start: Option<Adapter>,
     /// What is learnt from.
     pub(super) train: Vec<Example>,
     /// What says when to stop.
@@ -158,12 +163,14 @@ impl Prepared {
             max_tokens: tune.data.max_tokens,
             invocation: invocation.clone(),
         };
+        let start = tune.lora.from.as_deref().map(|path| start(path, &model, invocation.as_deref()));
         let mut train = maker.read(&tune.data.train)?;
         let replay = maker.read(&tune.data.replay)?;
         train.extend(replayed(replay, train.len(), tune.data.replay_share, tune.training.seed));
         let valid = maker.read(&tune.data.valid)?;
         let general = maker.texts(&tune.budget.texts, &wording)?;
-        Ok(Self { name: located.name, model, invocation, train, valid, general })
+        let start = start.transpose()?;
+        Ok(Self { name: located.name, model, invocation, start, train, valid, general })
     }
 
     /// The run, with its files in a folder.
@@ -176,10 +183,12 @@ impl Prepared {
             gradient_checkpointing: false,
             ..tune.training
         };
-        let settings = serde_json::to_string(&(&tune.lora, &numbers)).unwrap_or_default();
+        let lora = LoraSettings { from: None, ..tune.lora.clone() };
+        let settings = serde_json::to_string(&(&lora, &numbers)).unwrap_or_default();
         let budget = tune.budget.forgetting;
         let mut parts =
             vec![settings, examples::fingerprint(&self.train), examples::fingerprint(&self.valid)];
+        parts.extend(self.start.iter().map(|start| start.fingerprint().to_owned()));
         if let Some(budget) = budget {
             parts.extend([budget.to_string(), examples::fingerprint(&self.general)]);
         }
@@ -197,9 +206,27 @@ impl Prepared {
     }
 
     /// The numbers that training starts from.
-    pub(super) fn parameters(&self, tune: &TuneSettings) -> Parameters {
-        Parameters::new(&self.model.config, tune.shape(), tune.training.seed)
+    ///
+    /// # Errors
+    /// When the adapter to go on from is of another shape.
+    pub(super) fn parameters(&self, tune: &TuneSettings) -> anyhow::Result<Parameters> {
+        let mut parameters = Parameters::new(&self.model.config, tune.shape(), tune.training.seed);
+        if let Some(start) = &self.start {
+            parameters.start_from(start).context("lora.from is no adapter to go on from")?;
+        }
+        Ok(parameters)
     }
+}
+
+/// The adapter to go on from.
+fn start(path: &Path, model: &BaseModel<FrozenModel>, invocation: Option<&[u32]>) -> anyhow::Result<Adapter> {
+    let adapter = Adapter::load(path, &model.config, &Device::Cpu)?;
+    anyhow::ensure!(
+        adapter.invocation() == invocation,
+        "lora.from: {} begins elsewhere than lora.begins says",
+        path.display()
+    );
+    Ok(adapter)
 }
 
 /// So many of the base's own answers, chosen by the seed, that they are their share of all examples; all of them where there are fewer.
@@ -298,7 +325,7 @@ fn rates(
     anyhow::ensure!(args.rates.iter().all(sound), "--rates must be above 0 and below 1");
     let run = prepared.run(tune, Path::new(""));
     let tried =
-        run.rates(&prepared.parameters(tune), &args.rates, args.rate_steps, &mut Terminal::new(cancel))?;
+        run.rates(&prepared.parameters(tune)?, &args.rates, args.rate_steps, &mut Terminal::new(cancel))?;
     writeln!(out, "{:>10} {:>10} {:>10}", "rate", "train", "valid")?;
     for one in &tried {
         let shown = |loss: Option<f64>| loss.map_or("–".to_owned(), |loss| format!("{loss:.4}"));

@@ -51,6 +51,8 @@ pub struct Card<'a> {
     pub data: (Vec<Source>, Vec<Source>),
     /// Examples, tokens, and tokens that were learnt.
     pub counts: (usize, usize, usize),
+    /// The fingerprint of the adapter that it went on from.
+    pub start: Option<&'a str>,
     /// How the run went.
     pub summary: &'a Summary,
 }
@@ -102,6 +104,11 @@ impl Card<'_> {
         let (examples, tokens, learnt) = self.counts;
         line(format!("\n{examples} examples to learn from, {tokens} tokens, {learnt} of them learnt.\n"));
         line("## Recipe\n".into());
+        if let Some(start) = self.start {
+            line(format!(
+                "It went on from an adapter, sha256 `{start}`, which had learnt from data of its own.\n"
+            ));
+        }
         let start = match lora.begins {
             Begins::Prompt => "from the first token on",
             Begins::Question => "from the newest user's turn on",
@@ -226,6 +233,7 @@ mod tests {
             base: ("small", "f00d"),
             data: (vec![source], Vec::new()),
             counts: (2, 30, 10),
+            start: Some("5717"),
             summary: &summary,
         };
         card.write(dir.path()).unwrap();
@@ -233,6 +241,7 @@ mod tests {
         for part in [
             "Speak plainly.",
             "f00d",
+            "went on from an adapter, sha256 `5717`",
             sha256.as_str(),
             "CC0-1.0",
             "Only a test.",

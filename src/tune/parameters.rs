@@ -9,7 +9,28 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use crate::model::config::ModelConfig;
+use crate::model::lora::Adapter;
 use crate::model::tensors::Projection;
+
+/// Why training cannot start from an adapter.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A map is adapted by one of the two only, or otherwise.
+    #[error("layer {layer} {projection}: {found}, and the run asks for {wanted}")]
+    Map {
+        /// The layer.
+        layer: usize,
+        /// The map.
+        projection: Projection,
+        /// What the adapter has.
+        found: String,
+        /// What the settings say.
+        wanted: String,
+    },
+    /// Its numbers cannot be read.
+    #[error(transparent)]
+    Numbers(#[from] candle_core::Error),
+}
 
 /// Where the two matrices of one adapted map lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +101,37 @@ impl Parameters {
             }
         }
         Self { shape, slots, places, numbers }
+    }
+
+    /// Goes on from the matrices of an adapter, which must adapt the same maps at the same rank and scale.
+    ///
+    /// # Errors
+    /// When it does not; nothing is changed then.
+    pub fn start_from(&mut self, adapter: &Adapter) -> Result<(), StartError> {
+        let describe = |rank: usize, scale: f64| format!("rank {rank} at scale {scale:.4}");
+        let (rank, scale) = (self.shape.rank, f64::from(self.shape.scale()));
+        let mut numbers = self.numbers.clone();
+        for slot in &self.slots {
+            let pair = adapter.pair(slot.layer, slot.projection);
+            let found = pair.map(|pair| (pair.a.dims()[0], pair.scale));
+            let Some(pair) =
+                pair.filter(|pair| pair.a.dims()[0] == rank && (pair.scale - scale).abs() < 1e-6)
+            else {
+                let found = found.map_or("not adapted".to_owned(), |(rank, scale)| describe(rank, scale));
+                let (layer, projection) = (slot.layer, slot.projection);
+                return Err(StartError::Map { layer, projection, found, wanted: describe(rank, scale) });
+            };
+            numbers[slot.a.clone()].copy_from_slice(&pair.a.flatten_all()?.to_vec1::<f32>()?);
+            numbers[slot.b.clone()].copy_from_slice(&pair.b.flatten_all()?.to_vec1::<f32>()?);
+        }
+        if let Some((layer, projection, pair)) =
+            adapter.pairs().find(|(layer, projection, _)| self.slot(*layer, *projection).is_none())
+        {
+            let found = describe(pair.a.dims()[0], pair.scale);
+            return Err(StartError::Map { layer, projection, found, wanted: "no such map".into() });
+        }
+        self.numbers = numbers;
+        Ok(())
     }
 
     /// Rank, scale and targets.

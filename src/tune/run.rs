@@ -216,7 +216,7 @@ impl Run<'_> {
                 let first = self.evaluate(&mut graph, &mut prefixes, &parameters);
                 metrics.start(first)?;
                 if let Some(loss) = first {
-                    watch.note(&format!("validation loss of the base: {loss:.4}"));
+                    watch.note(&format!("validation loss before the first step: {loss:.4}"));
                 }
             }
         }

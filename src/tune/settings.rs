@@ -96,6 +96,9 @@ pub struct LoraSettings {
     /// Where it begins. The base alone reads what is before, which makes training cheap where prompts are long and lets requests with and
     /// without the adapter share what has been read.
     pub begins: Begins,
+    /// An adapter to go on from: a PEFT folder or a GGUF-LoRA file of the same rank, scale, targets and beginning. `None` for a new one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
 }
 
 /// Where an adapter begins to act.
@@ -176,6 +179,7 @@ impl Default for LoraSettings {
             dropout: 0.0,
             targets: vec![ALL_LINEAR.into()],
             begins: Begins::Prompt,
+            from: None,
         }
     }
 }

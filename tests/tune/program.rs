@@ -121,6 +121,7 @@ fn a_killed_run_goes_on_to_the_same_adapter() {
         assert!(output.status.success(), "{}", text(&output));
     }
     of_this_base(folder.path());
+    goes_on(folder.path());
     super::compared::compare(folder.path());
     judge(folder.path());
 }
@@ -144,6 +145,39 @@ fn of_this_base(folder: &Path) {
     assert!(output.status.success() && text(&output).contains("Heather"), "{}", text(&output));
     let output = ask("theirs");
     assert!(!output.status.success() && text(&output).contains("none is loaded"), "{}", text(&output));
+}
+
+/// A run goes on from an adapter in either form: it starts at its numbers, and refuses one of another shape or beginning.
+fn goes_on(folder: &Path) {
+    let dump = |from: &str, change: (&str, &str)| {
+        let settings =
+            RUN.replace("OUT", "on").replace("[training]", &format!("from = \"{from}\"\n[training]"));
+        assert!(settings.contains(change.0));
+        std::fs::write(folder.join("on.toml"), settings.replace(change.0, change.1)).unwrap();
+        shishin(folder, &["tune", "--run", "on.toml", "--dump", "started"]).output().unwrap()
+    };
+    let bytes = |name: &str| std::fs::read(folder.join(name).join("adapter_model.safetensors")).unwrap();
+    for from in ["whole", "whole/adapter.gguf"] {
+        let output = dump(from, ("", ""));
+        assert!(output.status.success(), "{}", text(&output));
+        assert_eq!(bytes("started"), bytes("whole"), "{from}");
+    }
+    for (change, part) in [
+        (
+            ("rank = 4", "rank = 8"),
+            "layer 0 q_proj: rank 4 at scale 2.0000, and the run asks for rank 8 at scale 1.0000",
+        ),
+        (
+            ("dropout = 0.1", "targets = [\"q_proj\"]"),
+            "k_proj: rank 4 at scale 2.0000, and the run asks for no such map",
+        ),
+        (("\"answer\"", "\"question\""), "begins elsewhere than lora.begins says"),
+    ] {
+        let output = dump("whole", change);
+        assert!(!output.status.success() && text(&output).contains(part), "{}", text(&output));
+    }
+    let output = dump("nowhere", ("", ""));
+    assert!(!output.status.success() && text(&output).contains("nowhere"), "{}", text(&output));
 }
 
 const CRITERIA: &str = r#"
@@ -421,7 +455,9 @@ fn questions_are_written_out_over_passages() {
 
 #[test]
 fn the_shipped_run_is_sound_and_faults_are_named() {
-    TuneSettings::read(Path::new(&root("models/datasets/pathology-report/tune.toml"))).unwrap();
+    for run in ["datasets/pathology-report/tune", "adapters/clinic/facts", "adapters/clinic/tune"] {
+        TuneSettings::read(Path::new(&root(&format!("models/{run}.toml")))).unwrap();
+    }
     for language in ["en", "ja"] {
         let general = root(&format!("models/datasets/forgetting/{language}.txt"));
         assert_eq!(shishin::dataset::general::read(Path::new(&general)).unwrap().len(), 24);

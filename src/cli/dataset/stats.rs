@@ -70,7 +70,8 @@ pub(super) fn run(settings: &Settings, args: &StatsArgs, out: &mut dyn Write) ->
     let prepared = Prepared::load(settings, &tune, &Cancel::default())?;
     let counted: Vec<Counted> = prepared.train.iter().map(|example| counted(&prepared, example)).collect();
     let stats = Stats::of(&counted, most);
-    let probe = args.probe.then(|| prepared.run(&tune, Path::new("")).probe(&prepared.parameters(&tune)));
+    let parameters = args.probe.then(|| prepared.parameters(&tune)).transpose()?;
+    let probe = parameters.map(|parameters| prepared.run(&tune, Path::new("")).probe(&parameters));
     let epochs = tune.training.epochs;
     let mut costs: Vec<Cost> = prices
         .price
