@@ -53,3 +53,13 @@ adapter-clinic:
     for run in facts tune; do
         target/release/shishin tune --run models/adapters/clinic/$run.toml
     done
+
+# Make the data of the shipped adapters for fixed forms, and train them
+adapter-forms:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build --release
+    for form in radiology-summary referral-letter; do
+        target/release/shishin dataset ground models/datasets/$form/{en,ja}.jsonl --guidelines index/guidelines --out target/datasets/$form
+        target/release/shishin tune --run models/adapters/$form/tune.toml
+    done
