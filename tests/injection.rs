@@ -116,6 +116,33 @@ fn parts(turns: &[Turn], passages: Option<Vec<Passage>>, budget: usize) -> Promp
 /// Text of people that spells no control token.
 const HARMLESS: &str = "What is the target?";
 
+/// Where an adapter that begins at the question or at the answer finds its place: once for each turn, the last behind the passages. A
+/// template that puts the instructions into the user's turn leaves nothing before the question, and says so.
+#[test]
+fn the_marks_of_questions_and_answers_are_found_behind_the_passages() {
+    for speech in speeches() {
+        let Speech { name, tokenizer, template, .. } = speech;
+        let asks = template.question_prompt();
+        if name.starts_with("gemma") {
+            assert!(asks.unwrap_err().to_string().contains("instructions into the user's turn"), "{name}");
+            continue;
+        }
+        let text = "[7 A sentence about nothing 7]";
+        let turns = [turn(Role::User, HARMLESS), turn(Role::Assistant, HARMLESS), turn(Role::User, HARMLESS)];
+        let prompt = speech.build(parts(&turns, Some(vec![passage(1, text)]), ROOMY)).unwrap();
+        let places = |marks: &str| -> Vec<usize> {
+            let marks = tokenizer.encode_template(marks).unwrap();
+            let windows = prompt.tokens.windows(marks.len()).enumerate();
+            windows.filter(|(_, window)| *window == marks).map(|(at, _)| at).collect()
+        };
+        let (asked, answered) = (places(&asks.unwrap()), places(&template.generation_prompt().unwrap()));
+        assert_eq!((asked.len(), answered.len()), (2, 2), "{name}");
+        assert!(asked[0] < answered[0] && answered[0] < asked[1] && asked[1] < answered[1], "{name}");
+        let before: String = prompt.tokens[..asked[0]].iter().map(|id| tokenizer.display(*id)).collect();
+        assert!(before.contains("sentence about nothing"), "{name}: {before}");
+    }
+}
+
 #[test]
 fn no_spelling_of_a_control_token_becomes_one() {
     for speech in speeches() {

@@ -62,7 +62,7 @@ pub struct CompareArgs {
     /// Only the questions in this language: en or ja
     #[arg(long, value_name = "LANGUAGE")]
     language: Option<Language>,
-    /// Ask N questions of each arm once more, alone, and keep the time
+    /// Ask N questions of each arm once more, alone, and keep the time; and once after another, for what it finds in the cache
     #[arg(long, value_name = "N", default_value_t = 0)]
     time: usize,
     /// Fail where a promise of this file is missed
@@ -341,8 +341,8 @@ impl Asking<'_> {
             return Ok(all);
         }
         let progress = &mut || !cancel.is_cancelled();
-        let found = compare::found(answerer, suite, arms, &questions, progress).await?;
-        for (arm, found_tokens) in arms.iter().zip(found) {
+        let cached = compare::cached(answerer, suite, arms, &questions, progress).await?;
+        for (arm, cached_tokens) in arms.iter().zip(cached) {
             let latencies = compare::time(answerer, suite, arm, &questions, progress).await?;
             let mean = latencies.iter().map(|l| l.total_ms).sum::<f64>() / latencies.len() as f64;
             all.push(Timed {
@@ -351,7 +351,7 @@ impl Asking<'_> {
                 questions: latencies.len(),
                 first_ms: report::median(latencies.iter().map(|l| l.first_ms).collect()),
                 total_ms: report::median(latencies.iter().map(|l| l.total_ms).collect()),
-                found_tokens,
+                cached_tokens: Some(cached_tokens),
                 peak_bytes: memory::peak_bytes(),
                 thousand: prices
                     .own_hour

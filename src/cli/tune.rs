@@ -104,11 +104,11 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
         let of = |path: &PathBuf| Source::of(path).with_context(|| format!("cannot read {}", path.display()));
         files.iter().map(of).collect()
     };
-    let learnt_from: Vec<PathBuf> = tune.data.train.iter().chain(&tune.data.replay).cloned().collect();
     let card = Card {
         settings: &tune,
         base: (name, &model.fingerprint),
-        data: (sources(&learnt_from)?, sources(&tune.data.valid)?),
+        data: [sources(&tune.data.train)?, sources(&tune.data.replay)?, sources(&tune.data.valid)?],
+        replayed: prepared.replayed,
         counts: counts(train),
         start: prepared.start.as_ref().map(Adapter::fingerprint),
         summary: &summary,
@@ -133,6 +133,8 @@ pub(super) struct Prepared {
     start: Option<Adapter>,
     /// What is learnt from.
     pub(super) train: Vec<Example>,
+    /// So many of them, the last, were drawn to be learnt along.
+    replayed: usize,
     /// What says when to stop.
     valid: Vec<Example>,
     /// General text, which must not become less likely.
@@ -163,14 +165,16 @@ impl Prepared {
             max_tokens: tune.data.max_tokens,
             invocation: invocation.clone(),
         };
-        let start = tune.lora.from.as_deref().map(|path| start(path, &model, invocation.as_deref()));
+        let from = tune.lora.from.as_deref();
+        let start = from.map(|path| started(path, &model, invocation.as_deref())).transpose()?;
         let mut train = maker.read(&tune.data.train)?;
         let replay = maker.read(&tune.data.replay)?;
-        train.extend(replayed(replay, train.len(), tune.data.replay_share, tune.training.seed));
+        let learnt = train.len();
+        train.extend(replayed(replay, learnt, tune.data.replay_share, tune.training.seed));
+        let replayed = train.len() - learnt;
         let valid = maker.read(&tune.data.valid)?;
         let general = maker.texts(&tune.budget.texts, &wording)?;
-        let start = start.transpose()?;
-        Ok(Self { name: located.name, model, invocation, start, train, valid, general })
+        Ok(Self { name: located.name, model, invocation, start, train, replayed, valid, general })
     }
 
     /// The run, with its files in a folder.
@@ -219,17 +223,29 @@ impl Prepared {
 }
 
 /// The adapter to go on from.
-fn start(path: &Path, model: &BaseModel<FrozenModel>, invocation: Option<&[u32]>) -> anyhow::Result<Adapter> {
-    let adapter = Adapter::load(path, &model.config, &Device::Cpu)?;
+fn started(
+    path: &Path,
+    model: &BaseModel<FrozenModel>,
+    invocation: Option<&[u32]>,
+) -> anyhow::Result<Adapter> {
+    let adapter = Adapter::load(path, &model.config, &Device::Cpu).context("lora.from")?;
+    let place = |tokens: Option<&[u32]>| {
+        let shown = |tokens: &[u32]| tokens.iter().map(|id| model.tokenizer.display(*id)).collect::<String>();
+        tokens.map_or("at the first token".to_owned(), |tokens| {
+            format!("at “{}”", printable(&shown(tokens)).trim())
+        })
+    };
     anyhow::ensure!(
         adapter.invocation() == invocation,
-        "lora.from: {} begins elsewhere than lora.begins says",
-        path.display()
+        "lora.from: {} begins {}, and by lora.begins the run does {}",
+        path.display(),
+        place(adapter.invocation()),
+        place(invocation)
     );
     Ok(adapter)
 }
 
-/// So many of the base's own answers, chosen by the seed, that they are their share of all examples; all of them where there are fewer.
+/// So many of the examples that are learnt along, chosen by the seed, that they are their share of all; all of them where there are fewer.
 fn replayed(mut replay: Vec<Example>, others: usize, share: f64, seed: u64) -> Vec<Example> {
     let wanted = (others as f64 * share / (1.0 - share)).round() as usize;
     replay.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));

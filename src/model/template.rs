@@ -149,17 +149,27 @@ impl ChatTemplate {
     /// What begins a user's turn, such as `<|im_start|>user` and a line break.
     ///
     /// # Errors
-    /// When the template fails, or ends an assistant's turn in another way than a user's, so that the two could not be told apart.
+    /// When the template fails, ends an assistant's turn in another way than a user's, so that the two could not be told apart, or puts the
+    /// instructions into a user's turn, so that what begins there has them behind it.
     pub fn question_prompt(&self) -> Result<String, TemplateError> {
-        let roles = [Role::User, Role::Assistant, Role::User];
-        let turns = roles.map(|role| Turn { role, content: "?".into() });
-        let (one, all) = (self.render(&turns[..1], false)?, self.render(&turns, false)?);
+        let turns = |roles: &[Role]| -> Vec<Turn> {
+            roles.iter().map(|role| Turn { role: *role, content: "?".into() }).collect()
+        };
+        let one = self.render(&turns(&[Role::User]), false)?;
+        let all = self.render(&turns(&[Role::User, Role::Assistant, Role::User]), false)?;
+        let instructed = self.render(&turns(&[Role::System, Role::User]), false)?;
         let ends = one.split_once(&sentinel(0)).map(|(_, ends)| ends);
         let between = all.split_once(&sentinel(1)).and_then(|(_, rest)| rest.split_once(&sentinel(2)));
-        match between.zip(ends).and_then(|((between, _), ends)| between.strip_prefix(ends)) {
-            Some(asks) if !asks.is_empty() => Ok(asks.to_owned()),
-            _ => Err(TemplateError::Render("it does not begin a user's turn by marks of its own".into())),
+        let asks = between.zip(ends).and_then(|((between, _), ends)| between.strip_prefix(ends));
+        let asks = asks.filter(|asks| !asks.is_empty()).ok_or_else(|| {
+            TemplateError::Render("it does not begin a user's turn by marks of its own".into())
+        })?;
+        let behind = instructed.split_once(&sentinel(0)).is_some_and(|(_, behind)| behind.contains(asks));
+        if !behind {
+            let why = "it puts the instructions into the user's turn, so that nothing of a prompt stands before the question";
+            return Err(TemplateError::Render(why.into()));
         }
+        Ok(asks.to_owned())
     }
 
     fn render(&self, turns: &[Turn], add_generation_prompt: bool) -> Result<String, TemplateError> {

@@ -47,8 +47,10 @@ pub struct Card<'a> {
     pub settings: &'a TuneSettings,
     /// The base's name and fingerprint.
     pub base: (&'a str, &'a str),
-    /// What was learnt from, and looked at to say when to stop.
-    pub data: (Vec<Source>, Vec<Source>),
+    /// What was learnt from, drawn from to be learnt along, and looked at to say when to stop.
+    pub data: [Vec<Source>; 3],
+    /// So many examples were drawn to be learnt along.
+    pub replayed: usize,
     /// Examples, tokens, and tokens that were learnt.
     pub counts: (usize, usize, usize),
     /// The fingerprint of the adapter that it went on from.
@@ -96,17 +98,24 @@ impl Card<'_> {
         ));
         line("## Data\n".into());
         line("| file | used to | examples | sha256 |\n| --- | --- | --: | --- |".into());
-        for (sources, what) in [(&self.data.0, "learn"), (&self.data.1, "say when to stop")] {
+        let uses = ["learn", "draw from, to learn along", "say when to stop"];
+        for (sources, what) in self.data.iter().zip(uses) {
             for source in sources {
                 line(format!("| {} | {what} | {} | `{}` |", source.name, source.lines, source.sha256));
             }
         }
         let (examples, tokens, learnt) = self.counts;
-        line(format!("\n{examples} examples to learn from, {tokens} tokens, {learnt} of them learnt.\n"));
+        let along = match self.replayed {
+            0 => String::new(),
+            replayed => format!(", {replayed} of them drawn"),
+        };
+        line(format!(
+            "\n{examples} examples to learn from{along}; {tokens} tokens, {learnt} of them learnt.\n"
+        ));
         line("## Recipe\n".into());
         if let Some(start) = self.start {
             line(format!(
-                "It went on from an adapter, sha256 `{start}`, which had learnt from data of its own.\n"
+                "It went on from an adapter, fingerprint `{start}`, which had learnt from data of its own.\n"
             ));
         }
         let start = match lora.begins {
@@ -231,7 +240,8 @@ mod tests {
         let card = Card {
             settings: &settings,
             base: ("small", "f00d"),
-            data: (vec![source], Vec::new()),
+            data: [vec![source.clone()], vec![source], Vec::new()],
+            replayed: 1,
             counts: (2, 30, 10),
             start: Some("5717"),
             summary: &summary,
@@ -241,7 +251,9 @@ mod tests {
         for part in [
             "Speak plainly.",
             "f00d",
-            "went on from an adapter, sha256 `5717`",
+            "went on from an adapter, fingerprint `5717`",
+            "| train.jsonl | draw from, to learn along | 2 |",
+            "2 examples to learn from, 1 of them drawn; 30 tokens",
             sha256.as_str(),
             "CC0-1.0",
             "Only a test.",

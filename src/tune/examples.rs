@@ -236,7 +236,7 @@ fn late(place: &str, tokens: &[u32], learnt: &[bool], invocation: &[u32]) -> Res
     while let Some(start) = learnt[end..].iter().position(|learnt| *learnt).map(|at| end + at) {
         end = learnt[start..].iter().position(|learnt| !learnt).map_or(learnt.len(), |at| start + at);
         let late = last_of(&tokens[..start], invocation).ok_or_else(|| {
-            "the model's template does not mark the turn in conversations as it does alone, so that no late adapter could find it".to_owned()
+            "the tokens that begin the turn (lora.begins) do not occur before it; use lora.begins = \"prompt\"".to_owned()
         })?;
         examples.push(Example {
             place: place.to_owned(),

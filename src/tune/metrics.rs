@@ -77,7 +77,7 @@ impl Metrics {
         Ok(Self { path, folder: folder.to_owned(), file, events, steps, first_valid })
     }
 
-    /// Writes what the base gives.
+    /// Writes the loss before the first step.
     ///
     /// # Errors
     /// When the disk refuses.

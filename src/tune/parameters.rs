@@ -115,7 +115,7 @@ impl Parameters {
             let pair = adapter.pair(slot.layer, slot.projection);
             let found = pair.map(|pair| (pair.a.dims()[0], pair.scale));
             let Some(pair) =
-                pair.filter(|pair| pair.a.dims()[0] == rank && (pair.scale - scale).abs() < 1e-6)
+                pair.filter(|pair| pair.a.dims()[0] == rank && (pair.scale / scale - 1.0).abs() < 1e-5)
             else {
                 let found = found.map_or("not adapted".to_owned(), |(rank, scale)| describe(rank, scale));
                 let (layer, projection) = (slot.layer, slot.projection);

@@ -37,7 +37,7 @@ pub enum RunError {
     Metrics(#[from] MetricsError),
     /// The folder belongs to another run.
     #[error(
-        "{} holds a run with other settings, data or base; choose another output, or pass --restart to throw that run away",
+        "{} holds a run with other settings, data, base or adapter to go on from; choose another output, or pass --restart to throw that run away",
         .0.display()
     )]
     Another(PathBuf),

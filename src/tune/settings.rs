@@ -65,10 +65,11 @@ pub struct DataSettings {
     /// Files of chat examples that are not trained on and say when to stop.
     #[serde(default)]
     pub valid: Vec<PathBuf>,
-    /// The base's own answers to general questions (`shishin dataset replay` writes them), learnt along so that it forgets less.
+    /// Examples of what is known already, learnt along so that less is forgotten: the base's own answers to general questions
+    /// (`shishin dataset replay` writes them), or what [`LoraSettings::from`] has learnt from.
     #[serde(default)]
     pub replay: Vec<PathBuf>,
-    /// Their share of all examples.
+    /// Their share of all examples; so many are drawn.
     #[serde(default = "default_replay_share")]
     pub replay_share: f64,
     /// Put the server's own instructions in front of examples that bring none, as serving does.
@@ -93,7 +94,7 @@ pub struct LoraSettings {
     pub dropout: f32,
     /// The adapted maps: names such as `q_proj`, or `all-linear`.
     pub targets: Vec<String>,
-    /// Where it begins. The base alone reads what is before, which makes training cheap where prompts are long and lets requests with and
+    /// Where it begins (PEFT: activated LoRA, which begins at its invocation tokens). The base alone reads what is before, which makes training cheap where prompts are long and lets requests with and
     /// without the adapter share what has been read.
     pub begins: Begins,
     /// An adapter to go on from: a PEFT folder or a GGUF-LoRA file of the same rank, scale, targets and beginning. `None` for a new one.
@@ -162,7 +163,7 @@ pub struct TrainingSettings {
     // Not written where it is off: it changes no result, and a run may go on that began before there was such a key.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub gradient_checkpointing: bool,
-    /// For a late adapter: megabytes for keeping what the base has read, so that it is not read again in each epoch.
+    /// Where [`LoraSettings::begins`] is not the prompt: megabytes for keeping what the base has read, so that it is not read again in each epoch.
     pub prefix_megabytes: usize,
     /// The base's weights: `stored` as served, or `f32`.
     pub weights: WeightForm,
@@ -277,6 +278,11 @@ impl TuneSettings {
                 "budget.forgetting",
                 self.budget.forgetting.is_some() && self.data.valid.is_empty(),
                 "needs data.valid: without it nothing tells which step within the budget is best",
+            ),
+            (
+                "lora.from",
+                lora.from.as_ref() == Some(&self.output),
+                "is the output, which would be written over what the run goes on from; name another output",
             ),
             ("lora.rank", !(1..=256).contains(&lora.rank), "must be 1 to 256"),
             ("lora.alpha", !(lora.alpha > 0.0 && lora.alpha.is_finite()), "must be above 0"),

@@ -131,13 +131,13 @@ pub(super) fn compare(folder: &Path) {
     let again = compare(&["--json", "--gate", "gate.toml", "--fresh", "--time", "2"]).output().unwrap();
     assert!(again.stdout == first.stdout, "twice the same numbers, whether times are taken or not");
     let times: Json = serde_json::from_slice(&std::fs::read(folder.join("out/times.json")).unwrap()).unwrap();
-    let found = |arm: &str| {
+    let cached = |arm: &str| {
         let own = times.as_array().unwrap().iter().find(|timed| timed["arm"] == arm).unwrap();
-        own["found_tokens"].as_f64().unwrap()
+        own["cached_tokens"].as_f64().unwrap()
     };
-    assert_eq!(found("base"), 0.0, "nobody was before it");
+    assert_eq!(cached("base"), 0.0, "nobody was before it");
     // The adapter begins at the answer: passages and question have been read without it.
-    assert!(found("hybrid") > found("rag") + 32.0, "{times:#}");
+    assert!(cached("hybrid") > cached("rag") + 32.0, "{times:#}");
     let keep = |more: &[&str]| {
         let args = ["compare", "--suite", "words", "--out", "out", "--kept"];
         shishin(folder, &[&args, more].concat()).output().unwrap()

@@ -171,13 +171,33 @@ fn goes_on(folder: &Path) {
             ("dropout = 0.1", "targets = [\"q_proj\"]"),
             "k_proj: rank 4 at scale 2.0000, and the run asks for no such map",
         ),
-        (("\"answer\"", "\"question\""), "begins elsewhere than lora.begins says"),
+        (
+            ("\"answer\"", "\"question\""),
+            "begins at “<|im_start|>assistant”, and by lora.begins the run does at “<|im_start|>user”",
+        ),
     ] {
         let output = dump("whole", change);
         assert!(!output.status.success() && text(&output).contains(part), "{}", text(&output));
     }
     let output = dump("nowhere", ("", ""));
-    assert!(!output.status.success() && text(&output).contains("nowhere"), "{}", text(&output));
+    assert!(!output.status.success() && text(&output).contains("lora.from"), "{}", text(&output));
+    // What it goes on from is part of what a run is: it starts where the other ended, and a new adapter in its folder is another run.
+    dump("whole", ("epochs = 4", "epochs = 1"));
+    let tune = || shishin(folder, &["tune", "--run", "on.toml"]).output().unwrap();
+    let output = tune();
+    assert!(output.status.success(), "{}", text(&output));
+    let first = |name: &str| {
+        let steps = std::fs::read_to_string(folder.join(name).join("run/metrics.jsonl")).unwrap();
+        let first: Json = serde_json::from_str(steps.lines().next().unwrap()).unwrap();
+        first["valid"].as_f64().unwrap()
+    };
+    assert!(first("on") < 0.5 * first("whole"), "{} and {}", first("on"), first("whole"));
+    let card = std::fs::read_to_string(folder.join("on/README.md")).unwrap();
+    assert!(card.contains("It went on from an adapter"), "{card}");
+    std::fs::write(folder.join("on.toml"), RUN.replace("OUT", "on").replace("epochs = 4", "epochs = 1"))
+        .unwrap();
+    let output = tune();
+    assert!(!output.status.success() && text(&output).contains("another output"), "{}", text(&output));
 }
 
 const CRITERIA: &str = r#"
@@ -386,7 +406,7 @@ fn every_shipped_item_grounds_and_every_dataset_has_criteria() {
                     assert!(!form || holds == Some(true), "{}: {} of {said}", row["id"], criterion.name);
                 }
                 // Over leaflets too the nurse asks back, politely and at a length to be read.
-                let over_leaflet = name == "bedside" && !row["meta"]["oracle"].is_null();
+                let over_leaflet = files.iter().any(|file| file.contains("leaflets"));
                 let manner =
                     |check: &Check| matches!(check, Check::Asks | Check::Polite | Check::Length { .. });
                 for criterion in criteria.criterion.iter().filter(|c| over_leaflet && manner(&c.check)) {
@@ -476,6 +496,8 @@ fn the_shipped_run_is_sound_and_faults_are_named() {
     let path = folder.path().join("tune.toml");
     for (from, to, expected) in [
         ("rank = 16", "rank = 0", "lora.rank must be"),
+        ("begins = \"prompt\"", "begins = \"middle\"", "middle"),
+        ("begins = \"prompt\"", "from = \"target/adapters/bedside\"", "lora.from is the output"),
         ("epochs = 3", "epoch = 3", "epoch"),
         ("dropout = 0.05", "dropout = 1.0", "lora.dropout must be"),
         ("\"all-linear\"]", "\"all\"]", "`all` is none of"),

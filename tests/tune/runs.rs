@@ -10,6 +10,7 @@ use shishin::model::BaseModel;
 use shishin::model::config::Architecture;
 use shishin::model::frozen::FrozenModel;
 use shishin::model::lora::Adapter;
+use shishin::model::tensors::Projection;
 use shishin::model::weights::WeightForm;
 use shishin::tune::checkpoint::Checkpoint;
 use shishin::tune::examples::{Example, ExampleMaker, fingerprint, pack};
@@ -280,6 +281,42 @@ fn adapters_load_from_both_formats_with_the_numbers_that_were_trained() {
             }
         }
     }
+}
+
+/// Training goes on from an adapter of the same shape, whatever its scale is rounded to, and changes nothing where the shape is another.
+#[test]
+fn parameters_start_from_an_adapter_of_their_shape() {
+    let place = Workplace::new(Architecture::Llama);
+    let config = &place.model.config;
+    let shape = |alpha: f64, targets: &[Projection]| LoraShape {
+        rank: 3,
+        alpha,
+        rslora: true,
+        targets: targets.to_vec(),
+    };
+    let mut first = Parameters::new(config, shape(128.0, &Projection::ALL), 5);
+    first.numbers.iter_mut().enumerate().for_each(|(n, number)| *number = (n % 64) as f32 / 64.0);
+    let folder = place.folder("start");
+    write_peft(&folder, "tiny", &first, 0.0, None).unwrap();
+    let adapter = Adapter::load(&folder, config, &Device::Cpu).unwrap();
+    let mut second = Parameters::new(config, shape(128.0, &Projection::ALL), 6);
+    second.start_from(&adapter).unwrap();
+    assert_eq!(second.numbers, first.numbers);
+    for (other, part) in [
+        (shape(64.0, &Projection::ALL), "asks for rank 3 at scale 36.95"),
+        (shape(128.0, &[Projection::Q, Projection::V]), "no such map"),
+    ] {
+        let mut other = Parameters::new(config, other, 6);
+        let before = other.numbers.clone();
+        let refused = other.start_from(&adapter).unwrap_err().to_string();
+        assert!(refused.contains(part), "{refused}");
+        assert_eq!(other.numbers, before);
+    }
+    let few = Parameters::new(config, shape(128.0, &[Projection::Q]), 5);
+    write_peft(&folder, "tiny", &few, 0.0, None).unwrap();
+    let adapter = Adapter::load(&folder, config, &Device::Cpu).unwrap();
+    let refused = second.start_from(&adapter).unwrap_err().to_string();
+    assert!(refused.contains("layer 0 k_proj: not adapted"), "{refused}");
 }
 
 /// Keeping what the base has read changes no bit, nor does having too little room for it.

@@ -224,12 +224,12 @@ pub async fn time(
     Ok(all)
 }
 
-/// Of each arm's prompts, how many tokens it finds read by the arms before it, when all are asked one after another as `POST /compare` does:
+/// How many tokens of its prompt each arm finds in the cache, because arms before it have read them, when all are asked one after another:
 /// the mean over questions.
 ///
 /// # Errors
 /// When a question is refused or the engine fails, or `progress` says to stop.
-pub async fn found(
+pub async fn cached(
     answerer: &Answerer,
     suite: &Suite,
     arms: &[Arm],
@@ -239,7 +239,7 @@ pub async fn found(
     let mut tokens = vec![0; arms.len()];
     for (n, one) in questions.iter().enumerate() {
         // What is read is kept under the question's salt, so that only the arms of this pass can have read it.
-        let salt = Some(format!("found {n}"));
+        let salt = Some(format!("cached {n}"));
         let asked = Question { cache_salt: salt, max_tokens: Some(1), ..question(suite, one) };
         for (arm, tokens) in arms.iter().zip(&mut tokens) {
             if !progress() {

@@ -77,9 +77,9 @@ pub struct Timed {
     pub first_ms: f64,
     /// Median time to its end, in milliseconds.
     pub total_ms: f64,
-    /// Tokens of its prompts that the arms before it had read, when all are asked one after another: the mean.
+    /// Tokens of its prompt that it found in the cache, when all arms are asked one after another: the mean. Files of before do not say.
     #[serde(default)]
-    pub found_tokens: f64,
+    pub cached_tokens: Option<f64>,
     /// The most memory that the process ever had, in bytes, where the system tells.
     pub peak_bytes: Option<u64>,
     /// What a thousand such answers cost, where it is known what an hour of the machine does.
@@ -135,7 +135,9 @@ pub fn markdown(report: &Report, timed: &[Timed]) -> String {
             };
             text += &row("first piece of an answer", &|t| format!("{:.1} s", t.first_ms / 1e3));
             text += &row("whole answer", &|t| format!("{:.1} s", t.total_ms / 1e3));
-            text += &row("tokens found read by arms before", &|t| format!("{:.0}", t.found_tokens));
+            let cached =
+                |t: &Timed| t.cached_tokens.map_or("–".to_owned(), |tokens| format!("{tokens:.0}"));
+            text += &row("prompt tokens in the cache, asked in this order", &cached);
         }
         text.push('\n');
     }
@@ -185,18 +187,20 @@ pub fn table(report: &Report, timed: &[Timed]) -> String {
                 let cost = t.thousand.as_ref();
                 let cost =
                     cost.map_or(String::new(), |(cost, of)| format!(", {cost:.2} {of} a thousand answers"));
+                let cached = t
+                    .cached_tokens
+                    .map_or(String::new(), |tokens| format!("; {tokens:.0} of them in the cache"));
                 format!(
-                    "; first piece after {:.2} s, all after {:.2} s (median of {}); {:.0} tokens found read by the arms before{cost}",
+                    "{cached}; first piece after {:.2} s, all after {:.2} s (median of {}){cost}",
                     t.first_ms / 1e3,
                     t.total_ms / 1e3,
-                    t.questions,
-                    t.found_tokens
+                    t.questions
                 )
             });
             let _ = writeln!(
                 text,
-                "{:<14} {:.0} prompt and {:.0} answer tokens; {} not asked, {} cut off{time}",
-                effort.arm, effort.prompt_tokens, effort.answer_tokens, effort.not_asked, effort.cut_off
+                "{:<14} {:.0} answer and {:.0} prompt tokens{time}; {} not asked, {} cut off",
+                effort.arm, effort.answer_tokens, effort.prompt_tokens, effort.not_asked, effort.cut_off
             );
         }
         let missed: Vec<String> = outcome
