@@ -92,6 +92,21 @@ pub fn locate(settings: &Settings, name: &str, cancel: &Cancel) -> anyhow::Resul
     Ok(Located { name: name.to_owned(), path, sha256 })
 }
 
+/// The base model that a command names, or the settings' own, ready to answer.
+///
+/// # Errors
+/// When it is not found, or cannot be loaded.
+pub fn base(
+    settings: &Settings,
+    model: Option<&str>,
+    cancel: &Cancel,
+) -> anyhow::Result<(Located, BaseModel<FastDecoder>)> {
+    let located = locate(settings, model.unwrap_or(&settings.model.name), cancel)?;
+    let cpu = cpu(settings.cpu)?;
+    let model = BaseModel::load_fast(&located.path, settings.model.form, located.sha256.as_deref(), cpu)?;
+    Ok((located, model))
+}
+
 /// A model's file or folder; fetched if it is not here.
 fn fetched(settings: &Settings, entry: &ModelEntry, cancel: &Cancel) -> anyhow::Result<PathBuf> {
     let mut options = fetch_options(settings);
@@ -278,6 +293,21 @@ pub fn adapter(path: &Path, model: &BaseModel<FastDecoder>) -> anyhow::Result<Ar
     let adapter = Adapter::load(path, &model.config, &Device::Cpu)?;
     let packed = PackedAdapter::pack(&adapter, &model.decoder);
     Ok(Arc::new(packed.with_context(|| format!("the adapter {} cannot be packed", path.display()))?))
+}
+
+/// The adapter of this base at a path, and where its files are.
+///
+/// # Errors
+/// When there is none for this base, or it does not fit.
+pub fn adapter_of(
+    path: &Path,
+    base: &str,
+    model: &BaseModel<FastDecoder>,
+) -> anyhow::Result<(PathBuf, Arc<PackedAdapter>)> {
+    let own = for_base(path, base);
+    let own = own.with_context(|| format!("{} holds no adapter for {base}", path.display()))?;
+    let adapter = adapter(&own, model)?;
+    Ok((own, adapter))
 }
 
 /// Where an adapter's files are. A folder may hold a folder for each base, called as the base is; `None` where this base has none.

@@ -1,11 +1,12 @@
 //! Judges the live index on questions of one's own: does it find the passage that answers, and keep silent where none does?
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::metrics::Mean;
+use crate::files::{self, FileError};
 use crate::language::Language;
 use crate::retrieve::{Filter, Gate, Ranking, RetrieveError, SearchQuery, Snapshot};
 
@@ -34,31 +35,16 @@ pub struct AskedQuestion {
 #[derive(Debug, thiserror::Error)]
 pub enum QuestionsError {
     /// The file cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(FileError),
     /// A line is no question.
     #[error(
-        "{path}:{line}: {reason}; write {{\"question\": …, \"guideline\": …, \"section\": …}}, without guideline where none answers"
+        "{0}; write {{\"question\": …, \"guideline\": …, \"section\": …}}, without guideline where none answers"
     )]
-    Line {
-        /// The file.
-        path: String,
-        /// The line, from 1.
-        line: usize,
-        /// Why.
-        reason: String,
-    },
+    Line(FileError),
     /// There are none.
-    #[error("{path} holds no questions")]
-    Empty {
-        /// The file.
-        path: String,
-    },
+    #[error("{} holds no questions", .0.display())]
+    Empty(PathBuf),
 }
 
 /// Reads questions, one a line.
@@ -66,18 +52,12 @@ pub enum QuestionsError {
 /// # Errors
 /// When the file cannot be read, or a line is no question.
 pub fn read(path: &Path) -> Result<Vec<AskedQuestion>, QuestionsError> {
-    let shown = || path.display().to_string();
-    let text =
-        std::fs::read_to_string(path).map_err(|source| QuestionsError::Read { path: shown(), source })?;
-    let mut questions = Vec::new();
-    for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        questions.push(serde_json::from_str(line).map_err(|error| QuestionsError::Line {
-            path: shown(),
-            line: n + 1,
-            reason: error.to_string(),
-        })?);
+    let text = files::text(path).map_err(QuestionsError::File)?;
+    let questions = files::json_lines(path, &text).map_err(QuestionsError::Line)?;
+    if questions.is_empty() {
+        return Err(QuestionsError::Empty(path.to_owned()));
     }
-    if questions.is_empty() { Err(QuestionsError::Empty { path: shown() }) } else { Ok(questions) }
+    Ok(questions.into_iter().map(|(_, question)| question).collect())
 }
 
 /// What a question found.

@@ -365,7 +365,8 @@ fn every_shipped_item_grounds_and_every_dataset_has_criteria() {
         |name: &str, kinds: &[&str]| kinds.iter().map(|k| set(&format!("{name}/{k}.jsonl"))).collect();
     let mut runs: Vec<(&str, Vec<String>, Vec<String>)> = Vec::new();
     for language in ["en", "ja"] {
-        let kinds = ["samples", "invented", "cases", "unanswerable", "nearmiss"].map(|kind| format!("{kind}.{language}"));
+        let kinds = ["samples", "invented", "cases", "unanswerable", "nearmiss"]
+            .map(|kind| format!("{kind}.{language}"));
         let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
         runs.push(("grounded", files("grounded", &kinds), over(language).to_vec()));
         let kinds = ["leaflets", "uncovered"].map(|kind| format!("{kind}.{language}"));

@@ -15,7 +15,6 @@ use crate::engine::{Engine, FinishReason};
 use crate::evaluate::answers::{self, Held, System};
 use crate::evaluate::criteria::Criteria;
 use crate::language::Language;
-use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
 use crate::model::template::{Role, Turn};
 use crate::tune::checkpoint::write_whole;
@@ -49,9 +48,7 @@ pub(super) fn run(
     anyhow::ensure!(!held.is_empty(), "{} has no question", questions.display());
     let cancel = Cancel::default();
     cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
-    let located = setup::locate(settings, model.unwrap_or(&settings.model.name), &cancel)?;
-    let cpu = setup::cpu(settings.cpu)?;
-    let model = BaseModel::load_fast(&located.path, settings.model.form, located.sha256.as_deref(), cpu)?;
+    let (located, model) = setup::base(settings, model, &cancel)?;
     let model = Arc::new(model);
     let engine = Engine::start(&model, &settings.engine)?;
     let systems = [System { name: "base".into(), adapter: None }];

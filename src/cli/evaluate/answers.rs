@@ -19,7 +19,6 @@ use crate::evaluate::criteria::Criteria;
 use crate::evaluate::likelihood::{self, Likelihood};
 use crate::evaluate::metrics::Mean;
 use crate::evaluate::score::{self, Score};
-use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
 use crate::tune::card;
 
@@ -86,18 +85,13 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     anyhow::ensure!(!held.is_empty(), "there is no example in {} files", args.files.len());
     let cancel = Cancel::default();
     cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
-    let name = args.model.as_deref().unwrap_or(&settings.model.name);
-    let located = setup::locate(settings, name, &cancel)?;
-    let cpu = setup::cpu(settings.cpu)?;
-    let model = BaseModel::load_fast(&located.path, settings.model.form, located.sha256.as_deref(), cpu)?;
+    let (located, model) = setup::base(settings, args.model.as_deref(), &cancel)?;
     let mut systems = vec![System { name: "base".into(), adapter: None }];
     let mut folders = Vec::new();
     for path in &args.adapter {
-        let own = setup::for_base(path, &located.name)
-            .with_context(|| format!("{} holds no adapter for {}", path.display(), located.name))?;
-        let adapter = Some(setup::adapter(&own, &model)?);
+        let (own, adapter) = setup::adapter_of(path, &located.name, &model)?;
         folders.push(own);
-        systems.push(System { name: short_name(path), adapter });
+        systems.push(System { name: short_name(path), adapter: Some(adapter) });
     }
     let model = Arc::new(model);
     let engine = Engine::start(&model, &settings.engine)?;

@@ -17,7 +17,6 @@ use crate::engine::Engine;
 use crate::evaluate::answers::{self, Answer, System};
 use crate::evaluate::forgetting::{self, Figures};
 use crate::evaluate::probes::{self, Kind, Probe, ProbeFigure};
-use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
 
 /// Flags of `shishin evaluate forgetting`.
@@ -76,13 +75,8 @@ pub(super) fn run(
     }
     let cancel = Cancel::default();
     cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
-    let name = args.model.as_deref().unwrap_or(&settings.model.name);
-    let located = setup::locate(settings, name, &cancel)?;
-    let cpu = setup::cpu(settings.cpu)?;
-    let model = BaseModel::load_fast(&located.path, settings.model.form, located.sha256.as_deref(), cpu)?;
-    let own = setup::for_base(&args.adapter, &located.name)
-        .with_context(|| format!("{} holds no adapter for {}", args.adapter.display(), located.name))?;
-    let adapter = setup::adapter(&own, &model)?;
+    let (located, model) = setup::base(settings, args.model.as_deref(), &cancel)?;
+    let (_, adapter) = setup::adapter_of(&args.adapter, &located.name, &model)?;
     let figures = forgetting::measure(&model, &adapter, &texts, &wording, &|| cancel.is_cancelled())?;
     let model = Arc::new(model);
     let sha256 = adapter.fingerprint().to_owned();
