@@ -19,6 +19,7 @@ use crate::ingest::{BuildOptions, Indexer};
 use crate::kernels::{Cpu, Variant};
 use crate::model::BaseModel;
 use crate::model::catalog::{Catalog, Format, Kind, ModelEntry};
+use crate::model::config::ModelConfig;
 use crate::model::embed::{self, EmbedError};
 use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::fetch::{self, Cancel};
@@ -290,9 +291,17 @@ pub fn wording(settings: &Settings) -> anyhow::Result<Wording> {
 /// # Errors
 /// When it cannot be read, or does not fit the model.
 pub fn adapter(path: &Path, model: &BaseModel<FastDecoder>) -> anyhow::Result<Arc<PackedAdapter>> {
-    let adapter = Adapter::load(path, &model.config, &Device::Cpu)?;
+    let adapter = matrices(path, &model.config)?;
     let packed = PackedAdapter::pack(&adapter, &model.decoder);
     Ok(Arc::new(packed.with_context(|| format!("the adapter {} cannot be packed", path.display()))?))
+}
+
+/// The matrices of an adapter, for a base of this shape.
+///
+/// # Errors
+/// When the files cannot be read, or do not fit.
+pub fn matrices(path: &Path, config: &ModelConfig) -> anyhow::Result<Adapter> {
+    Ok(Adapter::load(path, config, &Device::Cpu)?)
 }
 
 /// The adapter of this base at a path, and where its files are.

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use candle_core::Device;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::SeedableRng as _;
@@ -228,7 +227,7 @@ fn started(
     model: &BaseModel<FrozenModel>,
     invocation: Option<&[u32]>,
 ) -> anyhow::Result<Adapter> {
-    let adapter = Adapter::load(path, &model.config, &Device::Cpu).context("lora.from")?;
+    let adapter = setup::matrices(path, &model.config).context("lora.from")?;
     let place = |tokens: Option<&[u32]>| {
         let shown = |tokens: &[u32]| tokens.iter().map(|id| model.tokenizer.display(*id)).collect::<String>();
         tokens.map_or("at the first token".to_owned(), |tokens| {
