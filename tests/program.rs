@@ -435,6 +435,11 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
     let first = ask(&server, 1, "bell");
     let second = ask(&server, 40, "long");
     let third = ask(&server, 1, "never");
+    // Who comes first is served first, also within a second; the newest is shown first.
+    let (_, all) = json(server.ask("GET", JOBS, ""));
+    let ids: Vec<&str> =
+        all["data"].as_array().unwrap().iter().filter_map(|job| job["id"].as_str()).collect();
+    assert_eq!(ids, [&third, &second, &first]);
     let (status, cancelled) = json(server.ask("POST", &format!("{JOBS}/{third}/cancel"), ""));
     assert_eq!((status, &cancelled["status"]), (200, &"cancelled".into()));
     assert_eq!(server.ask("POST", &format!("{JOBS}/{third}/cancel"), "").0, 409);

@@ -73,6 +73,9 @@ pub struct Job {
     pub id: String,
     /// When it was asked for, in seconds since 1970.
     pub created_at: i64,
+    /// Its place in the line, which seconds do not tell. Files of before have none.
+    #[serde(default)]
+    pub place: u64,
     /// When it ended.
     pub finished_at: Option<i64>,
     /// Where it stands.
@@ -87,6 +90,13 @@ pub struct Job {
     pub error: Option<String>,
     /// What happened: when, and what.
     pub events: Vec<(i64, String)>,
+}
+
+impl Job {
+    /// What jobs are ordered by: who came first.
+    fn line(&self) -> (u64, i64, &str) {
+        (self.place, self.created_at, &self.id)
+    }
 }
 
 /// Why a job was not taken or cannot be ended.
@@ -188,7 +198,8 @@ impl Queue {
                 tracing::warn!(job = job.id, adapter = name, error, "left out");
             }
         }
-        let state = State { jobs, cancel: None, stopping: false, made: 0 };
+        let made = jobs.values().map(|job| job.place).max().unwrap_or_default();
+        let state = State { jobs, cancel: None, stopping: false, made };
         Ok(Self(Arc::new(Shared { parts, state: Mutex::new(state), changed: Condvar::new() })))
     }
 
@@ -204,7 +215,7 @@ impl Queue {
     #[must_use]
     pub fn list(&self) -> Vec<Job> {
         let mut jobs: Vec<Job> = self.state().jobs.values().cloned().collect();
-        jobs.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.id.cmp(&a.id)));
+        jobs.sort_by(|a, b| b.line().cmp(&a.line()));
         jobs
     }
 
@@ -290,6 +301,7 @@ impl Queue {
         let job = Job {
             id: id.clone(),
             created_at: now(),
+            place: state.made,
             finished_at: None,
             status: JobStatus::Queued,
             model: parts.model.clone(),
@@ -389,11 +401,10 @@ impl Queue {
                 }
                 let open = |job: &&Job| matches!(job.status, JobStatus::Queued | JobStatus::Running);
                 // One that was running when the server ended goes on first.
-                let next = state
-                    .jobs
-                    .values()
-                    .filter(open)
-                    .min_by_key(|job| (job.status != JobStatus::Running, job.created_at, job.id.clone()));
+                let next = state.jobs.values().filter(open).min_by(|a, b| {
+                    (a.status != JobStatus::Running, a.line())
+                        .cmp(&(b.status != JobStatus::Running, b.line()))
+                });
                 match next.map(|job| job.id.clone()) {
                     Some(id) => break id,
                     None => state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
