@@ -54,7 +54,7 @@ adapter-clinic:
         target/release/shishin tune --run models/adapters/clinic/$run.toml
     done
 
-# Make the data of the shipped adapters for fixed forms, and train them
+# Make the data of the adapters for fixed forms, and train them
 adapter-forms:
     #!/usr/bin/env bash
     set -euo pipefail
