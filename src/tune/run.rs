@@ -209,7 +209,10 @@ impl Run<'_> {
                 metrics = Metrics::open(self.folder, Some(state.step))?;
             }
             None => {
-                self.self_test(&mut graph, &mut prefixes, &parameters, watch)?;
+                // On new matrices, also where the run goes on from an adapter: what that has learnt already has so small a loss that the
+                // jitter of 8-bit activations hides its rise.
+                let new = Parameters::new(&self.model.config, parameters.shape().clone(), self.settings.seed);
+                self.self_test(&mut graph, &mut prefixes, &new, watch)?;
                 state = State::new(identity);
                 (moments, best) = (AdamW::new(parameters.numbers.len()), None);
                 metrics = Metrics::open(self.folder, None)?;
