@@ -374,7 +374,8 @@ fn sentences(text: &str) -> Vec<String> {
 
 /// Whether sentences end as polite Japanese does.
 fn polite(text: &str) -> bool {
-    const ENDS: [&str; 7] = ["です", "ます", "ません", "でした", "ました", "ください", "でしょう"];
+    const ENDS: [&str; 8] =
+        ["です", "ます", "ません", "でした", "ました", "ください", "でしょう", "ましょう"];
     let sentences = sentences(text);
     let ends = |sentence: &String| {
         let sentence = sentence.trim_end_matches(['」', '』', '）', ')', 'よ', 'ね', 'か']);
@@ -446,6 +447,7 @@ mod tests {
             (Check::Asks, "痛みますか。休みます。", "痛みます。", "お待ちください。"),
             (Check::InventsNoFigure, "Take 5 mg [2].", "Take 5 mg for 3 days.", en),
             (Check::Polite, "休みます。そうですか。", "休む。", "お待ちください。"),
+            (Check::Polite, "一緒に休みましょうね[1]。", "一緒に休もうね[1]。", "お待ちください。"),
             (Check::Json { keys: vec!["a".into()] }, "{\"a\": 1}", "{\"a\": 1, \"b\": 2}", en),
             (Check::JsonSchema { schema: schema.clone() }, "{\"a\": 1}", "{\"a\": \"1\"}", en),
             (Check::JsonSchema { schema }, " {} ", "none", en),
