@@ -155,7 +155,11 @@ impl Prepared {
         let model = BaseModel::load_frozen(&located.path, weights, sha256, setup::cpu(cpu)?)?;
         let template = model.template.as_ref().context("the base model has no chat template")?;
         let wording = setup::wording(settings)?;
-        let marks = tune.lora.begins.marks(template)?;
+        let marks = tune
+            .lora
+            .begins
+            .marks(template)
+            .context("lora.begins: choose another place, such as \"answer\"")?;
         let invocation = marks.map(|marks| model.tokenizer.encode_template(&marks)).transpose()?;
         let maker = ExampleMaker {
             tokenizer: &model.tokenizer,
