@@ -1,4 +1,4 @@
-# What a developer runs; `just` lists it. CI calls .ci/run, which runs `check` and `test`.
+# What a developer runs; `just` lists it. CI calls .ci/run, which does what `check` and `test` do.
 
 # List the commands
 default:
@@ -34,25 +34,23 @@ models:
 fuzz target="gguf_header":
     cargo +nightly fuzz run {{target}}
 
-# Make the data of the shipped `clinic` adapter, and train it
+# Make the data of the `clinic` adapter, and train it
 adapter-clinic:
     #!/usr/bin/env bash
     set -euo pipefail
     cargo build --release
     data=models/datasets out=target/datasets/clinic
     for language in en ja; do
-        target/release/shishin dataset ground $data/grounded/{samples,invented,unanswerable}.$language.jsonl \
+        target/release/shishin dataset ground $data/grounded/{samples,invented,cases,unanswerable,nearmiss}.$language.jsonl \
             --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
-            --passages 3 --without 0.06 --declined 0.1 --out $out/$language
+            --passages 2 --ranked --without 0.05 --declined 0.18 --out $out/$language
         target/release/shishin dataset ground $data/bedside/{leaflets,uncovered}.$language.jsonl \
             --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
             --guidelines $data/bedside/guidelines/$language \
-            --passages 3 --without 0 --out $out/leaflets-$language
+            --passages 2 --ranked --without 0 --out $out/leaflets-$language
     done
     target/release/shishin dataset ground $data/bedside/{en,ja}.jsonl --guidelines index/guidelines --out $out/bedside
-    for run in facts tune; do
-        target/release/shishin tune --run models/adapters/clinic/$run.toml
-    done
+    target/release/shishin tune --run models/adapters/clinic/tune.toml
 
 # Make the data of the adapters for fixed forms, and train them
 adapter-forms:

@@ -419,15 +419,18 @@ fn a_dataset_is_imported_looked_over_split_counted_and_exported() {
     assert!(!dir.join("a").exists());
 }
 
-/// The shipped suite asks what it says it asks: quotes stand in the edition of the day, references hold the facts and nothing older, and
-/// nothing of it was learnt from.
+/// The shipped suites ask what they say they ask: quotes stand in the edition of the day, references hold the facts and nothing older, and
+/// none of them nearly repeats what is learnt from.
 #[test]
-fn the_clinic_suite_is_sound_and_held_out() {
+fn the_suites_are_sound_and_held_out() {
     use shishin::evaluate::compare::suite::{Kind, Suite};
     use shishin::evaluate::facts::states;
 
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let suite = Suite::read(&root.join("models/suites/clinic")).unwrap();
+    let [suite, tuning] =
+        ["clinic", "tuning"].map(|name| Suite::read(&root.join("models/suites").join(name)).unwrap());
+    let of_tuning = |kind: Kind| tuning.questions.iter().filter(|q| q.kind == kind).count();
+    assert!(of_tuning(Kind::Fact) >= 80 && of_tuning(Kind::Unanswerable) >= 28);
     let count = |kind: Kind| suite.questions.iter().filter(|q| q.kind == kind).count();
     assert!(suite.questions.len() >= 120 && count(Kind::Changed) >= 40);
     assert!(count(Kind::Behaviour) >= 30 && count(Kind::Unanswerable) >= 20);
@@ -446,8 +449,12 @@ fn the_clinic_suite_is_sound_and_held_out() {
         }
         files
     };
-    let guidelines: Vec<(String, String)> = suite.guidelines.iter().flat_map(|g| files(g, "md")).collect();
-    for question in &suite.questions {
+    let over = |suite: &Suite| -> Vec<(String, String)> {
+        suite.guidelines.iter().flat_map(|g| files(g, "md")).collect()
+    };
+    let (own, of_tuning) = (over(&suite), over(&tuning));
+    let asked = suite.questions.iter().map(|question| (question, &own));
+    for (question, guidelines) in asked.chain(tuning.questions.iter().map(|q| (q, &of_tuning))) {
         assert!(question.as_of.is_some(), "{}: the answer would change with the day", question.id);
         for fact in &question.facts {
             assert!(states(&question.reference, fact), "{}: {fact}", question.id);
@@ -477,7 +484,8 @@ fn the_clinic_suite_is_sound_and_held_out() {
         }
     }
     let learnt = texts.len();
-    texts.extend(suite.questions.iter().map(|question| question.question.clone()));
+    let asked = suite.questions.iter().chain(&tuning.questions);
+    texts.extend(asked.map(|question| question.question.clone()));
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     for pair in shishin::dataset::similar::pairs(&texts) {
         let at = pair.first.max(pair.second);

@@ -276,6 +276,20 @@ impl Long {
     }
 }
 
+/// A small model reads passages better when it knows what is asked; a long message would be paid for twice.
+#[test]
+fn a_short_question_stands_before_the_passages_too() {
+    let wording = Wording::built_in().unwrap();
+    for language in Language::ALL {
+        let text = |question: &str| wording.grounded(language, &[passage(1, "x")], question, AS_OF).unwrap();
+        let (longest, too_long) = ("☂".repeat(400), "☂".repeat(401));
+        let told = text(&longest);
+        assert!(told.find(&longest).unwrap() < told.find("<passage").unwrap(), "{told}");
+        assert_eq!(text(&too_long), text(""));
+        assert!(!text("").contains('☂'));
+    }
+}
+
 /// Every budget from roomy down to nothing: what is left out, and in which order.
 #[test]
 fn a_prompt_is_shortened_in_the_promised_order() {
@@ -299,7 +313,8 @@ fn a_prompt_is_shortened_in_the_promised_order() {
         assert!(smallest.is_none(), "{budget} tokens are enough and more were not");
         assert!(prompt.tokens.len() <= budget);
         let read = speech.tokenizer.decode(&prompt.tokens);
-        assert!(read.contains("newest question") && read.contains("Be kind."), "{read}");
+        // The question stands before the passages and in its turn.
+        assert!(read.matches("newest question").count() == 2 && read.contains("Be kind."), "{read}");
         // Turns go in pairs, so that a question comes first; passages only when no older turn is left.
         let kept = 5 - prompt.dropped_turns;
         assert!(kept % 2 == 1, "{kept} turns");

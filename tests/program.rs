@@ -413,6 +413,13 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
             "{body} {error}"
         );
     }
+    // A budget of the server's recipe is not dropped in silence.
+    let budget = "[budget]\ntexts = [\"general.txt\"]\nforgetting = 0.03\n";
+    std::fs::write(folder.path().join("recipe.toml"), format!("{recipe}{budget}")).unwrap();
+    let (status, error) =
+        json(server.ask("POST", JOBS, r#"{"model":"smollm2-135m","training_file":"ward.jsonl"}"#));
+    assert_eq!((status, &error["error"]["param"]), (422, &"validation_file".into()), "{error}");
+    std::fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
     let ask = |server: &Server, epochs: usize, suffix: &str| {
         let body = serde_json::json!({ "model": MODEL, "training_file": "ward.jsonl", "validation_file": "ward.jsonl",
             "suffix": suffix, "method": { "type": "supervised", "supervised": { "hyperparameters": { "n_epochs": epochs, "batch_size": "auto" } } } });

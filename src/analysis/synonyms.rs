@@ -14,8 +14,8 @@ use super::normalise::{fold, fold_text};
 use super::scan::{Script, is_cjk, terms};
 use super::words::japanese_words;
 
-/// The list that is shipped.
-const BUILT_IN: &str = include_str!("../../config/synonyms.txt");
+/// The list that is shipped, as it stands in its file.
+pub const BUILT_IN: &str = include_str!("../../config/synonyms.txt");
 /// Separates the members of a group.
 const SEPARATOR: char = '=';
 /// No list is longer than this.

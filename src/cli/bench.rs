@@ -442,7 +442,7 @@ fn print(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
     if let Some(prefix) = &report.prefix {
         writeln!(
             out,
-            "\nfirst token over the same passages: {:.1} ms, again {:.1} ms ({} of {} tokens cached): {:.1} times less",
+            "\nfirst token of a prompt that is new: {:.1} ms, of one that begins alike: {:.1} ms ({} of {} tokens cached): {:.1} times less",
             prefix.miss_ms.median,
             prefix.hit_ms.median,
             prefix.cached_tokens,

@@ -16,6 +16,7 @@ use super::dataset::ground::copy_tree;
 use super::dataset::stats::read_prices;
 use super::signals::cancel_on_signal;
 use super::{memory, setup};
+use crate::analysis::synonyms::BUILT_IN;
 use crate::answer::{Answerer, Mode};
 use crate::config::{IndexSettings, Settings};
 use crate::dataset::stats::Prices;
@@ -400,14 +401,15 @@ fn hash_of(folder: &Path) -> anyhow::Result<String> {
 fn settings_hash(settings: &Settings) -> anyhow::Result<String> {
     let index = &settings.index;
     let gate = settings.answer.gate;
-    let prompts = settings.prompts.as_deref().map(hash_of).transpose()?;
-    let synonyms = index.synonyms.as_ref().map(std::fs::read_to_string).transpose()?;
+    let wording = setup::wording(settings)?;
+    let own_synonyms = index.synonyms.as_ref().map(std::fs::read_to_string).transpose()?;
     let text = format!(
-        "{} {} {:?} {synonyms:?} {} {gate:?} {prompts:?} {}",
+        "{} {} {:?} {BUILT_IN} {own_synonyms:?} {} {gate:?} {} {}",
         index.chunk_tokens,
         index.overlap_tokens,
         index.embedder,
         settings.answer.passages,
+        wording.sha256(),
         settings.engine.context
     );
     Ok(crate::model::hex(&Sha256::digest(text)))

@@ -86,7 +86,7 @@ enum Command {
         #[command(flatten)]
         tune: tune::TuneArgs,
     },
-    /// Judge retrieval on collections with known answers
+    /// Judge what the search finds, what an adapter answers, and what it forgot
     #[command(subcommand)]
     Evaluate(evaluate::EvaluateCommand),
     /// Have the base, the base with passages, with an adapter, and with both answer a suite of questions, and prove what each contributes
@@ -118,7 +118,7 @@ struct AdapterFlags {
 fn adapter_flag(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_owned(), path.into())),
-        _ => Err("write NAME=PATH, such as bedside=models/adapters/bedside".into()),
+        _ => Err("write NAME=PATH, such as clinic=models/adapters/clinic".into()),
     }
 }
 

@@ -179,6 +179,9 @@ pub struct Grounding {
     /// The largest share of the rows to learn from in which nothing answers; all are tested on. Too many teach to decline what could be
     /// answered.
     pub declined: f64,
+    /// Keep the order in which the search finds passages, the answering ones last if they are not among the first; else numbers and
+    /// places are drawn.
+    pub ranked: bool,
     /// Decides places and choices.
     pub seed: u64,
 }
@@ -386,6 +389,7 @@ impl Grounder<'_> {
             };
             cited.push(at);
         }
+        let ranks: Vec<String> = found.iter().map(|p| p.chunk_id.clone()).collect();
         let others: Vec<Passage> = found
             .into_iter()
             .filter(|p| {
@@ -401,7 +405,7 @@ impl Grounder<'_> {
                 near.shuffle(random);
                 id = format!("{id}-{}", variant + 1);
             }
-            let (passages, numbers) = self.mixed(&answering, &cited, &near, random);
+            let (passages, numbers) = self.mixed(&answering, &cited, &near, &ranks, random);
             let answer = renumbered(answer, &numbers).map_err(line)?;
             let asked = Asked { id: &id, ..asked };
             rows.push(self.example(asked, passages, Some((&answer, &numbers)), random)?);
@@ -420,14 +424,21 @@ impl Grounder<'_> {
         answering: &[Passage],
         cited: &[usize],
         others: &[&Passage],
+        ranks: &[String],
         random: &mut ChaCha8Rng,
     ) -> (Vec<Passage>, Vec<usize>) {
-        let room = self.grounding.passages.saturating_sub(answering.len());
-        let count = if room > 1 { random.random_range(room / 2..=room) } else { room };
+        let Grounding { passages, ranked, .. } = self.grounding;
+        let room = passages.saturating_sub(answering.len());
+        let count = if room > 1 && !ranked { random.random_range(room / 2..=room) } else { room };
         let mut passages: Vec<(Option<usize>, Passage)> =
             answering.iter().enumerate().map(|(at, p)| (Some(at), p.clone())).collect();
         passages.extend(others.iter().take(count).map(|p| (None, (*p).clone())));
-        passages.shuffle(random);
+        match ranked {
+            // One that the search has not found comes last.
+            true => passages
+                .sort_by_key(|(_, p)| ranks.iter().position(|id| *id == p.chunk_id).unwrap_or(usize::MAX)),
+            false => passages.shuffle(random),
+        }
         let number =
             |at: &usize| passages.iter().position(|(which, _)| which == &Some(*at)).map_or(0, |n| n + 1);
         let numbers = cited.iter().map(number).collect();
@@ -442,12 +453,12 @@ impl Grounder<'_> {
         answer: Option<(&str, &[usize])>,
         random: &mut ChaCha8Rng,
     ) -> Result<Json, GroundError> {
-        if answer.is_none() {
+        if answer.is_none() && !self.grounding.ranked {
             passages.shuffle(random);
         }
         passages.iter_mut().zip(1..).for_each(|(p, n)| p.n = n);
         let day = day(random);
-        let system = self.wording.grounded(language, &passages, day)?;
+        let system = self.wording.grounded(language, &passages, question, day)?;
         let user = self.wording.question(language, question, day)?;
         let said = answer.map_or(abstention(language), |(answer, _)| answer);
         let mut row = json!({
@@ -495,7 +506,9 @@ impl Grounder<'_> {
                     ..Passage::default()
                 })
                 .collect();
-            let system = self.wording.grounded(language, &passages, day)?;
+            let newest = messages.iter().rev().find(|said| said.role == "user");
+            let newest = newest.map_or("", |said| said.content.as_str());
+            let system = self.wording.grounded(language, &passages, newest, day)?;
             // The server adds its reminder to the newest question; each turn of a dialogue was the newest once, but only the last one is
             // when the conversation is read as a whole.
             if let Some(last) = messages.iter_mut().rev().find(|said| said.role == "user") {

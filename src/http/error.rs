@@ -18,6 +18,8 @@ use crate::prompt::PromptError;
 
 /// When to try again while the model loads or the server restarts: long enough not to hammer it.
 const LATER: Duration = Duration::from_secs(5);
+/// When to try again while a tuning job has to end first.
+const MUCH_LATER: Duration = Duration::from_secs(600);
 /// Characters of a message that quotes what was sent.
 const MAX_MESSAGE: usize = 400;
 
@@ -83,9 +85,13 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message).retry_after(after)
     }
 
+    pub(super) fn too_many_jobs(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", message).retry_after(MUCH_LATER)
+    }
+
     pub(super) fn no_route(method: &Method, path: &str) -> Self {
         let message = format!(
-            "there is no {method} {path}; there are POST /chat, GET /search, GET /health, GET /ready, /admin/index and /v1/fine_tuning/jobs"
+            "there is no {method} {path}; there are POST /chat, POST /compare, GET /search, GET /health, GET /ready, /admin/index and /v1/fine_tuning/jobs"
         );
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }

@@ -293,7 +293,7 @@ fn refused(error: &QueueError) -> ApiError {
         QueueError::Invalid { param, .. } => ApiError::invalid_value(*param, message),
         QueueError::Unknown(_) => ApiError::new(StatusCode::NOT_FOUND, "no_such_job", message),
         QueueError::Ended { .. } => ApiError::new(StatusCode::CONFLICT, "job_ended", message),
-        QueueError::Full => ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", message),
+        QueueError::Full => ApiError::too_many_jobs(message),
         QueueError::Disk(_) => ApiError::internal(&message),
     }
 }

@@ -1,7 +1,8 @@
 //! The prompt: instructions, passages and turns, fitted into the model's context.
 //!
-//! Third step of the request path. The order is instructions, passages, older turns, newest turn, so that
-//! questions over the same passages share a prefix. What does not fit is left out in a fixed order:
+//! The order is instructions, passages, older turns, newest turn. The texts of `config/prompts` may
+//! use the newest question before the passages as well, which the built-in ones do if it is short: a small model that knows what
+//! is asked while it reads finds more (ARCHITECTURE.md has the figures). What does not fit is left out in a fixed order:
 //! older turns, then passages from the last, then the end of the one passage that is left, at a sentence.
 //! The newest turn is never cut.
 
@@ -145,7 +146,10 @@ impl Draft<'_> {
 
     fn encode(&self) -> Result<Vec<u32>, PromptError> {
         let mut instructions = match &self.passages {
-            Some(passages) => self.builder.wording.grounded(self.language, passages, self.as_of)?,
+            Some(passages) => {
+                let newest = self.turns.last().map_or("", |turn| turn.content.as_str());
+                self.builder.wording.grounded(self.language, passages, newest, self.as_of)?
+            }
             None => self.builder.wording.plain(self.language, self.as_of)?,
         };
         if let Some(system) = self.system {

@@ -56,6 +56,7 @@ const BUILT_IN: [(&str, &str); 10] = [
 #[derive(Debug)]
 pub struct Wording {
     environment: Environment<'static>,
+    sha256: String,
 }
 
 impl Wording {
@@ -86,12 +87,19 @@ impl Wording {
         // With it, errors quote the question.
         environment.set_debug(false);
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        let sha256 = crate::model::hex(&crate::model::digest(texts.iter().map(|(_, text)| text.as_bytes())));
         for (name, text) in texts {
             environment.add_template_owned(name, text).map_err(|e| failed(name, &e))?;
         }
-        let wording = Self { environment };
+        let wording = Self { environment, sha256 };
         wording.check()?;
         Ok(wording)
+    }
+
+    /// SHA-256 of all ten texts.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// Renders every text with a sample: one that cannot render, or leaves out what it is for, should
@@ -127,8 +135,12 @@ impl Wording {
             }
         };
         for language in Language::ALL {
-            let grounded = self.grounded(language, std::slice::from_ref(&passage), Date::default())?;
-            holds(&format!("grounded.{language}.jinja"), &grounded, "the passages' text")?;
+            // With a question and without: a text may leave it out, and either way must render.
+            for question in ["question", ""] {
+                let grounded =
+                    self.grounded(language, std::slice::from_ref(&passage), question, Date::default())?;
+                holds(&format!("grounded.{language}.jinja"), &grounded, "the passages' text")?;
+            }
             let question = self.question(language, MARK, Date::default())?;
             holds(&format!("question.{language}.jinja"), &question, "the question")?;
             self.plain(language, Date::default())?;
@@ -152,7 +164,7 @@ impl Wording {
         Ok(())
     }
 
-    /// Instructions and passages.
+    /// Instructions and passages, perhaps with the question that they were found for.
     ///
     /// # Errors
     /// When the text fails to render.
@@ -160,9 +172,10 @@ impl Wording {
         &self,
         language: Language,
         passages: &[Passage],
+        question: &str,
         as_of: Date,
     ) -> Result<String, WordingError> {
-        self.render(&format!("grounded.{language}.jinja"), passages, "", as_of)
+        self.render(&format!("grounded.{language}.jinja"), passages, question, as_of)
     }
 
     /// The newest question, wrapped in a reminder of what matters, for the modes with passages.

@@ -269,6 +269,10 @@ impl Queue {
         if choices.batch_size.is_some_and(|n| n > 256) {
             return Err(invalid("hyperparameters.batch_size", "batch_size must be at most 256".into()));
         }
+        if tune.budget.forgetting.is_some() && tune.data.valid.is_empty() {
+            let why = "the server's recipe has a budget.forgetting, which is watched while a validation file is looked at; name one";
+            return Err(invalid("validation_file", why.into()));
+        }
         if let Some((key, problem)) = tune.problem() {
             return Err(invalid("hyperparameters", format!("{key} {problem}")));
         }

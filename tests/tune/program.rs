@@ -456,14 +456,37 @@ fn questions_are_written_out_over_passages() {
     assert_eq!(rows.len(), 3);
     let n = rows[0]["meta"]["oracle"][0].as_u64().unwrap();
     assert_eq!(said(&rows[0]), format!("At most 0.3 mg [{n}]."));
+    let shown = |row: &Json, n: u64| {
+        let system = row["messages"][0]["content"].as_str().unwrap();
+        let from = system.split(&format!("number=\"{n}\"")).nth(1).unwrap();
+        from.split("</passage>").next().unwrap().to_owned()
+    };
+    assert!(shown(&rows[0], n).contains("and 0.3 mg in children"));
     let system = rows[0]["messages"][0]["content"].as_str().unwrap();
-    let passage =
-        system.split(&format!("number=\"{n}\"")).nth(1).unwrap().split("</passage>").next().unwrap();
-    assert!(passage.contains("and 0.3 mg in children"));
+    // It knows what is asked when it reads them.
+    assert!(system.split("<passage").next().unwrap().contains("What is the most adrenaline for a child?"));
     assert_eq!(rows[1]["id"], "a-without");
     assert!(!rows[1]["messages"][0]["content"].as_str().unwrap().contains("and 0.3 mg in children"));
     assert!(said(&rows[1]).starts_with("The passages do not answer"));
     assert!(said(&rows[2]).starts_with("抜粋の中に"));
+
+    // By rank nothing is drawn: fewer are the first of more, and the answer cites the one that holds it.
+    let ranked = |passages: &str, seed: &str| {
+        let more = ["--passages", passages, "--ranked", "--seed", seed];
+        let output = shishin(folder.path(), &[&args[..], &more].concat()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        let rows = ["train", "valid", "test"]
+            .map(|split| std::fs::read_to_string(folder.path().join(format!("out/{split}.jsonl"))).unwrap());
+        let mut rows = rows.iter().flat_map(|text| text.lines());
+        let row = rows.find(|row| row.contains("\"id\":\"a\"")).unwrap();
+        let row: Json = serde_json::from_str(row).unwrap();
+        let n = row["meta"]["oracle"][0].as_u64().unwrap();
+        assert_eq!(said(&row), format!("At most 0.3 mg [{n}]."));
+        assert!(shown(&row, n).contains("and 0.3 mg in children"));
+        row["meta"]["passages"].as_array().unwrap().clone()
+    };
+    let six = ranked("6", "1");
+    assert!(six.len() == 6 && six == ranked("6", "2") && six[..3] == ranked("3", "3"), "{six:?}");
 
     for (from, to, expected) in [
         ("and 0.3 mg in children", "and 3 mg in children", "holds “and 3 mg in children”"),
@@ -481,7 +504,6 @@ fn questions_are_written_out_over_passages() {
 fn the_shipped_run_is_sound_and_faults_are_named() {
     for run in [
         "datasets/pathology-report/tune",
-        "adapters/clinic/facts",
         "adapters/clinic/tune",
         "adapters/radiology-summary/tune",
         "adapters/referral-letter/tune",

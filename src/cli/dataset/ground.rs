@@ -8,11 +8,12 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tempfile::TempDir;
 
-use super::super::setup;
+use super::super::{setup, signals::cancel_on_signal};
 use crate::analysis::figures::{Figure, figures};
 use crate::config::{IndexSettings, Settings};
 use crate::dataset::ground::{self, Grounder, Grounding};
 use crate::ingest::Indexer;
+use crate::model::fetch::Cancel;
 use crate::retrieve::{GuidelineIndex, Snapshot};
 
 pub(super) fn run(
@@ -25,7 +26,7 @@ pub(super) fn run(
 ) -> anyhow::Result<ExitCode> {
     let items = ground::read(items)?;
     let wording = setup::wording(settings)?;
-    let (_work, snapshot) = temporary_index(settings, guidelines)?;
+    let (_work, snapshot) = temporary_index(settings, guidelines, grounding.ranked)?;
     let rows = Grounder { snapshot: &snapshot, wording: &wording, grounding }.rows(&items)?;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for (path, count) in ground::write(folder, &rows)? {
@@ -36,7 +37,7 @@ pub(super) fn run(
 
 /// All figures of guidelines.
 pub(super) fn known_figures(settings: &Settings, guidelines: &[PathBuf]) -> anyhow::Result<Vec<Figure>> {
-    let (_work, snapshot) = temporary_index(settings, guidelines)?;
+    let (_work, snapshot) = temporary_index(settings, guidelines, false)?;
     let mut known: Vec<Figure> = Vec::new();
     for row in 0..snapshot.manifest().counts.chunks {
         known.extend(figures(&snapshot.record(row)?.text));
@@ -46,8 +47,13 @@ pub(super) fn known_figures(settings: &Settings, guidelines: &[PathBuf]) -> anyh
     Ok(known)
 }
 
-/// An index of its own over all folders, searched by words alone: the same on every machine.
-fn temporary_index(settings: &Settings, guidelines: &[PathBuf]) -> anyhow::Result<(TempDir, Arc<Snapshot>)> {
+/// An index of its own over all folders: as the server makes and searches it, which takes its model and its embedder; or by words
+/// alone, which takes neither.
+fn temporary_index(
+    settings: &Settings,
+    guidelines: &[PathBuf],
+    as_served: bool,
+) -> anyhow::Result<(TempDir, Arc<Snapshot>)> {
     let work = tempfile::tempdir().context("no folder for a temporary index")?;
     let (source, directory) = (work.path().join("guidelines"), work.path().join("index"));
     for (n, from) in guidelines.iter().enumerate() {
@@ -55,9 +61,19 @@ fn temporary_index(settings: &Settings, guidelines: &[PathBuf]) -> anyhow::Resul
             .with_context(|| format!("cannot copy {}", from.display()))?;
     }
     let index = IndexSettings { guidelines: source, directory: directory.clone(), ..settings.index.clone() };
-    Indexer::new(setup::build_options(&index, true)).build(true, &mut |_| {})?;
-    let snapshot = GuidelineIndex::open(&directory)?.snapshot().context("the temporary index is empty")?;
-    Ok((work, snapshot))
+    let index = if as_served {
+        let own = Settings { index, ..settings.clone() };
+        let cancel = Cancel::default();
+        cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
+        let meaning = setup::meaning(&own, &cancel)?;
+        let count_tokens = setup::token_counter(&own, &cancel)?;
+        setup::indexer(&own, count_tokens, meaning.as_ref()).build(true, &mut |_| {})?;
+        GuidelineIndex::open_with(&directory, setup::search_tools(&own, meaning)?)?
+    } else {
+        Indexer::new(setup::build_options(&index, true)).build(true, &mut |_| {})?;
+        GuidelineIndex::open(&directory)?
+    };
+    Ok((work, index.snapshot().context("the temporary index is empty")?))
 }
 
 /// Copies the files of a folder, and of those in it.

@@ -128,6 +128,9 @@ pub enum DatasetCommand {
         /// The largest share of the rows to learn from in which nothing answers
         #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
         declined: f64,
+        /// Search as the server does (words and meaning) and show the first N in that order, the answering one last if it is not among them; without it by words, and places and numbers are drawn
+        #[arg(long)]
+        ranked: bool,
         /// Decides places and choices
         #[arg(long, value_name = "N", default_value_t = 1)]
         seed: u64,
@@ -168,6 +171,7 @@ pub fn run(settings: &Settings, command: &DatasetCommand, out: &mut dyn Write) -
             variants,
             without,
             declined,
+            ranked,
             seed,
         } => {
             anyhow::ensure!((1..=20).contains(passages), "--passages must be 1 to 20");
@@ -179,6 +183,7 @@ pub fn run(settings: &Settings, command: &DatasetCommand, out: &mut dyn Write) -
                 variants: *variants,
                 without: *without,
                 declined: *declined,
+                ranked: *ranked,
                 seed: *seed,
             };
             ground::run(settings, items, guidelines, folder, grounding, out)

@@ -12,12 +12,13 @@ pub mod report;
 pub mod suite;
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use tokio_stream::StreamExt as _;
 
 use self::log::{Answered, Log, LogError, Reply};
 use self::suite::{Suite, SuiteQuestion};
-use crate::answer::{AnswerError, AnswerEvent, AnswerStream, Answerer, Mode, Question, Way};
+use crate::answer::{AnswerError, AnswerEvent, AnswerStream, Answerer, Done, Mode, Question, Way};
 use crate::engine::{EngineFailure, FinishReason};
 use crate::model::template::{Role, Turn};
 
@@ -174,6 +175,30 @@ async fn whole(arm: &Arm, mut stream: AnswerStream, answered: &mut Answered) -> 
     Err(EngineFailure::Internal)
 }
 
+/// Asks one arm alone: when the first piece of its answer came, if any did, and how it ended.
+async fn alone(
+    answerer: &Answerer,
+    asked: &Question,
+    way: Way,
+    one: &SuiteQuestion,
+) -> Result<(Option<Instant>, Done), CompareError> {
+    let failed = |source| CompareError::Engine { id: one.id.clone(), source };
+    let streams = answerer.compare(asked, &[way]);
+    let streams = streams.map_err(|source| CompareError::Answer { id: one.id.clone(), source })?;
+    let mut first = None;
+    for mut stream in streams {
+        while let Some(event) = stream.next().await {
+            match event {
+                AnswerEvent::Token(_) => _ = first.get_or_insert_with(Instant::now),
+                AnswerEvent::Failed(source) => return Err(failed(source)),
+                AnswerEvent::Done(done) => return Ok((first, done)),
+                AnswerEvent::Retrieval(_) | AnswerEvent::Citation(_) => {}
+            }
+        }
+    }
+    Err(failed(EngineFailure::Internal))
+}
+
 /// How long one question takes one arm, alone and with nothing kept of earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Latency {
@@ -201,25 +226,11 @@ pub async fn time(
         }
         // A salt of its own: nothing of the prompt has been read before.
         let asked = Question { cache_salt: Some(format!("time {} {n}", arm.name)), ..question(suite, one) };
-        let begun = std::time::Instant::now();
-        let streams = answerer.compare(&asked, &[arm.way(suite, one)]);
-        let streams = streams.map_err(|source| CompareError::Answer { id: one.id.clone(), source })?;
-        let mut first_ms = None;
-        for mut stream in streams {
-            while let Some(event) = stream.next().await {
-                match event {
-                    AnswerEvent::Token(_) if first_ms.is_none() => {
-                        first_ms = Some(begun.elapsed().as_secs_f64() * 1e3);
-                    }
-                    AnswerEvent::Failed(source) => {
-                        return Err(CompareError::Engine { id: one.id.clone(), source });
-                    }
-                    _ => {}
-                }
-            }
-        }
+        let begun = Instant::now();
+        let (first, _) = alone(answerer, &asked, arm.way(suite, one), one).await?;
         let total_ms = begun.elapsed().as_secs_f64() * 1e3;
-        all.push(Latency { first_ms: first_ms.unwrap_or(total_ms), total_ms });
+        let first_ms = first.map_or(total_ms, |at| (at - begun).as_secs_f64() * 1e3);
+        all.push(Latency { first_ms, total_ms });
     }
     Ok(all)
 }
@@ -245,18 +256,8 @@ pub async fn cached(
             if !progress() {
                 return Err(CompareError::Stopped);
             }
-            let streams = answerer.compare(&asked, &[arm.way(suite, one)]);
-            for mut stream in streams.map_err(|source| CompareError::Answer { id: one.id.clone(), source })? {
-                while let Some(event) = stream.next().await {
-                    match event {
-                        AnswerEvent::Done(done) => *tokens += done.usage.cached_tokens,
-                        AnswerEvent::Failed(source) => {
-                            return Err(CompareError::Engine { id: one.id.clone(), source });
-                        }
-                        _ => {}
-                    }
-                }
-            }
+            let (_, done) = alone(answerer, &asked, arm.way(suite, one), one).await?;
+            *tokens += done.usage.cached_tokens;
         }
     }
     Ok(tokens.into_iter().map(|tokens| tokens as f64 / questions.len().max(1) as f64).collect())
