@@ -415,7 +415,8 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
     }
     // A budget of the server's recipe is not dropped in silence.
     let budget = "[budget]\ntexts = [\"general.txt\"]\nforgetting = 0.03\n";
-    std::fs::write(folder.path().join("recipe.toml"), format!("{recipe}{budget}")).unwrap();
+    let watched = recipe.replace("[lora]", "valid = [\"v\"]\n[lora]") + budget;
+    std::fs::write(folder.path().join("recipe.toml"), watched).unwrap();
     let (status, error) =
         json(server.ask("POST", JOBS, r#"{"model":"smollm2-135m","training_file":"ward.jsonl"}"#));
     assert_eq!((status, &error["error"]["param"]), (422, &"validation_file".into()), "{error}");
