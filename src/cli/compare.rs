@@ -12,7 +12,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
 
-use super::dataset::ground::copy_tree;
+use super::dataset::ground::copy_trees;
 use super::dataset::stats::read_prices;
 use super::signals::cancel_on_signal;
 use super::{memory, setup};
@@ -235,10 +235,7 @@ impl Asking<'_> {
                 _ => {}
             }
         }
-        for (n, from) in suite.guidelines.iter().enumerate() {
-            copy_tree(from, &guidelines.join(n.to_string()))
-                .with_context(|| format!("cannot copy {}", from.display()))?;
-        }
+        copy_trees(&suite.guidelines, &guidelines)?;
         let guidelines_sha256 = hash_of(&guidelines)?;
         let mut own = settings.clone();
         own.model.name = name.to_owned();

@@ -56,10 +56,7 @@ fn temporary_index(
 ) -> anyhow::Result<(TempDir, Arc<Snapshot>)> {
     let work = tempfile::tempdir().context("no folder for a temporary index")?;
     let (source, directory) = (work.path().join("guidelines"), work.path().join("index"));
-    for (n, from) in guidelines.iter().enumerate() {
-        copy_tree(from, &source.join(n.to_string()))
-            .with_context(|| format!("cannot copy {}", from.display()))?;
-    }
+    copy_trees(guidelines, &source)?;
     let index = IndexSettings { guidelines: source, directory: directory.clone(), ..settings.index.clone() };
     let index = if as_served {
         let own = Settings { index, ..settings.clone() };
@@ -76,8 +73,17 @@ fn temporary_index(
     Ok((work, index.snapshot().context("the temporary index is empty")?))
 }
 
+/// Copies folders into one, each into a folder of its own.
+pub(in crate::cli) fn copy_trees(folders: &[PathBuf], to: &Path) -> anyhow::Result<()> {
+    for (n, from) in folders.iter().enumerate() {
+        copy_tree(from, &to.join(n.to_string()))
+            .with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    Ok(())
+}
+
 /// Copies the files of a folder, and of those in it.
-pub(in crate::cli) fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;

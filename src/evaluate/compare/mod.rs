@@ -184,16 +184,15 @@ async fn alone(
 ) -> Result<(Option<Instant>, Done), CompareError> {
     let failed = |source| CompareError::Engine { id: one.id.clone(), source };
     let streams = answerer.compare(asked, &[way]);
-    let streams = streams.map_err(|source| CompareError::Answer { id: one.id.clone(), source })?;
+    let mut streams = streams.map_err(|source| CompareError::Answer { id: one.id.clone(), source })?;
+    let mut stream = streams.pop().ok_or_else(|| failed(EngineFailure::Internal))?;
     let mut first = None;
-    for mut stream in streams {
-        while let Some(event) = stream.next().await {
-            match event {
-                AnswerEvent::Token(_) => _ = first.get_or_insert_with(Instant::now),
-                AnswerEvent::Failed(source) => return Err(failed(source)),
-                AnswerEvent::Done(done) => return Ok((first, done)),
-                AnswerEvent::Retrieval(_) | AnswerEvent::Citation(_) => {}
-            }
+    while let Some(event) = stream.next().await {
+        match event {
+            AnswerEvent::Token(_) => _ = first.get_or_insert_with(Instant::now),
+            AnswerEvent::Failed(source) => return Err(failed(source)),
+            AnswerEvent::Done(done) => return Ok((first, done)),
+            AnswerEvent::Retrieval(_) | AnswerEvent::Citation(_) => {}
         }
     }
     Err(failed(EngineFailure::Internal))
