@@ -1,14 +1,12 @@
 //! Writes examples as hosted platforms and other trainers take them, and refuses with reasons what they would reject or get wrong.
 //!
-//! OpenAI: chat messages, <https://platform.openai.com/docs/guides/supervised-fine-tuning>. Vertex: `systemInstruction` and `contents` of
-//! `user` and `model`, <https://cloud.google.com/vertex-ai/generative-ai/docs/models/gemini-supervised-tuning-prepare>. Hugging Face: the
-//! conversational form of TRL, <https://huggingface.co/docs/trl/dataset_formats>. As of 2026.
+//! OpenAI: chat messages, <https://platform.openai.com/docs/guides/supervised-fine-tuning>. Vertex:
+//! see `src/dataset/vertex.rs`. Hugging Face: the conversational form of TRL, <https://huggingface.co/docs/trl/dataset_formats>. As of 2026.
 
 use serde_json::{Map, Value as Json, json};
 
 use super::lint::FEW;
-use super::read;
-use super::{Finding, Severity};
+use super::{Finding, Severity, read, vertex};
 
 /// Tokens of an example that OpenAI trains on; what is longer is cut off. A token is a byte at the least.
 const OPENAI_TOKENS: usize = 65_536;
@@ -114,18 +112,15 @@ fn one(example: &Map<String, Json>, platform: Platform) -> Result<String, String
                 "an assistant's turn has the weight 0, and {name} would learn it all the same; end the dialogue before it, or make it part of the question"
             ))
         }
-        Platform::Vertex if tools => {
-            Err("calls of tools are not exported to Vertex; leave them out, or export to openai".into())
-        }
         Platform::Hf if tools => Err(
-            "calls of tools do not survive a table whose rows must be alike, as TRL loads them; export to openai".into(),
+            "calls of tools do not survive a table whose rows must be alike, as TRL loads them; export to openai or vertex".into(),
         ),
-        Platform::Vertex => vertex(&turns),
+        Platform::Vertex => vertex::export(example),
         Platform::Hf => {
             // The rows of a table are alike: role and content, and nothing else.
             let messages: Vec<Json> = turns
                 .iter()
-                .map(|turn| json!({ "role": plain_role(turn), "content": text(&turn["content"]) }))
+                .map(|turn| json!({ "role": plain_role(turn), "content": vertex::text(&turn["content"]) }))
                 .collect();
             Ok(json!({ "messages": messages }).to_string())
         }
@@ -156,36 +151,6 @@ fn plain_role(turn: &Map<String, Json>) -> &str {
         "developer" => "system",
         other => other,
     }
-}
-
-/// The text of a content that is one, or a list of typed parts.
-fn text(content: &Json) -> String {
-    match content {
-        Json::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
-        other => other.as_str().unwrap_or_default().to_owned(),
-    }
-}
-
-fn vertex(turns: &[&Map<String, Json>]) -> Result<String, String> {
-    let part = |turn: &Map<String, Json>| json!([{ "text": text(&turn["content"]) }]);
-    let mut to = Map::new();
-    let mut contents = Vec::new();
-    for turn in turns {
-        match plain_role(turn) {
-            "system" => {
-                to.insert("systemInstruction".to_owned(), json!({ "role": "system", "parts": part(turn) }));
-            }
-            role => {
-                let role = if role == "assistant" { "model" } else { "user" };
-                contents.push(json!({ "role": role, "parts": part(turn) }));
-            }
-        }
-    }
-    if contents.first().is_some_and(|first| first["role"] != "user") {
-        return Err("Vertex takes no dialogue that the model begins; put a question first".into());
-    }
-    to.insert("contents".to_owned(), Json::Array(contents));
-    Ok(Json::Object(to).to_string())
 }
 
 #[cfg(test)]
@@ -242,12 +207,14 @@ mod tests {
         let unlearnt = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a","weight":0},{"role":"user","content":"q"},{"role":"assistant","content":"b"}]}"#;
         let greeting = r#"{"messages":[{"role":"assistant","content":"a"},{"role":"user","content":"q"},{"role":"assistant","content":"b"}]}"#;
         let tool = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","tool_calls":[]},{"role":"tool","content":"t"},{"role":"assistant","content":"a"}]}"#;
+        let called = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":"1","content":"t"},{"role":"assistant","content":"a"}]}"#;
         let named = r#"{"messages":[{"role":"user","content":"q","name":"Dr. Who"},{"role":"assistant","content":"a"}]}"#;
         let broken = "{\"messages\": [";
         for (line, openai, vertex, hf) in [
             (unlearnt, false, true, true),
             (greeting, false, true, false),
             (tool, false, true, true),
+            (called, false, false, true),
             (named, true, false, false),
             (broken, true, true, true),
         ] {

@@ -2,7 +2,7 @@
 //!
 //! Known are, one object a line, all in one JSON list, or one object alone: messages with typed parts and loss weights (OpenAI, LLaMA-Factory's newer form),
 //! ShareGPT (`conversations` of `from` and `value`), Alpaca (`instruction`, `input`, `output`, `system`, `history`), `prompt` with
-//! `completion`, and Vertex (`systemInstruction`, `contents`). What has no place in our form is refused or, where it teaches nothing,
+//! `completion`, and Vertex (`systemInstruction`, `contents`, `tools`, with calls of functions). What has no place in our form is refused or, where it teaches nothing,
 //! left out with a warning.
 
 use std::io;
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 
 use super::read::{self, items};
-use super::{Finding, Severity};
+use super::{Finding, Severity, vertex};
 
 /// A file that is read whole is no larger than this.
 const MAX_BYTES: u64 = 1 << 30;
@@ -141,7 +141,10 @@ fn convert(value: &Json, left_out: &mut Vec<String>) -> Result<Json, String> {
         return finish(turns, record);
     }
     if has("contents") {
-        return finish(vertex(record)?, record);
+        let (turns, tools) = vertex::import(record)?;
+        let mut own = record.clone();
+        own.insert("tools".to_owned(), Json::Array(tools));
+        return finish(turns, &own);
     }
     if has("instruction") && has("output") {
         return finish(alpaca(record)?, record);
@@ -165,7 +168,7 @@ fn convert(value: &Json, left_out: &mut Vec<String>) -> Result<Json, String> {
     Err(format!("no known form has the keys {}; write {{\"messages\": [...]}}", keys.join(", ")))
 }
 
-fn said(role: &str, content: &str) -> Map<String, Json> {
+pub(super) fn said(role: &str, content: &str) -> Map<String, Json> {
     Map::from_iter([("role".to_owned(), json!(role)), ("content".to_owned(), json!(content))])
 }
 
@@ -284,25 +287,6 @@ fn alpaca(record: &Map<String, Json>) -> Result<Vec<Map<String, Json>>, String> 
         (instruction, input) => format!("{instruction}\n{input}"),
     };
     turns.extend([said("user", &question), said("assistant", text("output")?)]);
-    Ok(turns)
-}
-
-fn vertex(record: &Map<String, Json>) -> Result<Vec<Map<String, Json>>, String> {
-    let texts = |content: &Json| -> Result<String, String> {
-        let parts = content["parts"].as_array().ok_or("a content has no `parts`")?;
-        let text = |part: &Json| {
-            part["text"].as_str().map(str::to_owned).ok_or("a part has no `text`; only text can be learnt")
-        };
-        Ok(parts.iter().map(text).collect::<Result<Vec<_>, _>>()?.concat())
-    };
-    let mut turns = Vec::new();
-    if let Some(system) = record.get("systemInstruction").or_else(|| record.get("system_instruction")) {
-        turns.push(said("system", &texts(system)?));
-    }
-    for content in record["contents"].as_array().ok_or("`contents` is no list")? {
-        let name = content["role"].as_str().unwrap_or("user");
-        turns.push(said(role(name).ok_or_else(|| format!("unknown role `{name}`"))?, &texts(content)?));
-    }
     Ok(turns)
 }
 

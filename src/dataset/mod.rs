@@ -17,6 +17,7 @@ pub mod similar;
 pub mod split;
 pub mod stats;
 pub mod text;
+mod vertex;
 
 use std::fmt;
 
