@@ -113,3 +113,94 @@ fn no_source_file_outgrows_one_idea() {
         assert!(lines <= 500, "{} has {lines} lines of code", path.display());
     }
 }
+
+/// The words of a command up to the first operator of the shell or comment; quotes hold words together.
+fn words(command: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let (mut word, mut quote) = (None::<String>, None);
+    for c in command.chars() {
+        match (c, quote) {
+            (_, Some(open)) if c == open => quote = None,
+            (_, Some(_)) => word.get_or_insert_default().push(c),
+            ('\'' | '"', None) => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            ('|' | '>' | '<' | '&' | ';', None) => break,
+            ('#', None) if word.is_none() => break,
+            (_, None) if c.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// The commands of fenced blocks, and those between backticks, which may leave out what they need. With whether they are whole.
+fn commands(text: &str) -> Vec<(String, bool)> {
+    let mut commands: Vec<(String, bool)> = code_spans(text).into_iter().map(|span| (span, false)).collect();
+    for (n, block) in text.split("\n```").enumerate() {
+        if n % 2 == 1 {
+            commands.extend(block.replace("\\\n", " ").lines().skip(1).map(|line| (line.to_owned(), true)));
+        }
+    }
+    commands
+}
+
+#[test]
+fn commands_that_the_documents_show_are_understood() {
+    use clap::Parser as _;
+    use clap::error::ErrorKind;
+    let mut documents: Vec<(&str, String)> = Vec::new();
+    for document in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "models/adapters/README.md",
+        "models/datasets/README.md",
+        "models/suites/README.md",
+    ] {
+        documents.push((document, std::fs::read_to_string(root().join(document)).unwrap()));
+    }
+    let recipes = std::fs::read_to_string(root().join("justfile")).unwrap();
+    documents.push(("justfile", format!("\n```sh\n{recipes}\n```")));
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for (document, text) in &documents {
+        for (command, whole) in commands(text) {
+            let words = words(&command);
+            let program = words.iter().position(|word| word == "--").map_or(0, |at| at + 1);
+            let ours = match &words[..program] {
+                [] => words.first().is_some_and(|word| word == "shishin" || word.ends_with("/shishin")),
+                before => before.windows(2).any(|pair| pair == ["cargo", "run"]),
+            };
+            // Some show only a part of themselves.
+            if !ours || words.len() < 2 || words.iter().any(|word| word.contains(['…', '{'])) {
+                continue;
+            }
+            checked += 1;
+            let arguments = words.iter().skip(program.max(1)).cloned();
+            let parsed =
+                shishin::cli::Cli::try_parse_from(std::iter::once("shishin".to_owned()).chain(arguments));
+            if let Err(error) = parsed {
+                let fine = match error.kind() {
+                    ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => true,
+                    ErrorKind::MissingRequiredArgument
+                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => !whole,
+                    _ => false,
+                };
+                if !fine {
+                    wrong.push(format!("{document} shows `{command}`: {error}"));
+                }
+            }
+            for word in &words {
+                let named = ["models/", "config/", "benches/", "index/guidelines"]
+                    .iter()
+                    .any(|p| word.starts_with(p));
+                if named && !word.contains(['*', '$']) && !root().join(word).exists() {
+                    wrong.push(format!("{document} shows `{command}`, and there is no {word}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(checked >= 25, "only {checked} commands were checked");
+}
