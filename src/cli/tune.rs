@@ -11,7 +11,7 @@ use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::{printable, setup, signals};
+use super::{memory, printable, setup, signals};
 use crate::config::Settings;
 use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
@@ -186,9 +186,11 @@ impl Prepared {
         let numbers = TrainingSettings {
             threads: 0,
             prefix_megabytes: 0,
+            prefix_folder: PathBuf::new(),
+            prefix_gigabytes: 0,
             checkpoint_every: 1,
             gradient_checkpointing: false,
-            ..tune.training
+            ..tune.training.clone()
         };
         let lora = LoraSettings { from: None, ..tune.lora.clone() };
         let settings = serde_json::to_string(&(&lora, &numbers)).unwrap_or_default();
@@ -294,7 +296,11 @@ fn report(summary: &Summary, folder: &Path, out: &mut dyn Write) -> std::io::Res
             summary.chosen, summary.steps
         )?;
     }
-    writeln!(out, "trained for {:.0} s; sha256 of the numbers {}", summary.seconds, summary.hash)?;
+    // Of this process alone; the seconds are those of all processes that worked on the run.
+    let memory =
+        memory::peak_bytes().map(|bytes| format!(" in at most {:.1} GB of memory", bytes as f64 / 1e9));
+    let memory = memory.unwrap_or_default();
+    writeln!(out, "trained for {:.0} s{memory}; sha256 of the numbers {}", summary.seconds, summary.hash)?;
     writeln!(out, "{}: serve it with --load-adapter NAME={}", folder.display(), folder.display())
 }
 

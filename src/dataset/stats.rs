@@ -129,10 +129,10 @@ pub struct OwnHour {
 }
 
 impl Price {
-    /// The price of a run.
+    /// The price of a run that sees the tokens so often.
     #[must_use]
-    pub fn of(&self, tokens: usize, epochs: usize) -> f64 {
-        self.per_million_tokens * (tokens * epochs) as f64 / 1e6
+    pub fn of(&self, tokens: usize, epochs: f64) -> f64 {
+        self.per_million_tokens * tokens as f64 * epochs / 1e6
     }
 }
 
@@ -172,6 +172,6 @@ mod tests {
             currency: "USD".into(),
             as_of: "2026".into(),
         };
-        assert!((price.of(500_000, 3) - 4.5).abs() < 1e-9);
+        assert!((price.of(500_000, 3.0) - 4.5).abs() < 1e-9);
     }
 }

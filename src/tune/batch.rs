@@ -52,6 +52,16 @@ impl Prefix {
         Self { tokens, layers: layers.map(|pair| pair.map(half)).collect() }
     }
 
+    /// Of keys and values of each layer.
+    pub(super) fn of(tokens: usize, layers: Vec<[Vec<f16>; 2]>) -> Self {
+        Self { tokens, layers }
+    }
+
+    /// Keys and values of each layer.
+    pub(super) fn layers(&self) -> &[[Vec<f16>; 2]] {
+        &self.layers
+    }
+
     /// How many tokens it stands for.
     #[must_use]
     pub fn tokens(&self) -> usize {

@@ -124,14 +124,21 @@ impl Card<'_> {
             Begins::Answer => "from the assistant's turn on",
         };
         line(format!(
-            "Rank {}, alpha {}{}, dropout {}, on {}, {start}. {} epochs of {} examples a step, AdamW, learning rate {:e} (warm-up {}, cosine to {} of it), \
+            "Rank {}, alpha {}{}, dropout {}, on {}, {start}. {}{} examples a step, AdamW, learning rate {:e} (warm-up {}, cosine to {} of it), \
              weight decay {}, gradients clipped at {}, KL weight {}, seed {}, weights of the base as {}.\n",
             lora.rank,
             lora.alpha,
             if lora.rslora { " (rank-stabilised)" } else { "" },
             lora.dropout,
             lora.targets.join(", "),
-            training.epochs,
+            match training.steps {
+                0 => format!("{} epochs of ", training.epochs),
+                steps => format!(
+                    "The first {} steps of {} epochs, ",
+                    steps.min(self.summary.steps),
+                    training.epochs
+                ),
+            },
             training.batch,
             training.learning_rate,
             training.warmup,

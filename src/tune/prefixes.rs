@@ -1,4 +1,4 @@
-//! What the base has read before late adapters begin, kept from epoch to epoch as far as memory goes.
+//! What the base has read before late adapters begin, kept from epoch to epoch as far as memory goes, and beyond that in a folder.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::batch::{Batch, Prefix};
 use super::examples::Example;
 use super::graph::Graph;
+use super::prefix_folder::PrefixFolder;
 
 /// Prefixes by their tokens.
 #[derive(Debug)]
@@ -13,6 +14,10 @@ pub struct Prefixes {
     kept: HashMap<Vec<u32>, Arc<Prefix>>,
     bytes: usize,
     budget: usize,
+    folder: Option<PrefixFolder>,
+    /// Nothing more is written into it.
+    ended: bool,
+    trouble: Option<String>,
 }
 
 impl Prefixes {
@@ -20,10 +25,22 @@ impl Prefixes {
     /// oldest would throw out each before it is asked for again.
     #[must_use]
     pub fn new(budget: usize) -> Self {
-        Self { kept: HashMap::new(), bytes: 0, budget }
+        Self { kept: HashMap::new(), bytes: 0, budget, folder: None, ended: false, trouble: None }
     }
 
-    /// Bytes that are kept.
+    /// And a folder for all of them, those of other runs among them.
+    #[must_use]
+    pub fn and_in(mut self, folder: Option<PrefixFolder>) -> Self {
+        self.folder = folder;
+        self
+    }
+
+    /// Why nothing more goes into the folder, once.
+    pub fn trouble(&mut self) -> Option<String> {
+        self.trouble.take()
+    }
+
+    /// Bytes that are kept in memory.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -41,11 +58,29 @@ impl Prefixes {
         if let Some(prefix) = self.kept.get(tokens) {
             return Arc::clone(prefix);
         }
-        let prefix = Arc::new(graph.prefix(tokens));
+        let found = self.folder.as_ref().and_then(|folder| folder.read(tokens));
+        let prefix = found.unwrap_or_else(|| {
+            let prefix = graph.prefix(tokens);
+            self.keep(tokens, &prefix);
+            prefix
+        });
+        let prefix = Arc::new(prefix);
         if self.bytes + prefix.bytes() <= self.budget {
             self.bytes += prefix.bytes();
             self.kept.insert(tokens.to_vec(), Arc::clone(&prefix));
         }
         prefix
+    }
+
+    /// Writes a prefix into the folder, until there is no room or the disk refuses: what is there is still read, and the run needs no more.
+    fn keep(&mut self, tokens: &[u32], prefix: &Prefix) {
+        let Some(folder) = self.folder.as_mut().filter(|_| !self.ended) else { return };
+        let reason = match folder.write(tokens, prefix) {
+            Ok(true) => return,
+            Ok(false) => "there is no room for more (training.prefix_gigabytes)".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.trouble = Some(format!("nothing more is kept in {}: {reason}", folder.path().display()));
+        self.ended = true;
     }
 }

@@ -47,7 +47,8 @@ impl Run<'_> {
     #[must_use]
     pub fn probe(&self, parameters: &Parameters) -> Probe {
         let mut graph = Graph::new(&self.model.decoder).checkpointing(self.settings.gradient_checkpointing);
-        let mut prefixes = Prefixes::new(self.settings.prefix_megabytes * 1_000_000);
+        // Those of one step, whatever a run may keep.
+        let mut prefixes = Prefixes::new(usize::MAX);
         let members = self.members(1);
         let mut slopes = vec![0f32; parameters.numbers.len()];
         let regularisation = Regularisation { dropout: self.dropout, seed: 1, kl: self.settings.kl };
@@ -72,20 +73,26 @@ impl Run<'_> {
         let ((train_read, train_run), (valid_read, valid_run)) = (all(self.train), all(self.valid));
         let per_token = prefixes.bytes() as f64 / read.max(1) as f64;
         let kept = per_token * (train_read + valid_read) as f64;
-        let budget = self.settings.prefix_megabytes as f64 * 1e6;
+        let memory = self.settings.prefix_megabytes as f64 * 1e6;
+        let disk = match self.settings.prefix_folder.as_os_str().is_empty() {
+            true => 0.0,
+            false => self.settings.prefix_gigabytes as f64 * 1e9,
+        };
+        // Whatever memory holds is on disk too.
+        let budget = memory.max(disk);
         // What has no room is read again in each epoch.
         let again = if kept > budget { 1.0 - budget / kept } else { 0.0 };
-        let epochs = self.settings.epochs as f64;
+        let epochs = self.passes();
         let looks = match self.settings.evaluate_every {
-            0 => epochs,
+            0 => epochs.ceil(),
             every => (self.steps() as f64 / every as f64).ceil(),
         };
-        let seconds = reading * (train_read + valid_read) as f64
-            + reading * again * (train_read as f64 * (epochs - 1.0) + valid_read as f64 * looks)
+        let seconds = reading * (train_read as f64 * epochs.min(1.0) + valid_read as f64)
+            + reading * again * (train_read as f64 * (epochs - 1.0).max(0.0) + valid_read as f64 * looks)
             + running * train_run as f64 * epochs
             // A look runs forward only: about a third of a step.
             + running / 3.0 * valid_run as f64 * (looks + 1.0);
-        Probe { step_seconds: second, seconds, prefix_bytes: kept.min(budget) as u64 }
+        Probe { step_seconds: second, seconds, prefix_bytes: kept.min(memory) as u64 }
     }
 
     /// Trains so many steps from the same start with each rate, the schedule drawn together to them.
@@ -100,7 +107,7 @@ impl Run<'_> {
         watch: &mut dyn Watch,
     ) -> Result<Vec<Tried>, RunError> {
         let mut graph = Graph::new(&self.model.decoder).checkpointing(self.settings.gradient_checkpointing);
-        let mut prefixes = Prefixes::new(self.settings.prefix_megabytes * 1_000_000);
+        let mut prefixes = self.prefixes()?;
         let steps = steps.min(self.steps()).max(1);
         let mut tried = Vec::new();
         for rate in rates {
@@ -124,6 +131,9 @@ impl Run<'_> {
                 );
                 match done {
                     Ok(Some(mut step)) => {
+                        if let Some(trouble) = prefixes.trouble() {
+                            watch.note(&trouble);
+                        }
                         step.seconds = started.elapsed().as_secs_f64();
                         watch.step(&step);
                         losses.push(step.loss);

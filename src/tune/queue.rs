@@ -252,7 +252,7 @@ impl Queue {
         };
         let choices = request.hyperparameters;
         if let Some(epochs) = choices.n_epochs {
-            tune.training.epochs = epochs;
+            (tune.training.epochs, tune.training.steps) = (epochs, 0);
         }
         if let Some(batch) = choices.batch_size {
             tune.training.batch = batch;

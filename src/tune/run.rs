@@ -20,6 +20,7 @@ use super::loss::Losses;
 use super::metrics::{Metrics, MetricsError};
 use super::optimiser::{AdamW, clip, rate};
 use super::parameters::Parameters;
+use super::prefix_folder::PrefixFolder;
 use super::prefixes::Prefixes;
 use super::settings::TrainingSettings;
 use crate::model::BaseModel;
@@ -35,6 +36,14 @@ pub enum RunError {
     /// The record cannot be kept.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// The folder for what the base has read cannot be used.
+    #[error("training.prefix_folder: cannot use {}: {source}", path.display())]
+    PrefixFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The folder belongs to another run.
     #[error(
         "{} holds a run with other settings, data, base or adapter to go on from; choose another output, or pass --restart to throw that run away",
@@ -172,7 +181,14 @@ impl Run<'_> {
     /// Steps of the whole run, if it is not stopped early.
     #[must_use]
     pub fn steps(&self) -> usize {
-        self.settings.epochs * self.steps_per_epoch()
+        let whole = self.settings.epochs * self.steps_per_epoch();
+        if self.settings.steps == 0 { whole } else { whole.min(self.settings.steps) }
+    }
+
+    /// How often the whole run sees each example.
+    #[must_use]
+    pub fn passes(&self) -> f64 {
+        self.steps() as f64 / self.steps_per_epoch().max(1) as f64
     }
 
     /// Examples of a step that counts from 1.
@@ -187,6 +203,19 @@ impl Run<'_> {
         batch.map(|at| &self.train[*at]).collect()
     }
 
+    /// Room for what the base reads, in memory and on disk.
+    pub(super) fn prefixes(&self) -> Result<Prefixes, RunError> {
+        let TrainingSettings { prefix_folder, prefix_megabytes, prefix_gigabytes, weights, .. } =
+            self.settings;
+        let late = self.train.iter().chain(self.valid).any(|example| example.late > 0);
+        let folder = (late && !prefix_folder.as_os_str().is_empty()).then(|| {
+            let base = format!("{} {weights:?}", self.model.fingerprint);
+            PrefixFolder::open(prefix_folder, &base, (*prefix_gigabytes as u64).saturating_mul(1_000_000_000))
+                .map_err(|source| RunError::PrefixFolder { path: prefix_folder.clone(), source })
+        });
+        Ok(Prefixes::new(prefix_megabytes * 1_000_000).and_in(folder.transpose()?))
+    }
+
     /// Trains, from the last checkpoint if there is one.
     ///
     /// # Errors
@@ -195,7 +224,7 @@ impl Run<'_> {
         let identity = fingerprint([self.identity.as_bytes(), self.model.fingerprint.as_bytes()]);
         let steps = self.steps();
         let mut graph = Graph::new(&self.model.decoder).checkpointing(self.settings.gradient_checkpointing);
-        let mut prefixes = Prefixes::new(self.settings.prefix_megabytes * 1_000_000);
+        let mut prefixes = self.prefixes()?;
         let (mut state, mut moments, mut best);
         let mut metrics;
         match Checkpoint::read(&self.checkpoint(), parameters.numbers.len())? {
@@ -269,6 +298,9 @@ impl Run<'_> {
                         state.worse += 1;
                     }
                 }
+            }
+            if let Some(trouble) = prefixes.trouble() {
+                watch.note(&trouble);
             }
             step.seconds = started.elapsed().as_secs_f64();
             state.seconds += step.seconds;

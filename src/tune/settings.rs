@@ -135,6 +135,9 @@ impl Begins {
 pub struct TrainingSettings {
     /// Passes over the data.
     pub epochs: usize,
+    /// The most steps, which may end the run before all data was seen; 0 for whole passes.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub steps: usize,
     /// Examples of a step.
     pub batch: usize,
     /// Tokens that run at once: examples are packed up to it, a longer one runs alone. More is faster and takes more memory.
@@ -165,10 +168,26 @@ pub struct TrainingSettings {
     pub gradient_checkpointing: bool,
     /// Where [`LoraSettings::begins`] is not the prompt: megabytes for keeping what the base has read, so that it is not read again in each epoch.
     pub prefix_megabytes: usize,
+    /// A folder that keeps it beyond that, for later epochs, resumed runs and other runs over the same data; empty for none.
+    // These two change no result either.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub prefix_folder: PathBuf,
+    /// Gigabytes that the folder may hold.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub prefix_gigabytes: usize,
     /// The base's weights: `stored` as served, or `f32`.
     pub weights: WeightForm,
     /// Threads; 0 for all cores.
     pub threads: usize,
+}
+
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 impl Default for LoraSettings {
@@ -189,6 +208,7 @@ impl Default for TrainingSettings {
     fn default() -> Self {
         Self {
             epochs: 3,
+            steps: 0,
             batch: 8,
             row_tokens: 1024,
             learning_rate: 1e-4,
@@ -203,6 +223,8 @@ impl Default for TrainingSettings {
             checkpoint_every: 25,
             gradient_checkpointing: false,
             prefix_megabytes: 3000,
+            prefix_folder: PathBuf::new(),
+            prefix_gigabytes: 20,
             weights: WeightForm::Stored,
             threads: 0,
         }
@@ -301,6 +323,11 @@ impl TuneSettings {
             ("training.clip", !(training.clip > 0.0 && training.clip.is_finite()), "must be above 0"),
             ("training.kl", !(training.kl >= 0.0 && training.kl.is_finite()), "must be at least 0"),
             ("training.checkpoint_every", training.checkpoint_every == 0, "must be at least 1"),
+            (
+                "training.prefix_gigabytes",
+                !is_empty(&training.prefix_folder) && training.prefix_gigabytes == 0,
+                "must be at least 1; leave training.prefix_folder empty to keep nothing on disk",
+            ),
         ];
         if let Some((key, _, problem)) = checks.into_iter().find(|(_, wrong, _)| *wrong) {
             return Some((key, problem.to_owned()));

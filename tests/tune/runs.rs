@@ -330,6 +330,50 @@ fn how_much_of_the_prefixes_is_kept_changes_nothing() {
     assert_eq!(run("kept", 3000).hash, run("read again", 0).hash);
 }
 
+/// A run may end before the data does; its rate falls to the end all the same, and the last look is at the last step.
+#[test]
+fn a_run_of_so_many_steps_ends_there() {
+    let place = Workplace::new(Architecture::Llama);
+    let settings = TrainingSettings { steps: 3, epochs: 9, ..settings() };
+    let mut watcher = Watcher::new(usize::MAX);
+    let summary = done(place.run(&place.folder("few"), &settings, &mut watcher).unwrap());
+    assert_eq!((summary.steps, watcher.losses.len()), (3, 3));
+    assert!(summary.valid.is_some());
+    let long = TrainingSettings { steps: 1000, epochs: 1, ..settings };
+    let mut watcher = Watcher::new(usize::MAX);
+    let whole = done(place.run(&place.folder("whole"), &long, &mut watcher).unwrap());
+    assert!(whole.steps < 1000 && whole.steps == watcher.losses.len());
+}
+
+/// Nor does keeping it on disk, also where some of the files were damaged meanwhile.
+#[test]
+fn prefixes_on_disk_change_nothing() {
+    let place = Workplace::with(Architecture::Gemma3, true);
+    let folder = place.folder("prefixes");
+    let run = |name: &str, prefix_folder: &Path| {
+        let settings =
+            TrainingSettings { prefix_megabytes: 0, prefix_folder: prefix_folder.to_owned(), ..settings() };
+        done(place.run(&place.folder(name), &settings, &mut Watcher::new(usize::MAX)).unwrap()).hash
+    };
+    let files = || -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&folder).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let expected = run("without", Path::new(""));
+    assert_eq!(run("first", &folder), expected);
+    let kept = files();
+    assert!(kept.len() > 2, "{kept:?}");
+    let whole = std::fs::read(&kept[0]).unwrap();
+    std::fs::write(&kept[0], &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(&kept[1], "").unwrap();
+    assert_eq!(run("second", &folder), expected);
+    assert_eq!((files().len(), std::fs::read(&kept[0]).unwrap()), (kept.len(), whole), "mended");
+    let place_of_a_file = &kept[0];
+    let settings = TrainingSettings { prefix_folder: place_of_a_file.clone(), ..settings() };
+    let error = place.run(&place.folder("third"), &settings, &mut Watcher::new(usize::MAX)).unwrap_err();
+    assert!(error.to_string().starts_with("training.prefix_folder: cannot use"), "{error}");
+}
+
 /// A dialogue is learnt turn by turn: each where the base has read the others.
 #[test]
 fn a_late_example_is_made_of_each_turn_that_is_learnt() {

@@ -43,7 +43,9 @@ pub struct StatsArgs {
 struct Report {
     base: String,
     stats: Stats,
-    epochs: usize,
+    /// How often each example is learnt, and in how many steps.
+    epochs: f64,
+    steps: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     probe: Option<Probe>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,8 +73,9 @@ pub(super) fn run(settings: &Settings, args: &StatsArgs, out: &mut dyn Write) ->
     let counted: Vec<Counted> = prepared.train.iter().map(|example| counted(&prepared, example)).collect();
     let stats = Stats::of(&counted, most);
     let parameters = args.probe.then(|| prepared.parameters(&tune)).transpose()?;
-    let probe = parameters.map(|parameters| prepared.run(&tune, Path::new("")).probe(&parameters));
-    let epochs = tune.training.epochs;
+    let run = prepared.run(&tune, Path::new(""));
+    let probe = parameters.map(|parameters| run.probe(&parameters));
+    let (epochs, steps) = (run.passes(), run.steps());
     let mut costs: Vec<Cost> = prices
         .price
         .iter()
@@ -88,7 +91,7 @@ pub(super) fn run(settings: &Settings, args: &StatsArgs, out: &mut dyn Write) ->
         costs.insert(0, Cost { at, cost, currency: own.currency.clone(), as_of: None });
     }
     let peak_bytes = if args.probe { memory::peak_bytes() } else { None };
-    let report = Report { base: prepared.name.clone(), stats, epochs, probe, peak_bytes, costs };
+    let report = Report { base: prepared.name.clone(), stats, epochs, steps, probe, peak_bytes, costs };
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;
@@ -146,7 +149,7 @@ fn print(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
             out,
             "a step takes {:.1} s; the run of {} would take {} here",
             probe.step_seconds,
-            epochs(report.epochs),
+            length(report),
             duration(probe.seconds)
         )?;
         if let Some(peak) = report.peak_bytes {
@@ -167,14 +170,20 @@ fn print(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
             printable(&cost.at),
             cost.cost,
             printable(&cost.currency),
-            epochs(report.epochs)
+            length(report)
         )?;
     }
     Ok(())
 }
 
-fn epochs(count: usize) -> String {
-    if count == 1 { "1 epoch".into() } else { format!("{count} epochs") }
+/// How long the run is: in epochs where they are whole, else in steps.
+fn length(report: &Report) -> String {
+    match (report.epochs, report.steps) {
+        (1.0, _) => "1 epoch".into(),
+        (epochs, _) if epochs.fract() == 0.0 => format!("{epochs:.0} epochs"),
+        (_, 1) => "1 step".into(),
+        (_, steps) => format!("{steps} steps"),
+    }
 }
 
 fn gb(bytes: u64) -> f64 {
