@@ -34,8 +34,8 @@ models:
 fuzz target="gguf_header":
     cargo +nightly fuzz run {{target}}
 
-# Make the data of the `clinic` adapter, and train it
-adapter-clinic:
+# Make the data of the `clinic` adapter, and train it for a base
+adapter-clinic base="qwen2.5-coder-0.5b":
     #!/usr/bin/env bash
     set -euo pipefail
     cargo build --release
@@ -50,7 +50,7 @@ adapter-clinic:
             --passages 2 --ranked --without 0 --out $out/leaflets-$language
     done
     target/release/shishin dataset ground $data/bedside/{en,ja}.jsonl --guidelines index/guidelines --out $out/bedside
-    target/release/shishin tune --run models/adapters/clinic/tune.toml
+    target/release/shishin tune --run models/adapters/clinic/{{base}}.toml
 
 # Make the data of the adapters for fixed forms, and train them
 adapter-forms:

@@ -512,7 +512,9 @@ fn questions_are_written_out_over_passages() {
 fn the_shipped_run_is_sound_and_faults_are_named() {
     for run in [
         "datasets/pathology-report/tune",
-        "adapters/clinic/tune",
+        "adapters/clinic/qwen2.5-coder-0.5b",
+        "adapters/clinic/qwen2.5-coder-1.5b",
+        "adapters/clinic/smollm2-135m",
         "adapters/radiology-summary/tune",
         "adapters/referral-letter/tune",
     ] {
@@ -537,6 +539,11 @@ fn the_shipped_run_is_sound_and_faults_are_named() {
         ("\"all-linear\"]", "\"all\"]", "`all` is none of"),
         ("learning_rate = 1e-4", "learning_rate = 3", "training.learning_rate"),
         ("learning_rate = 1e-4", "learning_rate = \"fast\"", "learning_rate"),
+        (
+            "prefix_folder = \"\"\nprefix_gigabytes = 20",
+            "prefix_folder = \"x\"\nprefix_gigabytes = 0",
+            "training.prefix_gigabytes",
+        ),
         ("weights = \"stored\"", "weights = \"int3\"", "int3"),
         ("objective = ", "objektive = ", "objekt"),
     ] {
