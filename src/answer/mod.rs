@@ -23,7 +23,7 @@ use crate::model::BaseModel;
 use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{Role, TemplateError, Turn};
 use crate::prompt::{Prompt, PromptBuilder, PromptError, PromptParts, Wording};
-use crate::retrieve::{Gate, GuidelineIndex, Passage, Retrieval, RetrieveError, SearchQuery};
+use crate::retrieve::{Gate, GuidelineIndex, NotInEffect, Passage, Retrieval, RetrieveError, SearchQuery};
 
 pub use events::{AnswerEvent, Done, Fingerprint, Provenance, Retrieved, Timings, Usage};
 pub use question::{Limits, Mode, Question, UnknownMode};
@@ -91,6 +91,8 @@ pub struct AnswerSettings {
     pub passages: usize,
     /// What a passage must be to answer a question; where none is, the answer is that nothing was found.
     pub gate: Gate,
+    /// The same in `hybrid`, where an adapter that has learnt to decline reads the passages: it may be lower.
+    pub hybrid_gate: Gate,
     /// Tokens of an answer, unless a request asks for another number.
     pub max_tokens: usize,
     /// Sampling of requests that do not choose their own.
@@ -244,8 +246,13 @@ impl Answerer {
         let &Asked { as_of, language, .. } = asked;
         let sampling = question.sampling(&self.settings.sampling);
         let max_tokens = question.max_tokens.unwrap_or(self.settings.max_tokens);
+        let gate = if way.mode.adapts() { self.settings.hybrid_gate } else { self.settings.gate };
+        let gate = gate.asked_in(language);
         let (passages, not_in_effect, generation) = match found.filter(|_| way.mode.retrieves()) {
-            Some(found) => (Some(found.passages), found.not_in_effect, Some(found.generation)),
+            Some(found) => {
+                let passages = if found.relevant(gate) { found.passages } else { Vec::new() };
+                (Some(passages), found.not_in_effect, Some(found.generation))
+            }
             None => (None, Vec::new(), None),
         };
         let note = match not_in_effect.is_empty() {
@@ -322,7 +329,8 @@ impl Answerer {
         }
     }
 
-    /// The relevant passages and editions, and the generation that was searched.
+    /// The passages that match best, whether they answer or not, editions that would answer but are not in effect, and the
+    /// generation that was searched.
     fn retrieve(&self, question: &Question, asked: &Asked<'_>) -> Result<Retrieval, AnswerError> {
         let &Asked { text: asked, as_of, language } = asked;
         let limit = question.passages.unwrap_or(self.settings.passages);
@@ -338,28 +346,30 @@ impl Answerer {
             })
         };
         let mut found = search(asked)?;
-        let gate = self.settings.gate.asked_in(language);
-        // Notes first, the question last: what the notes speak of hides what is asked.
-        for closing in closings(asked) {
+        let (gate, lower) =
+            (self.settings.gate.asked_in(language), self.settings.hybrid_gate.asked_in(language));
+        // Notes first, the question last: what the notes speak of hides what is asked, also from the lower gate.
+        for (n, closing) in closings(asked).into_iter().enumerate() {
             if found.relevant(gate) {
                 break;
             }
-            found = search(closing)?;
+            let before = std::mem::replace(&mut found, search(closing)?);
+            if n > 0 {
+                found = nearer(before, found);
+            }
         }
         let before = question.messages.iter().rev().skip(1).find(|turn| turn.role == Role::User);
         if let Some(before) = before.filter(|_| !found.relevant(gate)) {
             // A follow-up ("And in pregnancy?") is only understood with the question before it. One about
             // something that the index has never heard of is no follow-up, whatever came before.
             if snapshot.familiarity(asked)? >= FOLLOW_UP_FAMILIARITY {
-                found = search(&format!("{}\n{asked}", before.content))?;
+                found = nearer(found, search(&format!("{}\n{asked}", before.content))?);
             }
         }
         found.not_in_effect.retain(|edition| gate.lets_pass(edition.coverage, edition.similarity));
-        if !found.relevant(gate) {
-            found.passages.clear();
-        }
-        // What the answer stands on comes first, so that a prompt too small for all keeps it.
-        found.passages.sort_by_key(|passage| !gate.lets_pass(passage.coverage, passage.similarity));
+        // What the answer stands on comes first, so that a prompt too small for all keeps it; in one order for all modes.
+        let passes = |gate: Gate, passage: &Passage| gate.lets_pass(passage.coverage, passage.similarity);
+        found.passages.sort_by_key(|passage| (!passes(gate, passage), !passes(lower, passage)));
         for (at, passage) in found.passages.iter_mut().enumerate() {
             passage.n = at + 1;
         }
@@ -386,6 +396,21 @@ impl Answerer {
             other => AnswerError::Setup(other.to_string()),
         })
     }
+}
+
+/// The passages of the one of two searches that support an answer best, and the editions not in effect of both.
+fn nearer(a: Retrieval, b: Retrieval) -> Retrieval {
+    let (mut best, other) = if b.weight() > a.weight() { (b, a) } else { (a, b) };
+    for edition in other.not_in_effect {
+        let same =
+            |own: &&mut NotInEffect| (&own.guideline, &own.edition) == (&edition.guideline, &edition.edition);
+        match best.not_in_effect.iter_mut().find(same) {
+            Some(own) if own.weight() < edition.weight() => *own = edition,
+            Some(_) => {}
+            None => best.not_in_effect.push(edition),
+        }
+    }
+    best
 }
 
 /// The last sentence of a message that is longer than a question, the last two, and so on, within its last

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::AnswerError;
-use crate::engine::Sampling;
+use crate::engine::{MAX_NO_REPEAT, Sampling};
 use crate::model::template::{Role, Turn};
 use crate::retrieve::Filter;
 
@@ -124,6 +124,8 @@ pub struct Question {
     pub top_k: Option<usize>,
     /// 0.5 to 2; 1 is off.
     pub repetition_penalty: Option<f32>,
+    /// 0 to 100; 0 is off.
+    pub no_repeat_ngram_size: Option<usize>,
     /// Seed of the draws.
     pub seed: Option<u64>,
     /// Strings that end the answer.
@@ -168,6 +170,11 @@ impl Question {
             "repetition_penalty",
             self.repetition_penalty.is_none_or(|p| (0.5..=2.0).contains(&p)),
             "repetition_penalty must be from 0.5 to 2".into(),
+        )?;
+        range(
+            "no_repeat_ngram_size",
+            self.no_repeat_ngram_size.is_none_or(|size| size <= MAX_NO_REPEAT),
+            format!("no_repeat_ngram_size must be from 0 (off) to {MAX_NO_REPEAT}"),
         )?;
         range(
             "stop",
@@ -224,6 +231,7 @@ impl Question {
             top_p: self.top_p.unwrap_or(settings.top_p),
             top_k: self.top_k.unwrap_or(settings.top_k),
             repetition_penalty: self.repetition_penalty.unwrap_or(settings.repetition_penalty),
+            no_repeat_ngram_size: self.no_repeat_ngram_size.unwrap_or(settings.no_repeat_ngram_size),
             seed: self.seed.unwrap_or(settings.seed),
         }
     }
@@ -278,6 +286,7 @@ mod tests {
             (Question { temperature: Some(f32::NAN), ..base() }, "temperature"),
             (Question { top_p: Some(0.0), ..base() }, "top_p"),
             (Question { repetition_penalty: Some(0.0), ..base() }, "repetition_penalty"),
+            (Question { no_repeat_ngram_size: Some(101), ..base() }, "no_repeat_ngram_size"),
             (Question { passages: Some(9), ..base() }, "passages"),
             (Question { stop: vec![String::new()], ..base() }, "stop"),
             (Question { cache_salt: Some("s".repeat(129)), ..base() }, "cache_salt"),

@@ -397,17 +397,18 @@ fn hash_of(folder: &Path) -> anyhow::Result<String> {
 /// What of the settings decides answers, besides model, questions and guidelines.
 fn settings_hash(settings: &Settings) -> anyhow::Result<String> {
     let index = &settings.index;
-    let gate = settings.answer.gate;
+    let gates = (settings.answer.gate, settings.answer.hybrid_gate);
     let wording = setup::wording(settings)?;
     let own_synonyms = index.synonyms.as_ref().map(std::fs::read_to_string).transpose()?;
     let text = format!(
-        "{} {} {:?} {BUILT_IN} {own_synonyms:?} {} {gate:?} {} {}",
+        "{} {} {:?} {BUILT_IN} {own_synonyms:?} {} {gates:?} {} {} {}",
         index.chunk_tokens,
         index.overlap_tokens,
         index.embedder,
         settings.answer.passages,
         wording.sha256(),
-        settings.engine.context
+        settings.engine.context,
+        settings.answer.sampling.no_repeat_ngram_size
     );
     Ok(crate::model::hex(&Sha256::digest(text)))
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::answer::{AnswerSettings, Limits, Mode};
-use crate::engine::{EngineSettings, Sampling};
+use crate::engine::{EngineSettings, MAX_NO_REPEAT, Sampling};
 use crate::kernels::Variant;
 use crate::model::fetch::default_cache_dir;
 use crate::model::weights::WeightForm;
@@ -296,6 +296,7 @@ struct RawIndex {
     passages: usize,
     min_coverage: f32,
     min_support: f32,
+    hybrid_slack: f32,
     keep_generations: usize,
     refresh_seconds: u64,
 }
@@ -319,6 +320,7 @@ struct RawSampling {
     top_p: f32,
     top_k: usize,
     repetition_penalty: f32,
+    no_repeat_ngram_size: usize,
     seed: u64,
 }
 
@@ -389,9 +391,15 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
     share("index.min_coverage", raw.index.min_coverage, 0.0, 1.0)?;
     // The most is a cosine of 1 and a tenth of a coverage of 1.
     share("index.min_support", raw.index.min_support, -1.0, 1.1)?;
+    share("index.hybrid_slack", raw.index.hybrid_slack, 0.0, 1.0)?;
     share("sampling.temperature", raw.sampling.temperature, 0.0, 2.0)?;
     share("sampling.top_p", raw.sampling.top_p, f32::EPSILON, 1.0)?;
     share("sampling.repetition_penalty", raw.sampling.repetition_penalty, 0.5, 2.0)?;
+    if raw.sampling.no_repeat_ngram_size > MAX_NO_REPEAT {
+        let size = raw.sampling.no_repeat_ngram_size;
+        let message = format!("is {size}; it must be from 0 (off) to {MAX_NO_REPEAT}");
+        return Err(layers.refuse("sampling.no_repeat_ngram_size", message));
+    }
 
     let listen = raw.server.listen.parse().map_err(|_| {
         layers.refuse(
@@ -465,6 +473,7 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
             layers.refuse("engine.kernels", format!("is `{name}`; it must be auto or one of {known}"))
         })?),
     };
+    let gate = Gate { min_coverage: raw.index.min_coverage, min_support: raw.index.min_support };
     Ok(Settings {
         tuning: TuningSettings { directory: non_empty(raw.tuning.directory), recipe: raw.tuning.recipe },
         file: sources.file.clone(),
@@ -510,13 +519,15 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
             default_mode: raw.answer.default_mode,
             default_adapter,
             passages: raw.index.passages,
-            gate: Gate { min_coverage: raw.index.min_coverage, min_support: raw.index.min_support },
+            gate,
+            hybrid_gate: gate.lowered(raw.index.hybrid_slack),
             max_tokens: raw.answer.max_tokens,
             sampling: Sampling {
                 temperature: raw.sampling.temperature,
                 top_p: raw.sampling.top_p,
                 top_k: raw.sampling.top_k,
                 repetition_penalty: raw.sampling.repetition_penalty,
+                no_repeat_ngram_size: raw.sampling.no_repeat_ngram_size,
                 seed: raw.sampling.seed,
             },
             limits: Limits {

@@ -25,7 +25,7 @@ use crate::kernels::KvCache;
 use crate::model::BaseModel;
 use crate::model::fast::{FastDecoder, PackedAdapter};
 
-pub use sampling::Sampling;
+pub use sampling::{MAX_NO_REPEAT, Sampling};
 
 /// Sizes of the engine.
 #[derive(Debug, Clone)]

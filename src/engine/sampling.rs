@@ -10,8 +10,8 @@ use crate::kernels::Cpu;
 /// machine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sampling {
-    /// Divides the logits; 0 takes the most likely token and ignores the rest of the settings but the
-    /// repetition penalty.
+    /// Divides the logits; 0 takes the most likely token and ignores the rest of the settings but the two against
+    /// repetition.
     pub temperature: f32,
     /// Keeps the most likely tokens whose probabilities add up to this.
     pub top_p: f32,
@@ -20,16 +20,25 @@ pub struct Sampling {
     /// Divides positive logits (and multiplies negative ones) of tokens already in the answer; 1 is off.
     /// The prompt is left out, because quoting a passage is what the answer is for.
     pub repetition_penalty: f32,
+    /// So many tokens in a row are not said twice in an answer, which ends loops and touches nothing else; 0 is off. The prompt is left
+    /// out here too. The name is that of Hugging Face's generation settings.
+    pub no_repeat_ngram_size: usize,
     /// Seed of the random draws.
     pub seed: u64,
 }
+
+/// The largest [`Sampling::no_repeat_ngram_size`] that is taken: what is longer than that is hardly a loop.
+pub const MAX_NO_REPEAT: usize = 100;
 
 /// Draws tokens for one answer.
 #[derive(Debug)]
 pub(super) struct Sampler {
     settings: Sampling,
     rng: ChaCha8Rng,
+    /// Each token of the answer once.
     drawn: Vec<u32>,
+    /// All of them in order.
+    said: Vec<u32>,
 }
 
 /// Tokens this many times less likely than the best, in powers of e, are never drawn: together they
@@ -39,12 +48,21 @@ const NEGLIGIBLE: f32 = 30.0;
 impl Sampler {
     pub(super) fn new(settings: Sampling) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(settings.seed);
-        Self { settings, rng, drawn: Vec::new() }
+        Self { settings, rng, drawn: Vec::new(), said: Vec::new() }
     }
 
     /// The next token, or `None` when a logit is not a number or infinitely high: the weights are broken,
     /// and so would be whatever was drawn.
     pub(super) fn next(&mut self, logits: &mut [f32], cpu: &Cpu) -> Option<u32> {
+        let token = self.choose(logits, cpu)?;
+        if self.settings.no_repeat_ngram_size > 0 {
+            self.said.push(token);
+        }
+        Some(token)
+    }
+
+    fn choose(&mut self, logits: &mut [f32], cpu: &Cpu) -> Option<u32> {
+        self.forbid_repeats(logits);
         let greedy = self.settings.temperature == 0.0 && self.settings.repetition_penalty == 1.0;
         if let Some(token) = if greedy { cpu.argmax(logits) } else { None } {
             return Some(token as u32);
@@ -59,6 +77,19 @@ impl Sampler {
             self.drawn.push(token);
         }
         Some(token)
+    }
+
+    /// Leaves no chance to whatever would say so many tokens a second time.
+    fn forbid_repeats(&self, logits: &mut [f32]) {
+        let Some(known) = self.settings.no_repeat_ngram_size.checked_sub(1) else { return };
+        let Some(start) = self.said.len().checked_sub(known) else { return };
+        let newest = &self.said[start..];
+        for before in self.said.windows(known + 1).filter(|run| &run[..known] == newest) {
+            if let Some(logit) = logits.get_mut(before[known] as usize) {
+                // What is broken must still be seen to be.
+                *logit = if logit.is_finite() { f32::NEG_INFINITY } else { *logit };
+            }
+        }
     }
 
     fn penalise(&self, logits: &mut [f32]) {
@@ -128,7 +159,14 @@ mod tests {
     static CPU: LazyLock<Cpu> = LazyLock::new(|| Cpu::new(Variant::best(), 1).unwrap());
 
     fn sampling(temperature: f32) -> Sampling {
-        Sampling { temperature, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, seed: 7 }
+        Sampling {
+            temperature,
+            top_p: 1.0,
+            top_k: 0,
+            repetition_penalty: 1.0,
+            no_repeat_ngram_size: 0,
+            seed: 7,
+        }
     }
 
     #[test]
@@ -181,5 +219,26 @@ mod tests {
         assert_eq!(sampler.next(&mut [3.0, 2.0], &CPU), Some(0));
         assert_eq!(sampler.next(&mut [3.0, 2.0], &CPU), Some(1));
         assert_eq!(sampler.next(&mut [3.0, 2.0], &CPU), Some(0));
+    }
+
+    #[test]
+    fn no_run_of_so_many_tokens_is_said_twice() {
+        let run = |size, temperature, tokens: usize| -> Vec<u32> {
+            let mut sampler = Sampler::new(Sampling { no_repeat_ngram_size: size, ..sampling(temperature) });
+            (0..tokens).map(|_| sampler.next(&mut [5.0, 4.0, 3.0, 2.0, 1.0], &CPU).unwrap()).collect()
+        };
+        assert_eq!(run(0, 0.0, 5), [0; 5]);
+        assert_eq!(run(1, 0.0, 5), [0, 1, 2, 3, 4]);
+        // 00, 01, 10 stand there before, so 2 follows.
+        assert_eq!(run(2, 0.0, 5), [0, 0, 1, 0, 2]);
+        for temperature in [0.0, 1.0] {
+            let said = run(3, temperature, 60);
+            let all: Vec<&[u32]> = said.windows(3).collect();
+            let once: std::collections::BTreeSet<&[u32]> = all.iter().copied().collect();
+            assert_eq!(all.len(), once.len(), "{said:?}");
+        }
+        let mut sampler = Sampler::new(Sampling { no_repeat_ngram_size: 1, ..sampling(0.0) });
+        assert_eq!(sampler.next(&mut [1.0, 0.0], &CPU), Some(0));
+        assert_eq!(sampler.next(&mut [f32::NAN, 0.0], &CPU), None, "broken weights are not hidden");
     }
 }

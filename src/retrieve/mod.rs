@@ -55,6 +55,12 @@ pub fn support(coverage: f32, similarity: f32) -> f32 {
     similarity + COVERAGE_IN_SUPPORT * coverage
 }
 
+/// What a [`Gate`] goes by: the [`support`] of a passage, or its coverage where there are no vectors.
+#[must_use]
+pub fn weight(coverage: f32, similarity: Option<f32>) -> f32 {
+    similarity.map_or(coverage, |similarity| support(coverage, similarity))
+}
+
 /// Tells passages that answer a question from those that merely match best.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gate {
@@ -74,13 +80,17 @@ impl Gate {
         }
     }
 
+    /// The gate with both bars lower by so much.
+    #[must_use]
+    pub fn lowered(self, by: f32) -> Self {
+        Self { min_coverage: self.min_coverage - by, min_support: self.min_support - by }
+    }
+
     /// Whether a passage of such coverage and similarity answers.
     #[must_use]
     pub fn lets_pass(&self, coverage: f32, similarity: Option<f32>) -> bool {
-        match similarity {
-            Some(similarity) => support(coverage, similarity) >= self.min_support,
-            None => coverage >= self.min_coverage,
-        }
+        let bar = if similarity.is_some() { self.min_support } else { self.min_coverage };
+        weight(coverage, similarity) >= bar
     }
 }
 

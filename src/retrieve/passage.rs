@@ -8,7 +8,7 @@ use std::ops::Range;
 use jiff::civil::Date;
 use serde::Serialize;
 
-use super::{Gate, Ranked};
+use super::{Gate, Ranked, weight};
 use crate::language::Language;
 use crate::store::schema::Record;
 
@@ -143,6 +143,12 @@ pub struct NotInEffect {
 }
 
 impl NotInEffect {
+    /// The [`weight`] of its best passage.
+    #[must_use]
+    pub fn weight(&self) -> f32 {
+        weight(self.coverage, self.similarity)
+    }
+
     /// Of a chunk's record, seen from a day on which it is not in effect.
     pub(super) fn new(record: Record, day: Date, coverage: f32, similarity: Option<f32>) -> Self {
         let why = if record.effective_from > day {
@@ -183,5 +189,11 @@ impl Retrieval {
     #[must_use]
     pub fn relevant(&self, gate: Gate) -> bool {
         self.passages.iter().any(|p| gate.lets_pass(p.coverage, p.similarity))
+    }
+
+    /// The largest [`weight`] of a passage; lowest of all where there is none.
+    #[must_use]
+    pub fn weight(&self) -> f32 {
+        self.passages.iter().map(|p| weight(p.coverage, p.similarity)).fold(f32::NEG_INFINITY, f32::max)
     }
 }

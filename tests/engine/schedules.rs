@@ -96,6 +96,7 @@ impl Question {
                 top_p: *[1.0, 0.9, 0.5].choose(random).unwrap(),
                 top_k: *[0, 0, 3, 40].choose(random).unwrap(),
                 repetition_penalty: *[1.0, 1.0, 1.1].choose(random).unwrap(),
+                no_repeat_ngram_size: *[0, 0, 2, 12].choose(random).unwrap(),
                 seed: random.random(),
             },
         };

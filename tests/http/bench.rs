@@ -152,13 +152,21 @@ pub(crate) fn answerer(engine: EngineSettings) -> Arc<Answerer> {
 pub(crate) fn answerer_over(index: Arc<GuidelineIndex>, engine: EngineSettings) -> Arc<Answerer> {
     // What the context cannot hold is not offered.
     let max_tokens = engine.context;
-    let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, seed: 0 };
+    let sampling = Sampling {
+        temperature: 0.0,
+        top_p: 1.0,
+        top_k: 0,
+        repetition_penalty: 1.0,
+        no_repeat_ngram_size: 0,
+        seed: 0,
+    };
     Arc::new(Answerer::new(AnswererParts {
         settings: AnswerSettings {
             default_mode: Mode::Hybrid,
             default_adapter: None,
             passages: 1,
             gate: Gate::default(),
+            hybrid_gate: Gate { min_coverage: 0.1, ..Gate::default() },
             max_tokens: 8,
             sampling,
             limits: Limits { messages: 8, message_chars: 8000, max_tokens, passages: 4 },

@@ -109,6 +109,20 @@ async fn what_no_guideline_answers_is_not_answered() {
     assert_eq!(names(&events(&ask(&streamed).await.text())), ["retrieval", "token", "done"]);
 }
 
+/// An adapter that has learnt to decline may read what is too far from an answer for the base.
+#[tokio::test]
+async fn an_adapter_has_a_gate_of_its_own() {
+    let near = "Which blood pressure do giraffes in the zoo have?";
+    let rag = ask(&question(near, json!({ "mode": "rag", "max_tokens": 1 }))).await.json();
+    assert_eq!(rag["finish_reason"], "abstained");
+    let way = json!({ "mode": "hybrid", "adapter": "noise", "max_tokens": 1 });
+    let hybrid = ask(&question(near, way.clone())).await.json();
+    assert_eq!(hybrid["finish_reason"], "length", "{hybrid}");
+    assert_eq!(hybrid["passages"][0]["edition"], "2025");
+    let off = ask(&question("What is the capital of France?", way)).await.json();
+    assert_eq!(off["finish_reason"], "abstained", "it has a gate all the same");
+}
+
 /// A conversation in which the question about hypertension was asked and answered before.
 fn follow_up(text: &str) -> Value {
     let turn = |role: &str, content: &str| json!({ "role": role, "content": content });
@@ -139,8 +153,13 @@ async fn the_end_of_a_long_message_is_what_is_asked() {
         "{pressure}What is the capital of France? {}",
         "Tell me about the Louvre in Paris. ".repeat(60)
     );
-    let off = ask(&question(&other, json!({ "mode": "rag", "max_tokens": 1 }))).await.json();
-    assert_eq!(off["finish_reason"], "abstained", "the beginning is out of sight");
+    // The adapter's lower gate does not let the notes in either.
+    for way in [json!({ "mode": "rag" }), json!({ "mode": "hybrid", "adapter": "noise" })] {
+        let mut way = way;
+        way["max_tokens"] = json!(1);
+        let off = ask(&question(&other, way)).await.json();
+        assert_eq!(off["finish_reason"], "abstained", "the beginning is out of sight");
+    }
 }
 
 /// The way the engine works through a request is not part of its provenance, because it decides nothing.

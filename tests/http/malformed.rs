@@ -86,6 +86,7 @@ fn bodies() -> Vec<(Vec<u8>, u16, &'static str, &'static str)> {
         (with("\"top_p\": 1.01"), 422, "invalid_value", "top_p"),
         (with("\"top_k\": -5"), 422, "invalid_value", "top_k"),
         (with("\"repetition_penalty\": 0"), 422, "invalid_value", "repetition_penalty"),
+        (with("\"no_repeat_ngram_size\": 101"), 422, "invalid_value", "no_repeat_ngram_size"),
         (with("\"seed\": -1"), 422, "invalid_value", "seed"),
         (with("\"stop\": \"\""), 422, "invalid_value", "stop"),
         (with("\"stop\": [1]"), 422, "invalid_value", "stop[0]"),
