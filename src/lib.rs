@@ -38,6 +38,8 @@ pub mod kernels;
 
 pub mod cite;
 
+pub mod quote;
+
 // Proof.
 pub mod evaluate;
 

@@ -7,6 +7,7 @@ use super::Mode;
 use crate::cite::Citation;
 use crate::engine::{Completion, EngineFailure, FinishReason, Sampling};
 use crate::model::weights::WeightForm;
+use crate::quote::Quote;
 use crate::retrieve::{NotInEffect, Passage};
 
 /// One event of an answer.
@@ -14,6 +15,8 @@ use crate::retrieve::{NotInEffect, Passage};
 pub enum AnswerEvent {
     /// The passages in the prompt; first, and in the modes that retrieve only.
     Retrieval(Retrieved),
+    /// What a passage says and the answer stands on; before its text.
+    Quote(Quote),
     /// More text.
     Token(String),
     /// A citation that the text so far has completed.

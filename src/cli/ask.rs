@@ -113,6 +113,7 @@ impl Printer {
         if self.json {
             let (name, body) = match event {
                 AnswerEvent::Retrieval(retrieved) => ("retrieval", serde_json::to_value(retrieved)?),
+                AnswerEvent::Quote(quote) => ("quote", serde_json::to_value(quote)?),
                 AnswerEvent::Token(text) => ("token", serde_json::json!({ "text": text })),
                 AnswerEvent::Citation(citation) => ("citation", serde_json::to_value(citation)?),
                 AnswerEvent::Done(done) => ("done", serde_json::to_value(done)?),
@@ -123,6 +124,7 @@ impl Printer {
         }
         match event {
             AnswerEvent::Retrieval(retrieved) => self.passages = retrieved.passages,
+            AnswerEvent::Quote(quote) => writeln!(out, "> {} [{}]", super::printable(&quote.text), quote.n)?,
             AnswerEvent::Token(text) => {
                 out.write_all(super::printable(&text).as_bytes())?;
                 out.flush()?;

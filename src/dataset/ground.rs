@@ -22,6 +22,7 @@ use super::split::{Group, Shares, Split, clusters, shared_out};
 use crate::analysis::citations;
 use crate::language::Language;
 use crate::prompt::{Wording, WordingError};
+use crate::quote;
 use crate::retrieve::{Passage, RetrieveError, SearchQuery, Snapshot};
 
 /// The day on which the index is searched.
@@ -179,6 +180,8 @@ pub struct Grounding {
     /// The largest share of the rows to learn from in which nothing answers; all are tested on. Too many teach to decline what could be
     /// answered.
     pub declined: f64,
+    /// Begin answers with what they answer from; see [`crate::quote`].
+    pub quotes: bool,
     /// Keep the order in which the search finds passages, the answering ones last if they are not among the first; else numbers and
     /// places are drawn.
     pub ranked: bool,
@@ -408,7 +411,9 @@ impl Grounder<'_> {
             let (passages, numbers) = self.mixed(&answering, &cited, &near, &ranks, random);
             let answer = renumbered(answer, &numbers).map_err(line)?;
             let asked = Asked { id: &id, ..asked };
-            rows.push(self.example(asked, passages, Some((&answer, &numbers)), random)?);
+            let before: Vec<&str> =
+                oracle.iter().filter(|_| self.grounding.quotes).map(|o| o.quote.as_str()).collect();
+            rows.push(self.example(asked, passages, Some((&answer, &numbers, &before)), random)?);
         }
         if random.random_bool(self.grounding.without) && !others.is_empty() {
             let others = others.into_iter().take(self.grounding.passages).collect();
@@ -450,7 +455,7 @@ impl Grounder<'_> {
         &self,
         Asked { id, language, question, facts }: Asked<'_>,
         mut passages: Vec<Passage>,
-        answer: Option<(&str, &[usize])>,
+        answer: Option<(&str, &[usize], &[&str])>,
         random: &mut ChaCha8Rng,
     ) -> Result<Json, GroundError> {
         if answer.is_none() && !self.grounding.ranked {
@@ -460,7 +465,10 @@ impl Grounder<'_> {
         let day = day(random);
         let system = self.wording.grounded(language, &passages, question, day)?;
         let user = self.wording.question(language, question, day)?;
-        let said = answer.map_or(abstention(language), |(answer, _)| answer);
+        let said = answer.map_or_else(
+            || abstention(language).to_owned(),
+            |(answer, _, before)| quote::with(before, answer),
+        );
         let mut row = json!({
             "id": id,
             "language": language,
@@ -471,15 +479,15 @@ impl Grounder<'_> {
             ],
             "meta": {
                 "question": question,
-                "oracle": answer.map(|(_, numbers)| numbers),
+                "oracle": answer.map(|(_, numbers, _)| numbers),
                 "passages": passages.iter().map(|p| p.chunk_id.as_str()).collect::<Vec<_>>(),
             },
         });
         if !facts.is_empty() {
             row["meta"]["facts"] = json!(facts);
         }
-        if let Some((answer, _)) = answer {
-            row["meta"]["rejected"] = json!(rambling(language, answer));
+        if let Some((answer, _, before)) = answer {
+            row["meta"]["rejected"] = json!(quote::with(before, &rambling(language, answer)));
         }
         Ok(row)
     }

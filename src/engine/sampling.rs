@@ -37,8 +37,19 @@ pub(super) struct Sampler {
     rng: ChaCha8Rng,
     /// Each token of the answer once.
     drawn: Vec<u32>,
-    /// All of them in order.
+    /// All of them in order, from the newest quote on.
     said: Vec<u32>,
+    /// What the line that is being said began with; nothing once a line was no quote.
+    line: Option<Line>,
+}
+
+/// The beginning of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// White space at the most.
+    Blank,
+    /// The mark of a quote.
+    Quote,
 }
 
 /// Tokens this many times less likely than the best, in powers of e, are never drawn: together they
@@ -48,7 +59,7 @@ const NEGLIGIBLE: f32 = 30.0;
 impl Sampler {
     pub(super) fn new(settings: Sampling) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(settings.seed);
-        Self { settings, rng, drawn: Vec::new(), said: Vec::new() }
+        Self { settings, rng, drawn: Vec::new(), said: Vec::new(), line: Some(Line::Blank) }
     }
 
     /// The next token, or `None` when a logit is not a number or infinitely high: the weights are broken,
@@ -59,6 +70,21 @@ impl Sampler {
             self.said.push(token);
         }
         Some(token)
+    }
+
+    /// Hears what the newest token says. What an answer quotes before it begins (lines `> …`, see [`crate::quote`]) it may say once more.
+    pub(super) fn hear(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.line = match (self.line, byte) {
+                (Some(Line::Quote), b'\n') => {
+                    self.said.clear();
+                    Some(Line::Blank)
+                }
+                (Some(Line::Blank), b'>') => Some(Line::Quote),
+                (Some(Line::Blank), byte) if !byte.is_ascii_whitespace() => None,
+                (line, _) => line,
+            };
+        }
     }
 
     fn choose(&mut self, logits: &mut [f32], cpu: &Cpu) -> Option<u32> {
@@ -237,6 +263,15 @@ mod tests {
             let once: std::collections::BTreeSet<&[u32]> = all.iter().copied().collect();
             assert_eq!(all.len(), once.len(), "{said:?}");
         }
+        // What was quoted may be said again, once.
+        let mut sampler = Sampler::new(Sampling { no_repeat_ngram_size: 2, ..sampling(0.0) });
+        let mut say = |text: &str| {
+            let token = sampler.next(&mut [5.0, 4.0, 3.0], &CPU).unwrap();
+            sampler.hear(text.as_bytes());
+            token
+        };
+        let quoted = [say("> a"), say("b\n"), say("a"), say("b"), say("c\n"), say("d")];
+        assert_eq!(quoted, [0, 0, 0, 0, 1, 0]);
         let mut sampler = Sampler::new(Sampling { no_repeat_ngram_size: 1, ..sampling(0.0) });
         assert_eq!(sampler.next(&mut [1.0, 0.0], &CPU), Some(0));
         assert_eq!(sampler.next(&mut [f32::NAN, 0.0], &CPU), None, "broken weights are not hidden");

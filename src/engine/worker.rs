@@ -428,7 +428,9 @@ impl Sequence {
         }
         self.tokens.push(token);
         self.known.push(token);
-        match self.text.push(model.tokenizer.text_bytes(token)) {
+        let bytes = model.tokenizer.text_bytes(token);
+        self.sampler.hear(bytes);
+        match self.text.push(bytes) {
             Pushed::Text(text) => self.show(text),
             Pushed::Stopped(text) => {
                 self.show(text);

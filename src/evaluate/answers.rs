@@ -23,6 +23,7 @@ use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{Role, TemplateError, Turn, encode_segments};
 use crate::model::tokenizer::TokenizerError;
 use crate::prompt::{Wording, WordingError};
+use crate::quote;
 
 /// Decides the resamples of every difference.
 pub(super) const SEED: u64 = 1;
@@ -231,10 +232,16 @@ pub fn answer(
         let (text, completion) =
             wait(events).map_err(|source| AnswersError::Engine { id: one.id.clone(), source })?;
         let given = one.turns.iter().map(|turn| turn.content.as_str()).collect::<Vec<_>>().join("\n");
+        // As the server tells quotes and answer apart.
+        let passages = |own: bool| {
+            one.turns.first().filter(|_| own && one.passages > 0).map(|turn| turn.content.as_str())
+        };
+        let (_, reference) = quote::split(&one.reference, passages(true));
+        let (_, text) = quote::split(&text, passages(system.adapter.is_some()));
         let said = Said {
             language: one.language,
             given: &given,
-            reference: &one.reference,
+            reference: &reference,
             passages: one.passages,
             oracle: one.oracle.as_deref(),
             facts: &one.facts,

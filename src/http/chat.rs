@@ -69,7 +69,8 @@ pub(super) async fn in_turn<T: Send + 'static>(
 
 /// Waits for the whole answer. A client that goes away drops this future, and the answer with it.
 pub(super) async fn whole(mut answer: AnswerStream, record: &Record) -> Result<ChatReply, ApiError> {
-    let (mut text, mut passages, mut citations) = (String::new(), Vec::new(), Vec::new());
+    let (mut text, mut passages, mut quotes, mut citations) =
+        (String::new(), Vec::new(), Vec::new(), Vec::new());
     let mut not_in_effect = Vec::new();
     while let Some(event) = answer.next().await {
         match event {
@@ -77,11 +78,12 @@ pub(super) async fn whole(mut answer: AnswerStream, record: &Record) -> Result<C
                 passages = retrieved.passages;
                 not_in_effect = retrieved.not_in_effect;
             }
+            AnswerEvent::Quote(quote) => quotes.push(quote),
             AnswerEvent::Token(piece) => text.push_str(&piece),
             AnswerEvent::Citation(citation) => citations.push(citation),
             AnswerEvent::Done(done) => {
                 record.done(&done);
-                return Ok(ChatReply { answer: text, passages, not_in_effect, citations, done });
+                return Ok(ChatReply { answer: text, passages, not_in_effect, quotes, citations, done });
             }
             AnswerEvent::Failed(failure) => return Err(failure.into()),
         }

@@ -1,4 +1,4 @@
-//! An answer as server-sent events: `retrieval`, `token`, `citation`, `done`, `error`, each with a JSON
+//! An answer as server-sent events: `retrieval`, `quote`, `token`, `citation`, `done`, `error`, each with a JSON
 //! body, and comments while there is nothing to say. Where several answers share a stream, each body names its `mode`.
 
 use std::convert::Infallible;
@@ -76,6 +76,7 @@ impl<S: Stream<Item = (Option<Mode>, AnswerEvent)> + Unpin> Stream for Events<S>
 fn write(mode: Option<Mode>, event: AnswerEvent, record: &Record) -> Event {
     match event {
         AnswerEvent::Retrieval(retrieved) => named("retrieval", &retrieved, mode, record),
+        AnswerEvent::Quote(quote) => named("quote", &quote, mode, record),
         AnswerEvent::Token(text) => named("token", &json!({ "text": text }), mode, record),
         AnswerEvent::Citation(citation) => named("citation", &citation, mode, record),
         AnswerEvent::Done(done) => {

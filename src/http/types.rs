@@ -13,6 +13,7 @@ use crate::answer::{Done, Mode, Question};
 use crate::cite::Citation;
 use crate::language::Language;
 use crate::model::template::{Role, Turn};
+use crate::quote::Quote;
 use crate::retrieve::{Filter, NotInEffect, Passage};
 
 /// What `POST /chat` takes.
@@ -139,6 +140,7 @@ pub(super) struct ChatReply {
     pub(super) answer: String,
     pub(super) passages: Vec<Passage>,
     pub(super) not_in_effect: Vec<NotInEffect>,
+    pub(super) quotes: Vec<Quote>,
     pub(super) citations: Vec<Citation>,
     #[serde(flatten)]
     pub(super) done: Done,

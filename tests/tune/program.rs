@@ -470,6 +470,20 @@ fn questions_are_written_out_over_passages() {
     assert!(said(&rows[1]).starts_with("The passages do not answer"));
     assert!(said(&rows[2]).starts_with("抜粋の中に"));
 
+    // Quotes go before answers, and before what is not wanted of them; nothing else changes.
+    let output = shishin(folder.path(), &[&args[..], &["--quotes"]].concat()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let all = ["train", "valid", "test"]
+        .map(|split| std::fs::read_to_string(folder.path().join(format!("out/{split}.jsonl"))).unwrap());
+    let mut quoting: Vec<Json> =
+        all.iter().flat_map(|text| text.lines()).map(|line| serde_json::from_str(line).unwrap()).collect();
+    quoting.sort_by_key(|row| row["id"].as_str().unwrap().to_owned());
+    assert_eq!(quoting[1..], rows[1..]);
+    let quote = "> and 0.3 mg in children\n";
+    assert_eq!(said(&quoting[0]), format!("{quote}{}", said(&rows[0])));
+    assert!(quoting[0]["meta"]["rejected"].as_str().unwrap().starts_with(quote));
+    assert_eq!(quoting[0]["messages"][0], rows[0]["messages"][0]);
+
     // By rank nothing is drawn: fewer are the first of more, and the answer cites the one that holds it.
     // Three guidelines are enough for it, and are embedded each time.
     std::fs::create_dir(folder.path().join("few")).unwrap();

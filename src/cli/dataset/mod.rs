@@ -128,6 +128,9 @@ pub enum DatasetCommand {
         /// The largest share of the rows to learn from in which nothing answers
         #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
         declined: f64,
+        /// Begin answers with lines `> …` that repeat what they answer from, which the server takes out and shows apart
+        #[arg(long)]
+        quotes: bool,
         /// Search as the server does (words and meaning) and show the first N in that order, the answering one last if it is not among them; without it by words, and places and numbers are drawn
         #[arg(long)]
         ranked: bool,
@@ -171,6 +174,7 @@ pub fn run(settings: &Settings, command: &DatasetCommand, out: &mut dyn Write) -
             variants,
             without,
             declined,
+            quotes,
             ranked,
             seed,
         } => {
@@ -183,6 +187,7 @@ pub fn run(settings: &Settings, command: &DatasetCommand, out: &mut dyn Write) -
                 variants: *variants,
                 without: *without,
                 declined: *declined,
+                quotes: *quotes,
                 ranked: *ranked,
                 seed: *seed,
             };

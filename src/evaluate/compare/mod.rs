@@ -153,7 +153,7 @@ async fn whole(arm: &Arm, mut stream: AnswerStream, answered: &mut Answered) -> 
                 answered.passages = retrieved.passages.into_iter().map(Into::into).collect();
             }
             AnswerEvent::Token(text) => pieces.push(text),
-            AnswerEvent::Citation(_) => {}
+            AnswerEvent::Quote(_) | AnswerEvent::Citation(_) => {}
             AnswerEvent::Failed(failure) => return Err(failure),
             AnswerEvent::Done(done) => {
                 // What the server says of other editions comes last, in a piece of its own. It is the same whoever answers, and not theirs.
@@ -189,7 +189,7 @@ async fn alone(
     let mut first = None;
     while let Some(event) = stream.next().await {
         match event {
-            AnswerEvent::Token(_) => _ = first.get_or_insert_with(Instant::now),
+            AnswerEvent::Quote(_) | AnswerEvent::Token(_) => _ = first.get_or_insert_with(Instant::now),
             AnswerEvent::Failed(source) => return Err(failed(source)),
             AnswerEvent::Done(done) => return Ok((first, done)),
             AnswerEvent::Retrieval(_) | AnswerEvent::Citation(_) => {}
