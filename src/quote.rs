@@ -8,6 +8,8 @@ use serde::Serialize;
 
 /// What a quote begins with.
 const MARK: char = '>';
+/// Characters of a quote at the least: `> 20 minutes` means that it is more.
+const SHORTEST: usize = 9;
 
 /// Words of a passage that an answer stands on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -94,8 +96,10 @@ impl QuoteReader {
 
     /// A whole line that began with the mark.
     fn line(&mut self, piece: &mut Piece) {
-        let text = flat(self.held.trim_start().trim_start_matches(MARK));
-        let n = self.passages.iter().position(|passage| !text.is_empty() && passage.contains(&text));
+        let line = self.held.trim_start();
+        let text = flat(line.strip_prefix(MARK).unwrap_or(line));
+        let long = text.chars().count() >= SHORTEST;
+        let n = self.passages.iter().position(|passage| long && passage.contains(&text));
         match n {
             Some(at) => {
                 self.held.clear();
@@ -147,7 +151,7 @@ mod tests {
     use proptest::prelude::*;
 
     const PASSAGES: [&str; 2] =
-        ["Give 5 mg.\nThen rest for 20 minutes.", "| 2 mm | wait |\n| 9 mm | scope |"];
+        ["Give 5 mg.\nThen rest for 20 minutes.", "| 2 mm | wait |\n| 9 mm | scope |\n> 7 mm: refer."];
 
     fn all(answer: &str) -> (Vec<(usize, String)>, String) {
         let (quotes, text) = split(answer, PASSAGES);
@@ -160,6 +164,7 @@ mod tests {
         assert_eq!(answer, "> Give 5 mg. Then rest\n> | 9 mm | scope |\nRest [1], then a scope [2].");
         let expected = vec![(1, "Give 5 mg. Then rest".to_owned()), (2, "| 9 mm | scope |".to_owned())];
         assert_eq!(all(&answer), (expected.clone(), "Rest [1], then a scope [2].".to_owned()));
+        assert_eq!(all(&with(&["> 7 mm: refer."], "Refer [2].")).0, [(2, "> 7 mm: refer.".to_owned())]);
         assert_eq!(all(&answer.replace('\n', "\n\n")).0, expected, "blank lines do not matter");
     }
 
@@ -168,6 +173,7 @@ mod tests {
         for answer in [
             "> Give 50 mg.\nRest.",
             "> 7.0 is high [1].",
+            "> 9 mm |\nRest.",
             "Rest.\n> Give 5 mg.\n",
             ">\nRest.",
             "\n Rest.",
@@ -175,9 +181,12 @@ mod tests {
         ] {
             assert_eq!(all(answer), (Vec::new(), answer.to_owned()), "{answer}");
         }
-        let (quotes, text) = all("> Give 5 mg.\n> Give 50 mg.\nRest.");
+        let (quotes, text) = all("> Give 5 mg. Then\n> Give 50 mg.\nRest.");
         assert_eq!((quotes.len(), text.as_str()), (1, "> Give 50 mg.\nRest."));
-        assert_eq!(split("> Give 5 mg.\nRest.", []), (Vec::new(), "> Give 5 mg.\nRest.".to_owned()));
+        assert_eq!(
+            split("> Give 5 mg. Then\nRest.", []),
+            (Vec::new(), "> Give 5 mg. Then\nRest.".to_owned())
+        );
     }
 
     #[test]
@@ -193,7 +202,7 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_do_not_matter_and_nothing_is_lost(
-            answer in "(> (Give 5 mg\\.|Then rest|wait|\\| 2 mm)?[ \n]{0,2}){0,3}[a-z>水\n ]{0,8}", cuts in prop::collection::vec(0usize..60, 0..8),
+            answer in "(> (Give 5 mg\\. Then|Then rest for|wait|\\| 2 mm)?[ \n]{0,2}){0,3}[a-z>水\n ]{0,8}", cuts in prop::collection::vec(0usize..60, 0..8),
         ) {
             let whole = split(&answer, PASSAGES);
             let mut cuts: Vec<usize> = cuts.into_iter().filter(|c| *c <= answer.len() && answer.is_char_boundary(*c)).collect();

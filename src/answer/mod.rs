@@ -1,6 +1,6 @@
 //! The request path, from a question to a stream of events. [`Answerer::answer`] is its spine:
 //!
-//! check → pin a snapshot → retrieve → abstain? → prompt → engine → text → citations.
+//! check → pin a snapshot → retrieve → abstain? → prompt → engine → text → quotes → citations.
 //!
 //! HTTP and the command line both enter here; nothing below knows of either.
 
@@ -398,18 +398,19 @@ impl Answerer {
     }
 }
 
-/// The passages of the one of two searches that support an answer best, and the editions not in effect of both.
+/// The one of two searches whose passages support an answer best, with those editions not in effect of the other that match better still.
 fn nearer(a: Retrieval, b: Retrieval) -> Retrieval {
     let (mut best, other) = if b.weight() > a.weight() { (b, a) } else { (a, b) };
-    for edition in other.not_in_effect {
+    let weight = best.weight();
+    for edition in other.not_in_effect.into_iter().filter(|edition| edition.weight() > weight) {
         let same =
-            |own: &&mut NotInEffect| (&own.guideline, &own.edition) == (&edition.guideline, &edition.edition);
-        match best.not_in_effect.iter_mut().find(same) {
-            Some(own) if own.weight() < edition.weight() => *own = edition,
-            Some(_) => {}
-            None => best.not_in_effect.push(edition),
+            |own: &NotInEffect| (&own.guideline, &own.edition) == (&edition.guideline, &edition.edition);
+        best.not_in_effect.retain(|own| !same(own) || own.weight() > edition.weight());
+        if !best.not_in_effect.iter().any(same) {
+            best.not_in_effect.push(edition);
         }
     }
+    best.not_in_effect.sort_by(|a, b| b.weight().total_cmp(&a.weight()));
     best
 }
 

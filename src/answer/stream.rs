@@ -120,6 +120,8 @@ impl AnswerStream {
             None => {
                 // The engine's thread is gone; the log has the reason.
                 self.engine = None;
+                let rest = self.quotes.finish();
+                self.say(rest);
                 self.ready.push_back(AnswerEvent::Failed(EngineFailure::Internal));
             }
         }

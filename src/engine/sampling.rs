@@ -21,7 +21,7 @@ pub struct Sampling {
     /// The prompt is left out, because quoting a passage is what the answer is for.
     pub repetition_penalty: f32,
     /// So many tokens in a row are not said twice in an answer, which ends loops and touches nothing else; 0 is off. The prompt is left
-    /// out here too. The name is that of Hugging Face's generation settings.
+    /// out here too, and so are quotes before an answer. The name is that of Hugging Face's generation settings.
     pub no_repeat_ngram_size: usize,
     /// Seed of the random draws.
     pub seed: u64,
@@ -41,6 +41,8 @@ pub(super) struct Sampler {
     said: Vec<u32>,
     /// What the line that is being said began with; nothing once a line was no quote.
     line: Option<Line>,
+    /// Some line was a quote.
+    quoted: bool,
 }
 
 /// The beginning of a line.
@@ -59,7 +61,7 @@ const NEGLIGIBLE: f32 = 30.0;
 impl Sampler {
     pub(super) fn new(settings: Sampling) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(settings.seed);
-        Self { settings, rng, drawn: Vec::new(), said: Vec::new(), line: Some(Line::Blank) }
+        Self { settings, rng, drawn: Vec::new(), said: Vec::new(), line: Some(Line::Blank), quoted: false }
     }
 
     /// The next token, or `None` when a logit is not a number or infinitely high: the weights are broken,
@@ -77,11 +79,18 @@ impl Sampler {
         for byte in bytes {
             self.line = match (self.line, byte) {
                 (Some(Line::Quote), b'\n') => {
-                    self.said.clear();
+                    self.quoted = true;
                     Some(Line::Blank)
                 }
                 (Some(Line::Blank), b'>') => Some(Line::Quote),
-                (Some(Line::Blank), byte) if !byte.is_ascii_whitespace() => None,
+                (Some(Line::Blank), byte) if !byte.is_ascii_whitespace() => {
+                    if self.quoted {
+                        // The answer begins, with the newest token.
+                        let before = self.said.len().saturating_sub(1);
+                        self.said.drain(..before);
+                    }
+                    None
+                }
                 (line, _) => line,
             };
         }
@@ -258,20 +267,22 @@ mod tests {
         // 00, 01, 10 stand there before, so 2 follows.
         assert_eq!(run(2, 0.0, 5), [0, 0, 1, 0, 2]);
         for temperature in [0.0, 1.0] {
-            let said = run(3, temperature, 60);
+            // So few that no choice of them leaves nothing to say.
+            let said = run(3, temperature, 15);
             let all: Vec<&[u32]> = said.windows(3).collect();
             let once: std::collections::BTreeSet<&[u32]> = all.iter().copied().collect();
             assert_eq!(all.len(), once.len(), "{said:?}");
         }
-        // What was quoted may be said again, once.
+        // What was quoted may be said once more, but no quote twice.
         let mut sampler = Sampler::new(Sampling { no_repeat_ngram_size: 2, ..sampling(0.0) });
         let mut say = |text: &str| {
             let token = sampler.next(&mut [5.0, 4.0, 3.0], &CPU).unwrap();
             sampler.hear(text.as_bytes());
             token
         };
-        let quoted = [say("> a"), say("b\n"), say("a"), say("b"), say("c\n"), say("d")];
-        assert_eq!(quoted, [0, 0, 0, 0, 1, 0]);
+        assert_eq!([say("> a"), say("b\n"), say("> a"), say("b\n")], [0, 0, 1, 0]);
+        // 00, 01 and 10 stand there; the answer begins with this one, and they may be said again.
+        assert_eq!([say("c"), say("d"), say("e"), say("f")], [2, 0, 0, 1]);
         let mut sampler = Sampler::new(Sampling { no_repeat_ngram_size: 1, ..sampling(0.0) });
         assert_eq!(sampler.next(&mut [1.0, 0.0], &CPU), Some(0));
         assert_eq!(sampler.next(&mut [f32::NAN, 0.0], &CPU), None, "broken weights are not hidden");

@@ -99,6 +99,8 @@ impl PrefixFolder {
         }
         let bytes = encode(prefix);
         let path = self.file(tokens);
+        // A damaged one, which goes.
+        let old = fs::metadata(&path).map_or(0, |about| about.len());
         // Not synced to the disk: a file that a crash spoils is noticed by its hash.
         let part = path.with_extension(format!("{}.part", std::process::id()));
         let written = fs::File::create(&part)
@@ -108,7 +110,7 @@ impl PrefixFolder {
             let _ = fs::remove_file(&part);
             return Err(error);
         }
-        self.bytes += bytes.len() as u64;
+        self.bytes = (self.bytes + bytes.len() as u64).saturating_sub(old);
         Ok(true)
     }
 }

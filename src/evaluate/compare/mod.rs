@@ -150,7 +150,10 @@ async fn whole(arm: &Arm, mut stream: AnswerStream, answered: &mut Answered) -> 
             AnswerEvent::Retrieval(retrieved) => {
                 grounded = true;
                 noted = !retrieved.not_in_effect.is_empty();
-                answered.passages = retrieved.passages.into_iter().map(Into::into).collect();
+                // One search for all; who found it too far from an answer has none.
+                if !retrieved.passages.is_empty() {
+                    answered.passages = retrieved.passages.into_iter().map(Into::into).collect();
+                }
             }
             AnswerEvent::Token(text) => pieces.push(text),
             AnswerEvent::Quote(_) | AnswerEvent::Citation(_) => {}
