@@ -4,7 +4,7 @@
 //! in a passage is taken out of the answer and told apart, with the passage's number: whoever reads the answer can hold it against what the
 //! guideline says. A line that stands in none stays where it is, since taking it out would hide what the model said.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a quote begins with.
 const MARK: char = '>';
@@ -12,7 +12,7 @@ const MARK: char = '>';
 const SHORTEST: usize = 9;
 
 /// Words of a passage that an answer stands on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quote {
     /// The number of the first passage that says so.
     pub n: usize,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::quote::Quote;
 use crate::retrieve::Passage;
 
 /// What the answers of a log have in common. Those of another header are of another run.
@@ -61,6 +62,9 @@ impl From<Passage> for Shown {
 pub struct Reply {
     /// What makes the arm what it is: see [`super::Arm::key`].
     pub key: String,
+    /// What of the passages it quoted before it answered.
+    #[serde(default)]
+    pub quotes: Vec<Quote>,
     /// What it said.
     pub answer: String,
     /// What the server added about editions that are not in effect.
@@ -234,6 +238,7 @@ mod tests {
 
     fn answered(id: &str, key: &str, answer: &str) -> Answered {
         let reply = Reply {
+            quotes: vec![Quote { n: 1, text: "Give 5 mg.".into() }],
             key: key.into(),
             answer: answer.into(),
             note: None,

@@ -144,7 +144,7 @@ pub async fn ask(
 
 /// Waits for all of an answer.
 async fn whole(arm: &Arm, mut stream: AnswerStream, answered: &mut Answered) -> Result<Reply, EngineFailure> {
-    let (mut pieces, mut grounded, mut noted) = (Vec::new(), false, false);
+    let (mut pieces, mut quotes, mut grounded, mut noted) = (Vec::new(), Vec::new(), false, false);
     while let Some(event) = stream.next().await {
         match event {
             AnswerEvent::Retrieval(retrieved) => {
@@ -156,7 +156,8 @@ async fn whole(arm: &Arm, mut stream: AnswerStream, answered: &mut Answered) -> 
                 }
             }
             AnswerEvent::Token(text) => pieces.push(text),
-            AnswerEvent::Quote(_) | AnswerEvent::Citation(_) => {}
+            AnswerEvent::Quote(quote) => quotes.push(quote),
+            AnswerEvent::Citation(_) => {}
             AnswerEvent::Failed(failure) => return Err(failure),
             AnswerEvent::Done(done) => {
                 // What the server says of other editions comes last, in a piece of its own. It is the same whoever answers, and not theirs.
@@ -164,6 +165,7 @@ async fn whole(arm: &Arm, mut stream: AnswerStream, answered: &mut Answered) -> 
                 let note = if noted && by_model { pieces.pop() } else { None };
                 return Ok(Reply {
                     key: arm.key(),
+                    quotes,
                     answer: pieces.concat(),
                     note: note.map(|note| note.trim().to_owned()),
                     grounded,
