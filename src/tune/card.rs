@@ -132,6 +132,7 @@ impl Card<'_> {
             lora.dropout,
             lora.targets.join(", "),
             match training.steps {
+                0 if training.epochs == 1 => "1 epoch of ".into(),
                 0 => format!("{} epochs of ", training.epochs),
                 steps => format!(
                     "The first {} steps of {} epochs, ",
