@@ -165,14 +165,7 @@ mod tests {
             generation: None,
             as_of: jiff::civil::date(2026, 11, 1),
             prompt_sha256: None,
-            sampling: Sampling {
-                temperature: 0.0,
-                top_p: 1.0,
-                top_k: 0,
-                repetition_penalty: 1.0,
-                no_repeat_ngram_size: 0,
-                seed: 0,
-            },
+            sampling: Sampling::GREEDY,
             max_tokens: 9,
             version: "0",
         }

@@ -64,14 +64,7 @@ fn chat_tokens(model: &BaseModel<FastDecoder>, salt: &str, question: &str) -> an
 
 /// Runs one request through an engine.
 fn complete(engine: &Engine, prompt: Vec<u32>, max_tokens: usize) -> anyhow::Result<(Completion, String)> {
-    let sampling = Sampling {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
-        repetition_penalty: 1.0,
-        no_repeat_ngram_size: 0,
-        seed: 0,
-    };
+    let sampling = Sampling::GREEDY;
     let request =
         GenerateRequest { prompt, adapter: None, cache_salt: None, sampling, max_tokens, stop: Vec::new() };
     let mut events = engine.handle().submit(request)?;

@@ -27,6 +27,18 @@ pub struct Sampling {
     pub seed: u64,
 }
 
+impl Sampling {
+    /// The most likely token, whatever was said before.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_p: 1.0,
+        top_k: 0,
+        repetition_penalty: 1.0,
+        no_repeat_ngram_size: 0,
+        seed: 0,
+    };
+}
+
 /// The largest [`Sampling::no_repeat_ngram_size`] that is taken: what is longer than that is hardly a loop.
 pub const MAX_NO_REPEAT: usize = 100;
 

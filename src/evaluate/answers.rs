@@ -262,14 +262,7 @@ pub fn answer(
 }
 
 // Loops are ended as the server ends them unless it is told otherwise.
-const GREEDY: Sampling = Sampling {
-    temperature: 0.0,
-    top_p: 1.0,
-    top_k: 0,
-    repetition_penalty: 1.0,
-    no_repeat_ngram_size: 12,
-    seed: 0,
-};
+const GREEDY: Sampling = Sampling { no_repeat_ngram_size: 12, ..Sampling::GREEDY };
 
 fn wait(mut events: Receiver<EngineEvent>) -> Result<(String, Completion), EngineFailure> {
     let mut text = String::new();

@@ -62,14 +62,7 @@ pub(crate) fn smollm() -> Arc<Fast> {
     Arc::clone(&MODEL)
 }
 
-pub(crate) const GREEDY: Sampling = Sampling {
-    temperature: 0.0,
-    top_p: 1.0,
-    top_k: 0,
-    repetition_penalty: 1.0,
-    no_repeat_ngram_size: 0,
-    seed: 0,
-};
+pub(crate) const GREEDY: Sampling = Sampling::GREEDY;
 
 /// Drawn so hot that the end of the turn is one token among all others.
 pub(crate) const HOT: Sampling = Sampling { temperature: 2.0, ..GREEDY };

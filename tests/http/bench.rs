@@ -152,14 +152,7 @@ pub(crate) fn answerer(engine: EngineSettings) -> Arc<Answerer> {
 pub(crate) fn answerer_over(index: Arc<GuidelineIndex>, engine: EngineSettings) -> Arc<Answerer> {
     // What the context cannot hold is not offered.
     let max_tokens = engine.context;
-    let sampling = Sampling {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
-        repetition_penalty: 1.0,
-        no_repeat_ngram_size: 0,
-        seed: 0,
-    };
+    let sampling = Sampling::GREEDY;
     Arc::new(Answerer::new(AnswererParts {
         settings: AnswerSettings {
             default_mode: Mode::Hybrid,
