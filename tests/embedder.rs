@@ -304,7 +304,7 @@ fn the_gate_keeps_questions_and_messages_that_a_guideline_answers() {
                 let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/questions").join(file);
                 let questions = passages::read(&path).unwrap();
                 let (all, today) = (Filter::default(), jiff::civil::date(2026, 11, 1));
-                judged.extend(passages::ask(&snapshot, &questions, &all, Some(ranking), today).unwrap());
+                judged.extend(passages::ask(&snapshot, &questions, &all, Some(ranking), (today, 2)).unwrap());
             }
             let gated = Gated::of(&judged, Gate::default());
             println!("{files:?}, {ranking:?}: answers {:.2}, stops {:.2}", gated.recall, gated.stopped);

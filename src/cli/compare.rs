@@ -394,6 +394,9 @@ fn hash_of(folder: &Path) -> anyhow::Result<String> {
     Ok(crate::model::hex(&hash.finalize()))
 }
 
+/// How passages are chosen and answers written, which no setting says: another number where that changes.
+const WAY: u32 = 1;
+
 /// What of the settings decides answers, besides model, questions and guidelines.
 fn settings_hash(settings: &Settings) -> anyhow::Result<String> {
     let index = &settings.index;
@@ -401,7 +404,7 @@ fn settings_hash(settings: &Settings) -> anyhow::Result<String> {
     let wording = setup::wording(settings)?;
     let own_synonyms = index.synonyms.as_ref().map(std::fs::read_to_string).transpose()?;
     let text = format!(
-        "{} {} {:?} {BUILT_IN} {own_synonyms:?} {} {gates:?} {} {} {}",
+        "{WAY} {} {} {:?} {BUILT_IN} {own_synonyms:?} {} {gates:?} {} {} {}",
         index.chunk_tokens,
         index.overlap_tokens,
         index.embedder,

@@ -1,5 +1,6 @@
 //! Judges the live index on questions of one's own: does it find the passage that answers, and keep silent where none does?
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::civil::Date;
@@ -8,27 +9,83 @@ use serde::{Deserialize, Serialize};
 use super::metrics::Mean;
 use crate::files::{self, FileError};
 use crate::language::Language;
-use crate::retrieve::{Filter, Gate, Ranking, RetrieveError, SearchQuery, Snapshot};
+use crate::retrieve::{Filter, Gate, Passage, Ranking, Retrieval, RetrieveError, SearchQuery, Snapshot};
 
 /// Passages that are looked at for a question.
 pub const DEPTH: usize = 5;
 
 /// A question, and where its answer stands.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "RawQuestion")]
 pub struct AskedQuestion {
     /// Names it in what is written of it.
-    #[serde(default)]
     pub id: String,
     /// The question.
     pub question: String,
     /// The day whose editions are asked.
     pub as_of: Option<Date>,
-    /// The guideline that answers it; none where no guideline does.
-    pub guideline: Option<String>,
-    /// A part of the heading path of the passage that answers.
+    /// What answers it; nothing where no guideline does.
+    pub answers: Vec<Place>,
+}
+
+/// Where an answer stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In a guideline, below headings that hold this.
+    Section(String, String),
+    /// In an edition of a guideline, in a passage that holds this.
+    Quote(String, String, String),
+}
+
+impl Place {
+    fn is_in(&self, passage: &Passage) -> bool {
+        match self {
+            Self::Section(guideline, section) => {
+                *guideline == passage.guideline && passage.section.contains(section)
+            }
+            Self::Quote(guideline, edition, quote) => {
+                (guideline, edition) == (&passage.guideline, &passage.edition) && passage.text.contains(quote)
+            }
+        }
+    }
+}
+
+/// A line: a question of one's own, or one of a suite or a dataset, which say more than is asked for here.
+#[derive(Deserialize)]
+struct RawQuestion {
     #[serde(default)]
-    pub section: String,
+    id: String,
+    question: String,
+    as_of: Option<Date>,
+    guideline: Option<String>,
+    #[serde(default)]
+    section: String,
+    #[serde(default)]
+    oracle: Vec<RawOracle>,
+    #[serde(flatten)]
+    more: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct RawOracle {
+    guideline: String,
+    edition: String,
+    quote: String,
+}
+
+impl TryFrom<RawQuestion> for AskedQuestion {
+    type Error = String;
+
+    fn try_from(raw: RawQuestion) -> Result<Self, String> {
+        let RawQuestion { id, question, as_of, guideline, section, oracle, more } = raw;
+        // Suites and datasets name the language of each.
+        if let (Some(unknown), false) = (more.keys().next(), more.contains_key("language")) {
+            return Err(format!("unknown field `{unknown}`"));
+        }
+        let quotes = oracle.into_iter().map(|o| Place::Quote(o.guideline, o.edition, o.quote));
+        let answers = guideline.map(|guideline| Place::Section(guideline, section)).into_iter().chain(quotes);
+        Ok(Self { id, question, as_of, answers: answers.collect() })
+    }
 }
 
 /// Why questions cannot be used.
@@ -39,7 +96,7 @@ pub enum QuestionsError {
     File(FileError),
     /// A line is no question.
     #[error(
-        "{0}; write {{\"question\": …, \"guideline\": …, \"section\": …}}, without guideline where none answers"
+        "{0}; write {{\"question\": …, \"guideline\": …, \"section\": …}}, without guideline where none answers, or lines of a suite"
     )]
     Line(FileError),
     /// There are none.
@@ -71,6 +128,8 @@ pub struct Judged {
     pub answerable: bool,
     /// The rank of the first passage that answers, from 1.
     pub rank: Option<usize>,
+    /// Whether one that answers is among those that a prompt shows.
+    pub shown: bool,
     /// Coverage and similarity of each passage, best first.
     pub passages: Vec<(f32, Option<f32>)>,
 }
@@ -84,7 +143,7 @@ impl Judged {
     }
 }
 
-/// Asks the questions.
+/// Asks the questions, for [`DEPTH`] passages and for as many as a prompt shows.
 ///
 /// # Errors
 /// When the index cannot be searched.
@@ -93,25 +152,30 @@ pub fn ask(
     questions: &[AskedQuestion],
     filter: &Filter,
     ranking: Option<Ranking>,
-    today: Date,
+    (today, shown): (Date, usize),
 ) -> Result<Vec<Judged>, RetrieveError> {
     let judge = |asked: &AskedQuestion| {
-        let found = snapshot.search(&SearchQuery {
-            text: &asked.question,
-            as_of: asked.as_of.unwrap_or(today),
-            language: None,
-            filter: Some(filter),
-            limit: DEPTH,
-            ranking,
-        })?;
-        let answers = found.passages.iter().position(|passage| {
-            asked.guideline.as_ref() == Some(&passage.guideline) && passage.section.contains(&asked.section)
-        });
+        let search = |limit: usize| {
+            snapshot.search(&SearchQuery {
+                text: &asked.question,
+                as_of: asked.as_of.unwrap_or(today),
+                language: None,
+                filter: Some(filter),
+                limit,
+                ranking,
+            })
+        };
+        let answers = |found: &Retrieval| {
+            found.passages.iter().position(|passage| asked.answers.iter().any(|place| place.is_in(passage)))
+        };
+        let found = search(DEPTH)?;
+        let shown = answers(&search(shown)?).is_some();
         Ok(Judged {
             id: asked.id.clone(),
             language: Language::detect(&asked.question),
-            answerable: asked.guideline.is_some(),
-            rank: answers.map(|at| at + 1),
+            answerable: !asked.answers.is_empty(),
+            rank: answers(&found).map(|at| at + 1),
+            shown,
             passages: found.passages.iter().map(|p| (p.coverage, p.similarity)).collect(),
         })
     };
@@ -123,6 +187,8 @@ pub fn ask(
 pub struct Found {
     /// The share whose first passage answers.
     pub recall_1: Mean,
+    /// The share of which a passage answers that a prompt shows.
+    pub shown: Mean,
     /// The share of which one of [`DEPTH`] passages answers.
     pub recall_5: Mean,
 }
@@ -131,12 +197,16 @@ impl Found {
     /// `None` without such questions.
     #[must_use]
     pub fn of(judged: &[Judged]) -> Option<Self> {
-        let within = |depth: usize| -> Vec<f64> {
-            let answerable = judged.iter().filter(|j| j.answerable);
-            answerable.map(|j| f64::from(u8::from(j.rank.is_some_and(|rank| rank <= depth)))).collect()
+        let share = |holds: &dyn Fn(&Judged) -> bool| -> Vec<f64> {
+            judged.iter().filter(|j| j.answerable).map(|j| f64::from(u8::from(holds(j)))).collect()
         };
+        let within = |depth: usize| share(&|j: &Judged| j.rank.is_some_and(|rank| rank <= depth));
         let first = within(1);
-        (!first.is_empty()).then(|| Self { recall_1: Mean::of(&first), recall_5: Mean::of(&within(DEPTH)) })
+        (!first.is_empty()).then(|| Self {
+            recall_1: Mean::of(&first),
+            shown: Mean::of(&share(&|j| j.shown)),
+            recall_5: Mean::of(&within(DEPTH)),
+        })
     }
 }
 
@@ -185,6 +255,7 @@ mod tests {
             language: Language::En,
             answerable,
             rank,
+            shown: rank == Some(1),
             passages: vec![(coverage, similarity)],
         };
         let all = [
@@ -198,10 +269,31 @@ mod tests {
         assert!(
             (found.recall_1.mean - 1.0 / 3.0).abs() < 1e-9 && (found.recall_5.mean - 2.0 / 3.0).abs() < 1e-9
         );
+        assert!((found.shown.mean - 1.0 / 3.0).abs() < 1e-9);
         let gated = Gated::of(&all, Gate { min_coverage: 0.45, min_support: 0.9 });
         assert!((gated.recall - 2.0 / 3.0).abs() < 1e-9 && (gated.precision - 2.0 / 3.0).abs() < 1e-9);
         assert!((gated.stopped - 0.5).abs() < 1e-9);
         assert!(Found::of(&all[3..]).is_none());
+    }
+
+    #[test]
+    fn a_line_says_where_the_answer_stands() {
+        let read = |line: &str| serde_json::from_str::<AskedQuestion>(line).map(|asked| asked.answers);
+        let own = r#"{"question":"a","guideline":"g","section":"s"}"#;
+        assert_eq!(read(own).unwrap(), [Place::Section("g".into(), "s".into())]);
+        assert!(read(r#"{"question":"a"}"#).unwrap().is_empty());
+        let suite = r#"{"id":"1","language":"en","question":"a","facts":["5 mg"],"oracle":[{"guideline":"g","edition":"2","quote":"5 mg"}]}"#;
+        assert_eq!(read(suite).unwrap(), [Place::Quote("g".into(), "2".into(), "5 mg".into())]);
+        let error = read(r#"{"question":"a","guidline":"g"}"#).unwrap_err().to_string();
+        assert!(error.contains("guidline"), "{error}");
+        let passage = |edition: &str| Passage {
+            guideline: "g".into(),
+            edition: edition.into(),
+            text: "Give 5 mg.".into(),
+            ..Passage::default()
+        };
+        let places = read(suite).unwrap();
+        assert!(places[0].is_in(&passage("2")) && !places[0].is_in(&passage("1")));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::fuse::{Scored, normalised_average};
 use super::lexical::{self, Indexes};
 use super::passage::{NotInEffect, Passage, Retrieval};
 use super::terms::QueryTerms;
-use super::{MAX_PASSAGES, Meaning, RetrieveError, Scope, SearchQuery, SearchTools, coverage};
+use super::{MAX_PASSAGES, Meaning, RetrieveError, Scope, SearchQuery, SearchTools, coverage, weight};
 use crate::language::Language;
 use crate::store::schema::{DocumentFields, Fields, Record, day_number};
 use crate::store::vectors::Vectors;
@@ -27,8 +27,14 @@ const SAME_LANGUAGE: f32 = 1.3;
 /// The same where scores are between 0 and 1 whatever the words.
 const SAME_LANGUAGE_FUSED: f32 = 1.1;
 
-/// What a passage of another guideline must score, against the best one, to be shown in any case.
+/// What a passage of another guideline must score, against the best one, to be shown in any case: by words, by vectors or by a reranker.
 const NEARLY_AS_GOOD: f32 = 0.7;
+/// And how much less it may support than the passage whose place it takes, where passages stand by what they support.
+const NEARLY_SUPPORTS: f32 = 0.005;
+/// Of the ranking by both, so many of the first are put in the order in which they support an answer, and so much does their score count
+/// in it: the score finds what is about the question, the support tells what answers it.
+const WEIGHED: usize = 20;
+const SCORE_IN_SUPPORT: f32 = 0.025;
 /// Chunks that are looked at for editions that are not in effect.
 const OTHERS: usize = 20;
 
@@ -105,9 +111,9 @@ struct Asked {
     cosines: Option<Cosines>,
 }
 
-/// Gives the last place to the best passage of another guideline, where all places would go to one and the other is nearly as good: two
-/// guidelines that hold at once may disagree, and then a reader must see both.
-fn show_both(hits: &mut [Passage], limit: usize) {
+/// Gives the last place to the best passage of another guideline, where all places would go to one and the other is nearly as good, held
+/// against the best one and the one whose place it takes: two guidelines that hold at once may disagree, and then a reader must see both.
+fn show_both(hits: &mut [Passage], limit: usize, nearly_as_good: impl Fn(f32, [f32; 2]) -> bool) {
     let [first, .., last] = &hits[..limit.min(hits.len())] else { return };
     let (best, lowest) = (first.score, last.score);
     let guideline = first.guideline.clone();
@@ -115,11 +121,16 @@ fn show_both(hits: &mut [Passage], limit: usize) {
         return;
     }
     let other = hits.iter().position(|hit| hit.guideline != guideline);
-    if let Some(other) = other.filter(|at| hits[*at].score >= NEARLY_AS_GOOD * best) {
+    if let Some(other) = other.filter(|at| nearly_as_good(hits[*at].score, [best, lowest])) {
         hits.swap(limit - 1, other);
         // Scores stay in order for whoever cuts by them.
         hits[limit - 1].score = hits[limit - 1].score.min(lowest);
     }
+}
+
+/// Best first. Ties go to the chunk id, so that the same question always gets the same order.
+fn sort(hits: &mut [Passage]) {
+    hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.chunk_id.cmp(&b.chunk_id)));
 }
 
 /// One generation, open for searching. While it lives, its files stay.
@@ -235,28 +246,44 @@ impl Snapshot {
         // Those of other days are ranked along: were one left out that matches best, its reader should know.
         let others = self.places.iter().any(|place| !place.in_effect(query.as_of));
         // More than asked for, so that the language preference has something to choose from.
-        let wanted = limit * 2 + 10;
+        let wanted = (limit * 2 + 10).max(WEIGHED);
         let found = self.rank_asked(&asked, ranking, &scope, wanted)?;
         let mut hits = found.into_iter().map(|hit| self.passage(hit)).collect::<Result<Vec<_>, _>>()?;
         for passage in &mut hits {
+            passage.coverage = coverage::share(&asked.terms, &passage.title, &passage.section, &passage.text);
             if passage.language == language {
                 passage.score *= factor;
             }
         }
-        // Ties go to the chunk id, so that the same question always gets the same order.
-        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.chunk_id.cmp(&b.chunk_id)));
+        sort(&mut hits);
+        let by_support = ranking == Ranking::Fused
+            && self.tools.reranker.is_none()
+            && hits.iter().all(|hit| hit.similarity.is_some());
         if let Some(reranker) = &self.tools.reranker {
             let scores = reranker.scores(query.text, &hits)?;
             for (passage, score) in hits.iter_mut().zip(scores) {
                 passage.score = score;
             }
-            hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.chunk_id.cmp(&b.chunk_id)));
+            sort(&mut hits);
+        } else if by_support {
+            for passage in &mut hits {
+                let weight = weight(passage.coverage, passage.similarity);
+                passage.score = weight + SCORE_IN_SUPPORT * passage.score;
+            }
+            let weighed = hits.len().min(WEIGHED);
+            sort(&mut hits[..weighed]);
+            // The others stay behind, so that few are the first of many.
+            for at in weighed.max(1)..hits.len() {
+                hits[at].score = hits[at].score.min(hits[at - 1].score);
+            }
         }
-        show_both(&mut hits, limit);
+        show_both(&mut hits, limit, |score, [best, lowest]| match by_support {
+            true => score >= lowest - NEARLY_SUPPORTS,
+            false => score >= NEARLY_AS_GOOD * best,
+        });
         hits.truncate(limit);
         for (i, passage) in hits.iter_mut().enumerate() {
             passage.n = i + 1;
-            passage.coverage = coverage::share(&asked.terms, &passage.title, &passage.section, &passage.text);
         }
         let not_in_effect = match others && limit > 0 {
             true => self.not_in_effect(&asked, ranking, query, (language, factor))?,

@@ -21,7 +21,7 @@ use crate::retrieve::{Filter, Gate, GuidelineIndex, Ranking};
 /// Flags of `shishin evaluate passages`.
 #[derive(Debug, Args)]
 pub struct PassagesArgs {
-    /// Files with a question a line, as JSON: question, and guideline and section where one answers it
+    /// Files with a question a line, as JSON: question, and guideline and section where one answers it; or lines of a suite or a dataset
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Ask guidelines in this language only: en or ja
@@ -56,11 +56,11 @@ pub(super) fn run(settings: &Settings, args: &PassagesArgs, out: &mut dyn Write)
     let snapshot = index.snapshot().with_context(nothing)?;
     let filter = Filter { language: args.language, ..Filter::default() };
     let today = args.as_of.unwrap_or_else(|| ZonedDateTime::now().date());
-    let gate = settings.answer.gate;
+    let (gate, shown) = (settings.answer.gate, settings.answer.passages);
     let mut all: Vec<Judged> = Vec::new();
     let mut figures = Vec::new();
     for (name, questions) in &sets {
-        let judged = passages::ask(&snapshot, questions, &filter, args.ranking, today)?;
+        let judged = passages::ask(&snapshot, questions, &filter, args.ranking, (today, shown))?;
         let found = Found::of(&judged);
         if args.json {
             let gated = Gated::of(&judged, gate);
@@ -69,9 +69,11 @@ pub(super) fn run(settings: &Settings, args: &PassagesArgs, out: &mut dyn Write)
             );
         } else {
             write!(out, "{name}: {} questions", judged.len())?;
-            if let Some(Found { recall_1, recall_5 }) = found {
+            if let Some(found) = found {
                 let show = |Mean { mean, low, high }: Mean| format!("{mean:.3} ({low:.2}–{high:.2})");
-                write!(out, "; recall@1 {}, recall@5 {}", show(recall_1), show(recall_5))?;
+                let Found { recall_1, shown: in_prompts, recall_5 } = found;
+                write!(out, "; recall@1 {}, in prompts of {shown} {}", show(recall_1), show(in_prompts))?;
+                write!(out, ", recall@{} {}", passages::DEPTH, show(recall_5))?;
             }
             writeln!(out)?;
             let missed = judged.iter().filter(|j| j.answerable && j.rank.is_none()).map(|j| j.id.as_str());
