@@ -94,11 +94,15 @@ impl Server {
 
     /// One request on a connection of its own: status and body.
     fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        self.ask_as("application/json", method, path, body)
+    }
+
+    fn ask_as(&self, content_type: &str, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut socket = TcpStream::connect(&self.address).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
         write!(
             socket,
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\n\
              content-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         )
@@ -372,7 +376,6 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
                 .to_string()
         })
         .collect();
-    std::fs::write(files.join("ward.jsonl"), lines.join("\n")).unwrap();
     std::fs::write(files.join("few.jsonl"), &lines[0]).unwrap();
     let recipe = "objective = \"o\"\nbase = \"b\"\noutput = \"o\"\n[data]\ntrain = [\"t\"]\ninstructions = false\n\
         [lora]\nrank = 2\n[training]\nbatch = 5\ncheckpoint_every = 1\n";
@@ -380,6 +383,7 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
     let start = || {
         let mut command = shishin(folder.path());
         command.env("SHISHIN_TUNING_DIRECTORY", "tuning").env("SHISHIN_TUNING_RECIPE", "recipe.toml");
+        command.env("SHISHIN_TUNING_FILE_LIMIT_BYTES", "32768");
         let server = Server::start(command);
         server.wait_for(" ready");
         server
@@ -389,6 +393,62 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
         (status, serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body}")))
     };
     let mut server = start();
+    // The data comes over HTTP, as OpenAI's clients send it; what an operator put into the folder is there too.
+    const FILES: &str = "/v1/files";
+    let form = |fields: &[(&str, Option<&str>, &str)]| {
+        let mut body = String::new();
+        for (name, file, content) in fields {
+            let file = file.map(|file| format!("; filename=\"{file}\"")).unwrap_or_default();
+            body += &format!(
+                "--cut\r\ncontent-disposition: form-data; name=\"{name}\"{file}\r\n\r\n{content}\r\n"
+            );
+        }
+        json(server.ask_as("multipart/form-data; boundary=cut", "POST", FILES, &(body + "--cut--\r\n")))
+    };
+    let purpose = ("purpose", None, "fine-tune");
+    let text = lines.join("\n");
+    let (status, file) = form(&[purpose, ("file", Some("ward.jsonl"), &text)]);
+    assert_eq!(
+        (status, &file["id"], &file["bytes"]),
+        (200, &"ward.jsonl".into(), &text.len().into()),
+        "{file}"
+    );
+    assert_eq!(form(&[("file", Some("ward.jsonl"), &text), purpose]).0, 200, "the same once more");
+    for (fields, status, part) in [
+        (
+            &[purpose, ("file", Some("ward.jsonl"), &text.replace("bell", "gong"))][..],
+            409,
+            "another file `ward.jsonl`",
+        ),
+        (&[purpose, ("file", Some("bad.jsonl"), "{")], 422, "`bad.jsonl` has 2 faults, the first in line 1"),
+        (&[purpose, ("file", Some("../bad.jsonl"), &text)], 422, "no name of a file"),
+        (&[purpose, ("file", None, &text)], 422, "no filename"),
+        (&[purpose, ("file", Some("large.jsonl"), &" ".repeat(40_000))], 413, "larger than 32768 bytes"),
+        (&[purpose], 422, "there is no file"),
+        (&[("file", Some("b.jsonl"), &text)], 422, "no purpose"),
+        (&[("purpose", None, "assistants")], 422, "purpose is `fine-tune`"),
+        (&[("purpose", None, "fine-")], 422, "purpose is `fine-tune`"),
+        (&[("expires", None, "1")], 422, "no field `expires`"),
+    ] {
+        let (got, error) = form(fields);
+        let message = error["error"]["message"].as_str().unwrap_or_default();
+        assert!(got == status && message.contains(part), "{fields:?} {got} {error}");
+    }
+    let (status, error) = json(server.ask("POST", FILES, "{}"));
+    assert_eq!((status, &error["error"]["code"]), (415, &"unsupported_media_type".into()));
+    let (status, error) =
+        json(server.ask_as("multipart/form-data; boundary=cut", "POST", FILES, "--cut\r\ncontent"));
+    assert_eq!((status, &error["error"]["code"]), (400, &"invalid_body".into()));
+    assert_eq!(server.ask("GET", &format!("{FILES}/ward.jsonl/content"), ""), (200, text.clone()));
+    assert_eq!(json(server.ask("GET", &format!("{FILES}/ward.jsonl"), "")).1, file);
+    assert_eq!(server.ask("GET", &format!("{FILES}/none.jsonl"), "").0, 404);
+    let (_, all) = json(server.ask("GET", FILES, ""));
+    let mut names: Vec<&str> =
+        all["data"].as_array().unwrap().iter().filter_map(|f| f["id"].as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["few.jsonl", "ward.jsonl"]);
+    let (_, others) = json(server.ask("GET", &format!("{FILES}?purpose=batch&order=asc&limit=5"), ""));
+    assert_eq!((&others["data"], &others["has_more"]), (&serde_json::json!([]), &false.into()));
     for (body, code, param) in [
         (r#"{"model":"smollm2-135m","training_file":"../few.jsonl"}"#, "invalid_value", "training_file"),
         (r#"{"model":"smollm2-135m","training_file":"none.jsonl"}"#, "invalid_value", "training_file"),
@@ -443,6 +503,10 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
     let first = ask(&server, 1, "bell");
     let second = ask(&server, 40, "long");
     let third = ask(&server, 1, "never");
+    assert_eq!(server.ask("DELETE", &format!("{FILES}/ward.jsonl"), "").0, 409, "a job needs it");
+    let (status, gone) = json(server.ask("DELETE", &format!("{FILES}/few.jsonl"), ""));
+    assert_eq!((status, &gone["deleted"]), (200, &true.into()), "{gone}");
+    assert_eq!(server.ask("DELETE", &format!("{FILES}/few.jsonl"), "").0, 404);
     // Who comes first is served first, also within a second; the newest is shown first.
     let (_, all) = json(server.ask("GET", JOBS, ""));
     let ids: Vec<&str> =

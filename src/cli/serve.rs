@@ -44,6 +44,7 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
 
     let state = AppState::new(HttpSettings {
         body_limit: settings.server.body_limit,
+        file_limit: settings.tuning.file_limit,
         keep_alive: settings.server.keep_alive,
         admin_key: settings.server.admin_key.as_ref().map(|key| AdminKey::new(&key.0)),
         ..HttpSettings::default()

@@ -111,6 +111,8 @@ pub struct TuningSettings {
     pub directory: Option<PathBuf>,
     /// The run that jobs are variants of.
     pub recipe: PathBuf,
+    /// Largest file in bytes.
+    pub file_limit: u64,
 }
 
 /// Threads and instructions.
@@ -240,6 +242,7 @@ struct Raw {
 struct RawTuning {
     directory: PathBuf,
     recipe: PathBuf,
+    file_limit_bytes: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -356,6 +359,7 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
     };
     for (key, value, low, high) in [
         ("server.body_limit_bytes", raw.server.body_limit_bytes as u64, 1 << 10, 1 << 28),
+        ("tuning.file_limit_bytes", raw.tuning.file_limit_bytes, 1 << 10, 1 << 40),
         ("server.drain_seconds", raw.server.drain_seconds, 0, 3_600),
         ("server.keep_alive_seconds", raw.server.keep_alive_seconds, 1, 600),
         ("engine.queue", raw.engine.queue as u64, 1, 10_000),
@@ -475,7 +479,11 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
     };
     let gate = Gate { min_coverage: raw.index.min_coverage, min_support: raw.index.min_support };
     Ok(Settings {
-        tuning: TuningSettings { directory: non_empty(raw.tuning.directory), recipe: raw.tuning.recipe },
+        tuning: TuningSettings {
+            directory: non_empty(raw.tuning.directory),
+            recipe: raw.tuning.recipe,
+            file_limit: raw.tuning.file_limit_bytes,
+        },
         file: sources.file.clone(),
         server: ServerSettings {
             listen,

@@ -86,7 +86,9 @@ fn allowed(settings: &HttpSettings, headers: &HeaderMap, peer: Option<Peer>) -> 
     }
     // A page in a browser on this machine can send requests as well, and may not know what it is made to send.
     let host = headers.get(HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if headers.contains_key(ORIGIN) || !names_loopback(host) {
+    let site = headers.get("sec-fetch-site").and_then(|v| v.to_str().ok());
+    let own = site.is_none_or(|site| matches!(site, "none" | "same-origin"));
+    if headers.contains_key(ORIGIN) || !own || !names_loopback(host) {
         return forbidden("for requests of a browser an admin key is needed; set server.admin_key");
     }
     Ok(())

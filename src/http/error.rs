@@ -91,7 +91,7 @@ impl ApiError {
 
     pub(super) fn no_route(method: &Method, path: &str) -> Self {
         let message = format!(
-            "there is no {method} {path}; there are POST /chat, POST /compare, GET /search, GET /health, GET /ready, /admin/index and /v1/fine_tuning/jobs"
+            "there is no {method} {path}; there are POST /chat, POST /compare, GET /search, GET /health, GET /ready, /admin/index, /v1/files and /v1/fine_tuning/jobs"
         );
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }

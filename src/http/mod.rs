@@ -4,13 +4,14 @@
 //! `observe` gives the request its id, its log line and the form of its errors, [`AppState`] says
 //! whether the server is ready, `extract` reads a body into `types`, `chat` answers it through
 //! [`crate::answer`], `compare` does so in several modes at once, `sse` writes the answer as events; `search` gives passages alone; `admin` lets operators in, who start
-//! `jobs`, and `tuning` the runs of tuning. `error` maps every refusal to its status.
+//! `jobs`, and `tuning` the runs of tuning over `files`. `error` maps every refusal to its status.
 
 mod admin;
 mod chat;
 mod compare;
 mod error;
 mod extract;
+mod files;
 mod health;
 mod jobs;
 mod listen;
@@ -25,6 +26,7 @@ mod types;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
@@ -40,6 +42,8 @@ use error::ApiError;
 pub struct HttpSettings {
     /// Bytes in a request's body.
     pub body_limit: usize,
+    /// Bytes of a file to learn from.
+    pub file_limit: u64,
     /// How long a client may take to send a request's head, and how long an idle connection stays open.
     pub header_timeout: Duration,
     /// How long a client may take to send a body.
@@ -60,6 +64,7 @@ impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             body_limit: 1 << 20,
+            file_limit: 100 << 20,
             header_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
@@ -86,9 +91,16 @@ pub fn router(state: AppState) -> Router {
         .route("/{id}/events", get(tuning::events))
         .route("/{id}/checkpoints", get(tuning::checkpoints))
         .route_layer(from_fn_with_state(state.clone(), admin::guard));
+    let files = Router::new()
+        .route("/", get(files::list).post(files::create))
+        .layer(DefaultBodyLimit::max(files::body_limit(state.settings())))
+        .route("/{name}", get(files::retrieve).delete(files::remove))
+        .route("/{name}/content", get(files::content))
+        .route_layer(from_fn_with_state(state.clone(), admin::guard));
     Router::new()
         .nest("/admin", admin)
         .nest("/v1/fine_tuning/jobs", tuning)
+        .nest("/v1/files", files)
         .route("/chat", post(chat::chat))
         .route("/compare", post(compare::compare))
         .route("/search", get(search::search))

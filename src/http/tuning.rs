@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::extract;
 use super::state::AppState;
+use crate::tune::files::FileError;
 use crate::tune::queue::{Hyperparameters, Job, JobRequest, JobStatus, Queue, QueueError};
 use crate::tune::run::Step;
 
@@ -77,7 +78,8 @@ pub(super) struct CreateJob {
     method: Option<Method>,
 }
 
-fn queue(state: &AppState) -> Result<Queue, ApiError> {
+/// The runs of this server.
+pub(super) fn queue(state: &AppState) -> Result<Queue, ApiError> {
     state.answerer()?;
     state.queue().ok_or_else(|| {
         ApiError::new(
@@ -122,13 +124,13 @@ pub(super) async fn create(
 }
 
 /// Which part of a list is wanted.
-struct Page {
+pub(super) struct Page {
     after: Option<String>,
     limit: usize,
 }
 
 impl Page {
-    fn read(query: Option<&str>) -> Result<Self, ApiError> {
+    pub(super) fn read(query: Option<&str>) -> Result<Self, ApiError> {
         let mut page = Self { after: None, limit: PAGE };
         for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             match key.as_ref() {
@@ -149,7 +151,7 @@ impl Page {
     }
 
     /// The entries after the named one, and whether more follow.
-    fn of(&self, entries: Vec<Value>) -> Result<Json<Value>, ApiError> {
+    pub(super) fn of(&self, entries: Vec<Value>) -> Result<Json<Value>, ApiError> {
         let limit = self.limit;
         let from = match &self.after {
             None => 0,
@@ -280,18 +282,28 @@ pub(super) async fn checkpoints(
     Page::read(query.as_deref())?.of(shown.collect())
 }
 
-async fn blocking<T: Send + 'static>(
+/// Does what waits for the disk.
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, QueueError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))?;
     done.map_err(|error| refused(&error))
 }
 
-fn refused(error: &QueueError) -> ApiError {
+/// What is said of it.
+pub(super) fn refused(error: &QueueError) -> ApiError {
     let message = error.to_string();
     match error {
         QueueError::Invalid { param, .. } => ApiError::invalid_value(*param, message),
         QueueError::Unknown(_) => ApiError::new(StatusCode::NOT_FOUND, "no_such_job", message),
+        QueueError::File(error) => match error {
+            FileError::Unknown(_) => ApiError::new(StatusCode::NOT_FOUND, "no_such_file", message),
+            FileError::Name(_) | FileError::Faults(_) => ApiError::invalid_value("file", message),
+            FileError::Taken(_) => ApiError::new(StatusCode::CONFLICT, "file_exists", message),
+            FileError::TooLarge(_) => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "file_too_large", message),
+            FileError::Disk(_) => ApiError::internal(&message),
+        },
+        QueueError::Needed { .. } => ApiError::new(StatusCode::CONFLICT, "file_in_use", message),
         QueueError::Ended { .. } => ApiError::new(StatusCode::CONFLICT, "job_ended", message),
         QueueError::Full => ApiError::too_many_jobs(message),
         QueueError::Disk(_) => ApiError::internal(&message),

@@ -12,6 +12,7 @@ pub mod checkpoint;
 mod dropout;
 mod elementwise;
 pub mod examples;
+pub mod files;
 pub mod graph;
 pub mod loss;
 mod maps;

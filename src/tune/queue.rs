@@ -14,10 +14,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::write_whole;
+use super::files::{DataFiles, FileError};
 use super::run::Step;
 use super::settings::TuneSettings;
-use crate::dataset::Severity;
-use crate::dataset::lint::{Against, lint};
 
 /// Jobs that may wait.
 pub const MOST_WAITING: usize = 16;
@@ -121,6 +120,17 @@ pub enum QueueError {
         /// How.
         status: JobStatus,
     },
+    /// A file that runs learn from.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file must stay.
+    #[error("the job `{job}` still needs the file `{name}`; cancel it first, or wait")]
+    Needed {
+        /// The file.
+        name: String,
+        /// Who needs it.
+        job: String,
+    },
     /// Too many wait.
     #[error("{MOST_WAITING} jobs are waiting; try again when one has ended")]
     Full,
@@ -154,6 +164,7 @@ pub struct Queue(Arc<Shared>);
 
 struct Shared {
     parts: QueueParts,
+    files: DataFiles,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -177,10 +188,9 @@ impl Queue {
     /// When the folder cannot be read or made, or a job in it is damaged.
     pub fn open(parts: QueueParts) -> Result<Self, QueueError> {
         let folder = parts.directory.join("jobs");
-        for folder in [&folder, &parts.directory.join("files")] {
-            std::fs::create_dir_all(folder)
-                .map_err(|e| QueueError::Disk(format!("cannot create {}: {e}", folder.display())))?;
-        }
+        std::fs::create_dir_all(&folder)
+            .map_err(|e| QueueError::Disk(format!("cannot create {}: {e}", folder.display())))?;
+        let files = DataFiles::open(&parts.directory.join("files"))?;
         let mut jobs = BTreeMap::new();
         let entries = std::fs::read_dir(&folder)
             .map_err(|e| QueueError::Disk(format!("cannot read {}: {e}", folder.display())))?;
@@ -200,7 +210,7 @@ impl Queue {
         }
         let made = jobs.values().map(|job| job.place).max().unwrap_or_default();
         let state = State { jobs, cancel: None, stopping: false, made };
-        Ok(Self(Arc::new(Shared { parts, state: Mutex::new(state), changed: Condvar::new() })))
+        Ok(Self(Arc::new(Shared { parts, files, state: Mutex::new(state), changed: Condvar::new() })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -245,11 +255,13 @@ impl Queue {
         let invalid = |param, message: String| QueueError::Invalid { param, message };
         let mut tune = TuneSettings::read(&parts.recipe).map_err(|e| QueueError::Disk(e.to_string()))?;
         tune.base.clone_from(&parts.model);
-        tune.data.train = vec![self.file("training_file", &request.training_file)?];
-        tune.data.valid = match &request.validation_file {
-            Some(name) => vec![self.file("validation_file", name)?],
-            None => Vec::new(),
+        let file = |param: &'static str, name: &str| match self.0.files.learnable(name) {
+            Err(FileError::Disk(reason)) => Err(QueueError::Disk(reason)),
+            other => other.map_err(|error| invalid(param, error.to_string())),
         };
+        tune.data.train = vec![file("training_file", &request.training_file)?];
+        let valid = request.validation_file.as_ref().map(|name| file("validation_file", name));
+        tune.data.valid = valid.transpose()?.into_iter().collect();
         let choices = request.hyperparameters;
         if let Some(epochs) = choices.n_epochs {
             (tune.training.epochs, tune.training.steps) = (epochs, 0);
@@ -287,6 +299,9 @@ impl Queue {
         if state.jobs.values().filter(|job| job.status == JobStatus::Queued).count() >= MOST_WAITING {
             return Err(QueueError::Full);
         }
+        // From here on nobody takes them away; one may have since they were looked over.
+        self.0.files.path(&request.training_file)?;
+        request.validation_file.as_ref().map(|name| self.0.files.path(name)).transpose()?;
         state.made += 1;
         let moment = Timestamp::now().as_nanosecond();
         let digest = crate::model::fingerprint([
@@ -321,28 +336,27 @@ impl Queue {
         Ok(job)
     }
 
-    /// A file of the queue's folder, looked over.
-    fn file(&self, param: &'static str, name: &str) -> Result<PathBuf, QueueError> {
-        let invalid = |message: String| QueueError::Invalid { param, message };
-        let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
-        let folder = self.0.parts.directory.join("files");
-        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-            return Err(invalid(format!("`{name}` is no name of a file in {}", folder.display())));
+    /// The files that jobs learn from.
+    #[must_use]
+    pub fn files(&self) -> &DataFiles {
+        &self.0.files
+    }
+
+    /// Takes a file away that no job needs any more.
+    ///
+    /// # Errors
+    /// When a job needs it, there is none of that name, or the disk refuses.
+    pub fn remove_file(&self, name: &str) -> Result<(), QueueError> {
+        // Held, so that no job begins that needs it.
+        let state = self.state();
+        let open = |job: &&Job| matches!(job.status, JobStatus::Queued | JobStatus::Running);
+        let needs = |job: &&Job| {
+            job.request.training_file == name || job.request.validation_file.as_deref() == Some(name)
+        };
+        if let Some(job) = state.jobs.values().filter(open).find(needs) {
+            return Err(QueueError::Needed { name: name.to_owned(), job: job.id.clone() });
         }
-        let path = folder.join(name);
-        if !path.is_file() {
-            return Err(invalid(format!("there is no file `{name}` in {}; put it there", folder.display())));
-        }
-        let report = lint(&[&path], &Against::default()).map_err(|e| invalid(e.to_string()))?;
-        match report.findings.iter().find(|finding| finding.severity == Severity::Error) {
-            None => Ok(path),
-            Some(first) => Err(invalid(format!(
-                "`{name}` has {} faults, the first in line {}: {}; `shishin dataset lint` lists all",
-                report.errors(),
-                first.line,
-                first.message
-            ))),
-        }
+        Ok(self.0.files.remove(name)?)
     }
 
     /// Ends a job.
