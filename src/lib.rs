@@ -10,8 +10,8 @@
 //! [`answer::Answerer::answer`], the spine. There a question is checked, a snapshot of the index pinned,
 //! and passages are found ([`retrieve`]); if none is relevant the answer abstains. [`prompt`] fits
 //! instructions, passages and turns into the model's context as typed segments, the [`engine`]'s one
-//! thread runs the [`model`] on the [`kernels`] with the adapter that the request named, and [`quote`] and [`cite`] find quotes and
-//! citations in the text as it streams out.
+//! thread runs the [`model`] on the [`kernels`] with the adapter that the request named; [`quote`] keeps its quotes to what the passages
+//! say, and tells them apart in the text as it streams out, where [`cite`] finds the citations.
 //!
 //! **An operator's file** goes through [`ingest`] (read, metadata, editions, chunks) and [`analysis`]
 //! (terms; the request path uses it too) into a new generation in the [`store`], which is swapped in whole.

@@ -1,30 +1,55 @@
 //! Where sentences end, in English and Japanese: chunks are split there, and a passage that does not fit
 //! into a prompt is cut there.
 
+/// What may close behind a sentence's mark, and then belongs to the sentence.
+const CLOSING: [char; 10] = ['」', '』', '）', ')', ']', '"', '”', '’', '*', '_'];
+/// The marks themselves.
+const MARKS: [char; 7] = ['。', '！', '？', '.', '!', '?', '．'];
+
 /// Byte offsets just after the end of each sentence.
 pub fn sentence_ends(text: &str) -> impl Iterator<Item = usize> + '_ {
-    let mut chars = text.char_indices().peekable();
+    let mut chars = text.char_indices();
     std::iter::from_fn(move || {
-        while let Some((at, c)) = chars.next() {
+        for (at, c) in chars.by_ref() {
             let end = at + c.len_utf8();
-            let next = chars.peek().map(|n| n.1);
+            let rest = &text[end..];
             let ends = match c {
-                // A closing bracket right after the mark belongs to the sentence.
-                '。' | '！' | '？' | '」' | '』' | '）' => {
-                    let closes = matches!(c, '」' | '』' | '）');
-                    let after_mark = text[..at].ends_with(['。', '！', '？']);
-                    (!closes || after_mark) && !next.is_some_and(|n| matches!(n, '」' | '』' | '）'))
+                '\n' => rest.starts_with('\n'),
+                c if MARKS.contains(&c) && closing(rest) == 0 => ends_at(&text[..end], rest),
+                // The last of what closes, right after the mark.
+                c if CLOSING.contains(&c) && closing(rest) == 0 => {
+                    let before = text[..end].trim_end_matches(CLOSING);
+                    // What is emphasised opens as it closes: only behind a mark, and only before white space, it has closed.
+                    let closed =
+                        !matches!(c, '*' | '_') || rest.is_empty() || rest.starts_with(char::is_whitespace);
+                    closed && before.ends_with(MARKS) && ends_at(before, rest)
                 }
-                '.' | '!' | '?' => next.is_some_and(char::is_whitespace) && !is_abbreviation(&text[..at]),
-                '\n' => next == Some('\n'),
                 _ => false,
             };
-            if ends && next.is_some() {
+            if ends && !rest.is_empty() {
                 return Some(end);
             }
         }
         None
     })
+}
+
+/// Bytes of `rest` that close a sentence: none where emphasis opens the next one.
+fn closing(rest: &str) -> usize {
+    let after = rest.trim_start_matches(CLOSING);
+    let closing = &rest[..rest.len() - after.len()];
+    let emphasis =
+        closing.ends_with(['*', '_']) && !after.is_empty() && !after.starts_with(char::is_whitespace);
+    if emphasis { closing.trim_end_matches(['*', '_']).len() } else { closing.len() }
+}
+
+/// Whether a sentence ends with the mark at the end of `before`, where `rest` follows.
+fn ends_at(before: &str, rest: &str) -> bool {
+    let Some(mark @ ('.' | '!' | '?')) = before.chars().next_back() else { return true };
+    let next = rest.trim_start().chars().next();
+    rest.starts_with(char::is_whitespace)
+        && (mark != '.'
+            || !(is_abbreviation(&before[..before.len() - 1]) || next.is_some_and(char::is_lowercase)))
 }
 
 /// Whether the text before a full stop ends in an abbreviation or a list number, so that no sentence ends there.
@@ -54,6 +79,14 @@ mod tests {
         assert_eq!(
             sentences("目標は130/80 mmHg未満。「必ず測る。」次に進む。"),
             ["目標は130/80 mmHg未満。", "「必ず測る。」", "次に進む。"]
+        );
+        assert_eq!(
+            sentences("Cover MRSA or *P. aeruginosa* only so. Take vitamin C. Then **stop.** Or (rest.) now"),
+            ["Cover MRSA or *P. aeruginosa* only so.", "Take vitamin C.", "Then **stop.**", "Or (rest.) now"]
+        );
+        assert_eq!(
+            sentences("**急にやめない。** 中止は医師と。（休む。）**次**は？"),
+            ["**急にやめない。**", "中止は医師と。", "（休む。）", "**次**は？"]
         );
         assert_eq!(sentences("one\n\ntwo"), ["one", "two"]);
         assert_eq!(sentences(""), [""]);

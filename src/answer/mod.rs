@@ -23,6 +23,7 @@ use crate::model::BaseModel;
 use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{Role, TemplateError, Turn};
 use crate::prompt::{Prompt, PromptBuilder, PromptError, PromptParts, Wording};
+use crate::quote::QuoteGuide;
 use crate::retrieve::{Gate, GuidelineIndex, NotInEffect, Passage, Retrieval, RetrieveError, SearchQuery};
 
 pub use events::{AnswerEvent, Done, Fingerprint, Provenance, Retrieved, Timings, Usage};
@@ -285,8 +286,13 @@ impl Answerer {
         let turns: Vec<Turn> = way.before.iter().chain(&question.messages).cloned().collect();
         let prompt = self.prompt(&turns, passages, (language, as_of), max_tokens)?;
         let provenance = Provenance { prompt_sha256: Some(prompt_fingerprint(&prompt.tokens)), ..provenance };
+        // A base that begins a line with the mark means something else by it.
+        let quotes =
+            prompt.passages.iter().filter(|_| adapter.is_some()).map(|passage| passage.text.as_str());
+        let quotes = QuoteGuide::new(quotes);
         let events = self.engine.submit(GenerateRequest {
             prompt: prompt.tokens,
+            quotes,
             adapter: adapter.map(|(_, adapter)| adapter),
             sampling,
             max_tokens,

@@ -9,6 +9,7 @@ use crate::engine::{Completion, Engine, EngineEvent, EngineSettings, GenerateReq
 use crate::model::BaseModel;
 use crate::model::fast::FastDecoder;
 use crate::model::template::{Role, Turn, encode_segments};
+use crate::quote::QuoteGuide;
 
 /// Smallest, middle and largest of several timings.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -65,8 +66,15 @@ fn chat_tokens(model: &BaseModel<FastDecoder>, salt: &str, question: &str) -> an
 /// Runs one request through an engine.
 fn complete(engine: &Engine, prompt: Vec<u32>, max_tokens: usize) -> anyhow::Result<(Completion, String)> {
     let sampling = Sampling::GREEDY;
-    let request =
-        GenerateRequest { prompt, adapter: None, cache_salt: None, sampling, max_tokens, stop: Vec::new() };
+    let request = GenerateRequest {
+        prompt,
+        adapter: None,
+        cache_salt: None,
+        sampling,
+        max_tokens,
+        stop: Vec::new(),
+        quotes: QuoteGuide::default(),
+    };
     let mut events = engine.handle().submit(request)?;
     let mut text = String::new();
     while let Some(event) = events.blocking_recv() {

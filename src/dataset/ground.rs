@@ -411,8 +411,22 @@ impl Grounder<'_> {
             let (passages, numbers) = self.mixed(&answering, &cited, &near, &ranks, random);
             let answer = renumbered(answer, &numbers).map_err(line)?;
             let asked = Asked { id: &id, ..asked };
-            let before: Vec<&str> =
-                oracle.iter().filter(|_| self.grounding.quotes).map(|o| o.quote.as_str()).collect();
+            let mut before: Vec<String> = Vec::new();
+            for (one, at) in oracle.iter().zip(&cited).filter(|_| self.grounding.quotes) {
+                let units = quote::units_around(&answering[*at].text, &one.quote);
+                if units.is_empty() {
+                    let reason = format!(
+                        "“{}” is no part of a sentence, list item or row that can be quoted",
+                        one.quote
+                    );
+                    return Err(line(reason));
+                }
+                for unit in units {
+                    if !before.contains(&unit) {
+                        before.push(unit);
+                    }
+                }
+            }
             rows.push(self.example(asked, passages, Some((&answer, &numbers, &before)), random)?);
         }
         if random.random_bool(self.grounding.without) && !others.is_empty() {
@@ -455,7 +469,7 @@ impl Grounder<'_> {
         &self,
         Asked { id, language, question, facts }: Asked<'_>,
         mut passages: Vec<Passage>,
-        answer: Option<(&str, &[usize], &[&str])>,
+        answer: Option<(&str, &[usize], &[String])>,
         random: &mut ChaCha8Rng,
     ) -> Result<Json, GroundError> {
         if answer.is_none() && !self.grounding.ranked {

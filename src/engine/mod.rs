@@ -24,6 +24,7 @@ use tokio::sync::mpsc as events;
 use crate::kernels::KvCache;
 use crate::model::BaseModel;
 use crate::model::fast::{FastDecoder, PackedAdapter};
+use crate::quote::QuoteGuide;
 
 pub use sampling::{MAX_NO_REPEAT, Sampling};
 
@@ -106,6 +107,8 @@ pub struct GenerateRequest {
     pub max_tokens: usize,
     /// Strings that end the answer and are not part of it.
     pub stop: Vec<String>,
+    /// What quotes before the answer may say.
+    pub quotes: QuoteGuide,
 }
 
 /// Why an answer ended.

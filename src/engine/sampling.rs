@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use crate::kernels::Cpu;
+use crate::quote::QuoteGuide;
 
 /// How the next token is drawn. The same settings, seed and logits draw the same tokens on every
 /// machine.
@@ -49,21 +50,10 @@ pub(super) struct Sampler {
     rng: ChaCha8Rng,
     /// Each token of the answer once.
     drawn: Vec<u32>,
-    /// All of them in order, from the newest quote on.
+    /// All of them in order, from the newest quote's end on.
     said: Vec<u32>,
-    /// What the line that is being said began with; nothing once a line was no quote.
-    line: Option<Line>,
-    /// Some line was a quote.
-    quoted: bool,
-}
-
-/// The beginning of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Line {
-    /// White space at the most.
-    Blank,
-    /// The mark of a quote.
-    Quote,
+    /// Keeps quotes before the answer to what the passages say.
+    guide: QuoteGuide,
 }
 
 /// Tokens this many times less likely than the best, in powers of e, are never drawn: together they
@@ -71,52 +61,60 @@ enum Line {
 const NEGLIGIBLE: f32 = 30.0;
 
 impl Sampler {
-    pub(super) fn new(settings: Sampling) -> Self {
+    pub(super) fn new(settings: Sampling, guide: QuoteGuide) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(settings.seed);
-        Self { settings, rng, drawn: Vec::new(), said: Vec::new(), line: Some(Line::Blank), quoted: false }
+        Self { settings, rng, drawn: Vec::new(), said: Vec::new(), guide }
     }
 
     /// The next token, or `None` when a logit is not a number or infinitely high: the weights are broken,
-    /// and so would be whatever was drawn.
-    pub(super) fn next(&mut self, logits: &mut [f32], cpu: &Cpu) -> Option<u32> {
-        let token = self.choose(logits, cpu)?;
+    /// and so would be whatever was drawn. `bytes` is what each token says.
+    pub(super) fn next<'t>(
+        &mut self,
+        logits: &mut [f32],
+        cpu: &Cpu,
+        bytes: impl Fn(u32) -> &'t [u8],
+    ) -> Option<u32> {
+        let token = self.choose(logits, cpu, bytes)?;
         if self.settings.no_repeat_ngram_size > 0 {
             self.said.push(token);
         }
         Some(token)
     }
 
-    /// Hears what the newest token says. What an answer quotes before it begins (lines `> …`, see [`crate::quote`]) it may say once more.
+    /// Hears what the newest token says. What an answer quotes before it begins (lines `> …`, see [`crate::quote`]) it may say once more, and
+    /// so may its other quotes.
     pub(super) fn hear(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.line = match (self.line, byte) {
-                (Some(Line::Quote), b'\n') => {
-                    self.quoted = true;
-                    Some(Line::Blank)
-                }
-                (Some(Line::Blank), b'>') => Some(Line::Quote),
-                (Some(Line::Blank), byte) if !byte.is_ascii_whitespace() => {
-                    if self.quoted {
-                        // The answer begins, with the newest token.
-                        let before = self.said.len().saturating_sub(1);
-                        self.said.drain(..before);
-                    }
-                    None
-                }
-                (line, _) => line,
-            };
+        let (watched, quoted) = (self.guide.watches(), self.guide.quotes());
+        self.guide.push(bytes);
+        if quoted || self.guide.quotes() {
+            self.said.clear();
+        }
+        if watched && !self.guide.watches() {
+            // The answer begins, with the newest token.
+            let before = self.said.len().saturating_sub(1);
+            self.said.drain(..before);
         }
     }
 
-    fn choose(&mut self, logits: &mut [f32], cpu: &Cpu) -> Option<u32> {
-        self.forbid_repeats(logits);
+    fn choose<'t>(&mut self, logits: &mut [f32], cpu: &Cpu, bytes: impl Fn(u32) -> &'t [u8]) -> Option<u32> {
+        // No quote comes twice, but two may begin alike.
+        if !self.guide.quotes() {
+            self.forbid_repeats(logits);
+        }
         let greedy = self.settings.temperature == 0.0 && self.settings.repetition_penalty == 1.0;
-        if let Some(token) = if greedy { cpu.argmax(logits) } else { None } {
-            return Some(token as u32);
+        if greedy && let Some(token) = cpu.argmax(logits).map(|token| token as u32) {
+            if !self.guide.watches() || self.guide.allows(bytes(token)) {
+                return Some(token);
+            }
+            self.keep_to_quotes(logits, bytes);
+            return most_likely(logits);
         }
         // Also where the quick way found something that is not finite.
         if logits.iter().any(|logit| logit.is_nan() || *logit == f32::INFINITY) {
             return None;
+        }
+        if self.guide.watches() {
+            self.keep_to_quotes(logits, bytes);
         }
         self.penalise(logits);
         let token = if self.settings.temperature == 0.0 { most_likely(logits) } else { self.draw(logits) }?;
@@ -124,6 +122,20 @@ impl Sampler {
             self.drawn.push(token);
         }
         Some(token)
+    }
+
+    /// Leaves no chance to what would make a quote false. A vocabulary that cannot say what the passages say is left alone.
+    fn keep_to_quotes<'t>(&self, logits: &mut [f32], bytes: impl Fn(u32) -> &'t [u8]) {
+        let allowed =
+            |(id, logit): (usize, &f32)| *logit > f32::NEG_INFINITY && self.guide.allows(bytes(id as u32));
+        if !logits.iter().enumerate().any(allowed) {
+            return;
+        }
+        for (id, logit) in logits.iter_mut().enumerate() {
+            if !self.guide.allows(bytes(id as u32)) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
     }
 
     /// Leaves no chance to whatever would say so many tokens a second time.
@@ -205,6 +217,13 @@ mod tests {
 
     static CPU: LazyLock<Cpu> = LazyLock::new(|| Cpu::new(Variant::best(), 1).unwrap());
 
+    /// What the tokens of the tests say.
+    const SAYS: [&str; 5] = ["> wait an", " hour\n", "wait an", " hour", "."];
+
+    fn next(sampler: &mut Sampler, logits: &mut [f32]) -> Option<u32> {
+        sampler.next(logits, &CPU, |id| SAYS.get(id as usize).map_or(b"?", |text| text.as_bytes()))
+    }
+
     fn sampling(temperature: f32) -> Sampling {
         Sampling {
             temperature,
@@ -218,18 +237,18 @@ mod tests {
 
     #[test]
     fn zero_temperature_takes_the_best_and_the_lower_id_on_a_tie() {
-        let mut sampler = Sampler::new(sampling(0.0));
-        assert_eq!(sampler.next(&mut [0.5, 2.0, 2.0, f32::NEG_INFINITY], &CPU), Some(1));
-        assert_eq!(sampler.next(&mut [f32::NEG_INFINITY; 2], &CPU), None);
-        assert_eq!(sampler.next(&mut [1.0, f32::NAN], &CPU), None);
-        assert_eq!(sampler.next(&mut [1.0, f32::INFINITY], &CPU), None);
+        let mut sampler = Sampler::new(sampling(0.0), QuoteGuide::default());
+        assert_eq!(next(&mut sampler, &mut [0.5, 2.0, 2.0, f32::NEG_INFINITY]), Some(1));
+        assert_eq!(next(&mut sampler, &mut [f32::NEG_INFINITY; 2]), None);
+        assert_eq!(next(&mut sampler, &mut [1.0, f32::NAN]), None);
+        assert_eq!(next(&mut sampler, &mut [1.0, f32::INFINITY]), None);
     }
 
     #[test]
     fn draws_follow_the_probabilities() {
-        let mut sampler = Sampler::new(sampling(1.0));
+        let mut sampler = Sampler::new(sampling(1.0), QuoteGuide::default());
         let logits = [0.0, 3f32.ln(), f32::NEG_INFINITY];
-        let ones = (0..4000).filter(|_| sampler.next(&mut logits.clone(), &CPU) == Some(1)).count();
+        let ones = (0..4000).filter(|_| next(&mut sampler, &mut logits.clone()) == Some(1)).count();
         // Three quarters, within five standard deviations.
         assert!((2863..=3137).contains(&ones), "{ones}");
     }
@@ -238,9 +257,9 @@ mod tests {
     fn top_k_and_top_p_cut_the_tail() {
         let logits = [4.0, 3.0, 2.0, 1.0];
         let only = |top_k, top_p| {
-            let mut sampler = Sampler::new(Sampling { top_k, top_p, ..sampling(5.0) });
+            let mut sampler = Sampler::new(Sampling { top_k, top_p, ..sampling(5.0) }, QuoteGuide::default());
             let mut seen: Vec<u32> =
-                (0..500).filter_map(|_| sampler.next(&mut logits.clone(), &CPU)).collect();
+                (0..500).filter_map(|_| next(&mut sampler, &mut logits.clone())).collect();
             seen.sort_unstable();
             seen.dedup();
             seen
@@ -253,8 +272,8 @@ mod tests {
     #[test]
     fn the_same_seed_draws_the_same_tokens() {
         let run = |seed| {
-            let mut sampler = Sampler::new(Sampling { seed, ..sampling(1.0) });
-            (0..50).map(|_| sampler.next(&mut [1.0; 100].clone(), &CPU)).collect::<Vec<_>>()
+            let mut sampler = Sampler::new(Sampling { seed, ..sampling(1.0) }, QuoteGuide::default());
+            (0..50).map(|_| next(&mut sampler, &mut [1.0; 100].clone())).collect::<Vec<_>>()
         };
         assert_eq!(run(1), run(1));
         assert_ne!(run(1), run(2));
@@ -262,17 +281,21 @@ mod tests {
 
     #[test]
     fn the_penalty_counts_only_what_was_drawn() {
-        let mut sampler = Sampler::new(Sampling { repetition_penalty: 2.0, ..sampling(0.0) });
-        assert_eq!(sampler.next(&mut [3.0, 2.0], &CPU), Some(0));
-        assert_eq!(sampler.next(&mut [3.0, 2.0], &CPU), Some(1));
-        assert_eq!(sampler.next(&mut [3.0, 2.0], &CPU), Some(0));
+        let mut sampler =
+            Sampler::new(Sampling { repetition_penalty: 2.0, ..sampling(0.0) }, QuoteGuide::default());
+        assert_eq!(next(&mut sampler, &mut [3.0, 2.0]), Some(0));
+        assert_eq!(next(&mut sampler, &mut [3.0, 2.0]), Some(1));
+        assert_eq!(next(&mut sampler, &mut [3.0, 2.0]), Some(0));
     }
 
     #[test]
     fn no_run_of_so_many_tokens_is_said_twice() {
         let run = |size, temperature, tokens: usize| -> Vec<u32> {
-            let mut sampler = Sampler::new(Sampling { no_repeat_ngram_size: size, ..sampling(temperature) });
-            (0..tokens).map(|_| sampler.next(&mut [5.0, 4.0, 3.0, 2.0, 1.0], &CPU).unwrap()).collect()
+            let mut sampler = Sampler::new(
+                Sampling { no_repeat_ngram_size: size, ..sampling(temperature) },
+                QuoteGuide::default(),
+            );
+            (0..tokens).map(|_| next(&mut sampler, &mut [5.0, 4.0, 3.0, 2.0, 1.0]).unwrap()).collect()
         };
         assert_eq!(run(0, 0.0, 5), [0; 5]);
         assert_eq!(run(1, 0.0, 5), [0, 1, 2, 3, 4]);
@@ -285,18 +308,37 @@ mod tests {
             let once: std::collections::BTreeSet<&[u32]> = all.iter().copied().collect();
             assert_eq!(all.len(), once.len(), "{said:?}");
         }
-        // What was quoted may be said once more, but no quote twice.
-        let mut sampler = Sampler::new(Sampling { no_repeat_ngram_size: 2, ..sampling(0.0) });
-        let mut say = |text: &str| {
-            let token = sampler.next(&mut [5.0, 4.0, 3.0], &CPU).unwrap();
-            sampler.hear(text.as_bytes());
-            token
+        let mut sampler =
+            Sampler::new(Sampling { no_repeat_ngram_size: 1, ..sampling(0.0) }, QuoteGuide::default());
+        assert_eq!(next(&mut sampler, &mut [1.0, 0.0]), Some(0));
+        assert_eq!(next(&mut sampler, &mut [f32::NAN, 0.0]), None, "broken weights are not hidden");
+    }
+
+    #[test]
+    fn a_quote_is_kept_to_the_passages() {
+        let guided =
+            |settings| Sampler::new(settings, QuoteGuide::new(["Do wait.", "Wait.", "wait an hour"]));
+        let run = |settings, tokens: usize| -> Vec<u32> {
+            let mut sampler = guided(settings);
+            let mut say = |_| {
+                // The later ones are far less likely, where they are not the only ones that are true.
+                let token = next(&mut sampler, &mut [9.0, 1.0, 7.0, -9.0, 8.0]).unwrap();
+                sampler.hear(SAYS[token as usize].as_bytes());
+                token
+            };
+            (0..tokens).map(&mut say).collect()
         };
-        assert_eq!([say("> a"), say("b\n"), say("> a"), say("b\n")], [0, 0, 1, 0]);
-        // 00, 01 and 10 stand there; the answer begins with this one, and they may be said again.
-        assert_eq!([say("c"), say("d"), say("e"), say("f")], [2, 0, 0, 1]);
-        let mut sampler = Sampler::new(Sampling { no_repeat_ngram_size: 1, ..sampling(0.0) });
-        assert_eq!(sampler.next(&mut [1.0, 0.0], &CPU), Some(0));
-        assert_eq!(sampler.next(&mut [f32::NAN, 0.0], &CPU), None, "broken weights are not hidden");
+        assert_eq!(run(sampling(0.0), 2), [0, 1]);
+        for seed in 0..20 {
+            let said = run(Sampling { seed, repetition_penalty: 1.1, ..sampling(0.1) }, 2);
+            assert!(said[0] != 0 || said[1] == 1, "{said:?}");
+        }
+        // What was quoted may be said once more; and once an answer has begun, all may.
+        let once = Sampling { no_repeat_ngram_size: 1, ..sampling(0.0) };
+        assert_eq!(run(once, 4), [0, 1, 4, 0]);
+        let mut sampler = guided(sampling(0.0));
+        sampler.hear(b"> wait");
+        assert_eq!(next(&mut sampler, &mut [1.0, f32::NAN, 0.0]), None, "broken weights are not hidden");
+        assert_eq!(next(&mut sampler, &mut [0.0, 1.0, 2.0]), Some(2), "a vocabulary without a true token");
     }
 }

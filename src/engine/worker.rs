@@ -382,12 +382,13 @@ impl Worker {
 impl Sequence {
     fn new(mut job: Job, known: Known, lease: Lease) -> Self {
         let stops = std::mem::take(&mut job.request.stop);
+        let quotes = std::mem::take(&mut job.request.quotes);
         Self {
             known,
             tokens: job.request.prompt.clone(),
             computed: lease.cached(),
             lease,
-            sampler: Sampler::new(job.request.sampling.clone()),
+            sampler: Sampler::new(job.request.sampling.clone(), quotes),
             text: AnswerText::new(stops),
             drafter: Drafter::new(),
             drafted: 0,
@@ -418,7 +419,8 @@ impl Sequence {
     ) -> Fate {
         // Rows past the tokenizer's vocabulary are padding of the embedding matrix.
         let known = model.tokenizer.vocabulary_size().min(logits.len());
-        let Some(token) = self.sampler.next(&mut logits[..known], model.decoder.cpu()) else {
+        let bytes = |id| model.tokenizer.text_bytes(id);
+        let Some(token) = self.sampler.next(&mut logits[..known], model.decoder.cpu(), bytes) else {
             return Fate::Fails("the logits are not finite: the weights or the adapter are broken".into());
         };
         self.generated += 1;

@@ -23,7 +23,7 @@ use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{Role, TemplateError, Turn, encode_segments};
 use crate::model::tokenizer::TokenizerError;
 use crate::prompt::{Wording, WordingError};
-use crate::quote;
+use crate::quote::{self, QuoteGuide};
 
 /// Decides the resamples of every difference.
 pub(super) const SEED: u64 = 1;
@@ -194,6 +194,17 @@ pub struct Answer {
     pub completion: Completion,
 }
 
+/// How answers are generated: greedily, and loops are ended as the server ends them.
+#[derive(Debug, Clone, Copy)]
+pub struct Generation {
+    /// Tokens of an answer at the most.
+    pub max_tokens: usize,
+    /// See [`Sampling::no_repeat_ngram_size`].
+    pub no_repeat_ngram_size: usize,
+    /// Answers that are generated together.
+    pub at_once: usize,
+}
+
 /// Has every system answer every example, greedily; answers are in the order of the examples, and for each in that of the systems.
 ///
 /// # Errors
@@ -203,7 +214,7 @@ pub fn answer(
     engine: &EngineHandle,
     (held, systems): (&[Held], &[System]),
     criteria: &Criteria,
-    (max_tokens, at_once): (usize, usize),
+    generation: &Generation,
     progress: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Vec<Answer>, AnswersError> {
     let mut running: VecDeque<(&Held, &System, Receiver<EngineEvent>)> = VecDeque::new();
@@ -211,17 +222,21 @@ pub fn answer(
     let template = model.template.as_ref();
     let mut pairs = held.iter().flat_map(|one| systems.iter().map(move |system| (one, system)));
     loop {
-        while running.len() < at_once.max(1) {
+        while running.len() < generation.at_once.max(1) {
             let Some((one, system)) = pairs.next() else { break };
             let bad = |source| AnswersError::Template { id: one.id.clone(), source };
             let template = template.ok_or(TemplateError::Missing).map_err(bad)?;
             let segments = template.segments(&one.turns).map_err(bad)?;
             let request = GenerateRequest {
+                quotes: QuoteGuide::new(passages(one, system.adapter.is_some())),
                 prompt: encode_segments(&model.tokenizer, &segments)?,
                 adapter: system.adapter.clone(),
                 cache_salt: None,
-                sampling: GREEDY,
-                max_tokens,
+                sampling: Sampling {
+                    no_repeat_ngram_size: generation.no_repeat_ngram_size,
+                    ..Sampling::GREEDY
+                },
+                max_tokens: generation.max_tokens,
                 stop: Vec::new(),
             };
             let submitted = engine.submit(request);
@@ -233,11 +248,8 @@ pub fn answer(
             wait(events).map_err(|source| AnswersError::Engine { id: one.id.clone(), source })?;
         let given = one.turns.iter().map(|turn| turn.content.as_str()).collect::<Vec<_>>().join("\n");
         // As the server tells quotes and answer apart.
-        let passages = |own: bool| {
-            one.turns.first().filter(|_| own && one.passages > 0).map(|turn| turn.content.as_str())
-        };
-        let (_, reference) = quote::split(&one.reference, passages(true));
-        let (_, text) = quote::split(&text, passages(system.adapter.is_some()));
+        let (_, reference) = quote::split(&one.reference, passages(one, true));
+        let (_, text) = quote::split(&text, passages(one, system.adapter.is_some()));
         let said = Said {
             language: one.language,
             given: &given,
@@ -261,8 +273,16 @@ pub fn answer(
     }
 }
 
-// Loops are ended as the server ends them unless it is told otherwise.
-const GREEDY: Sampling = Sampling { no_repeat_ngram_size: 12, ..Sampling::GREEDY };
+/// The passages that an example's answer may quote, if quotes are looked for: what stands in its instructions between the marks that the
+/// server's prompts put around them.
+fn passages(one: &Held, quotes: bool) -> Vec<&str> {
+    let Some(turn) = one.turns.first().filter(|_| quotes && one.passages > 0) else { return Vec::new() };
+    let parts = turn.content.split("<passage ").skip(1);
+    parts
+        .filter_map(|part| part.split_once(">\n")?.1.split_once("\n</passage>"))
+        .map(|(text, _)| text)
+        .collect()
+}
 
 fn wait(mut events: Receiver<EngineEvent>) -> Result<(String, Completion), EngineFailure> {
     let mut text = String::new();

@@ -2,14 +2,23 @@
 //!
 //! An adapter may have learnt to begin an answer over passages with lines `> …` that repeat what it answers from. A line that stands
 //! in a passage is taken out of the answer and told apart, with the passage's number: whoever reads the answer can hold it against what the
-//! guideline says. A line that stands in none stays where it is, since taking it out would hide what the model said.
+//! guideline says.
+//!
+//! A quote is a whole unit of a passage: a sentence, list item or row of a table, so that no "not" is left out. [`QuoteGuide`] lets
+//! nothing else come of a line once `> ` is written, and [`QuoteReader`] takes nothing else for a quote: any other line stays where it is,
+//! since taking it out would hide what the model said.
+
+mod guide;
+mod units;
 
 use serde::{Deserialize, Serialize};
 
-/// What a quote begins with.
+pub use guide::QuoteGuide;
+use units::all_units;
+pub use units::units_around;
+
+/// What a quote begins with, and then a blank.
 const MARK: char = '>';
-/// Characters of a quote at the least: `> 20 minutes` means that it is more.
-const SHORTEST: usize = 9;
 
 /// Words of a passage that an answer stands on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +52,8 @@ enum Place {
 /// Tells quotes and answer apart in text that arrives in pieces.
 #[derive(Debug)]
 pub struct QuoteReader {
-    /// The passages' texts, white space made one.
-    passages: Vec<String>,
+    /// What may be quoted, and the passage that says so.
+    units: Vec<(usize, String)>,
     place: Place,
     /// Text that may become a quote.
     held: String,
@@ -55,9 +64,9 @@ pub struct QuoteReader {
 impl QuoteReader {
     /// For an answer whose prompt held these passages; without any, nothing is a quote.
     pub fn new<'p>(passages: impl IntoIterator<Item = &'p str>) -> Self {
-        let passages: Vec<String> = passages.into_iter().map(flat).collect();
-        let place = if passages.is_empty() { Place::Answer } else { Place::LineStart };
-        Self { passages, place, held: String::new(), newest: None }
+        let units = all_units(passages);
+        let place = if units.is_empty() { Place::Answer } else { Place::LineStart };
+        Self { units, place, held: String::new(), newest: None }
     }
 
     /// Takes the next piece.
@@ -73,7 +82,7 @@ impl QuoteReader {
                     self.held.push(c);
                     if c == MARK {
                         self.place = Place::Line;
-                    } else if !c.is_whitespace() {
+                    } else if !c.is_ascii_whitespace() {
                         // The answer; blank lines behind a quote are none of it.
                         let held = std::mem::take(&mut self.held);
                         piece.text.push_str(if self.newest.is_some() { held.trim_start() } else { &held });
@@ -96,15 +105,14 @@ impl QuoteReader {
 
     /// A whole line that began with the mark.
     fn line(&mut self, piece: &mut Piece) {
-        let line = self.held.trim_start();
-        let text = flat(line.strip_prefix(MARK).unwrap_or(line));
-        let long = text.chars().count() >= SHORTEST;
-        let n = self.passages.iter().position(|passage| long && passage.contains(&text));
-        match n {
-            Some(at) => {
+        let line = self.held.trim_ascii_start();
+        let text = line.strip_prefix(MARK).and_then(|rest| rest.strip_prefix(' ')).map(flat);
+        let unit = text.and_then(|text| self.units.iter().find(|(_, unit)| *unit == text));
+        match unit {
+            Some((n, text)) => {
                 self.held.clear();
                 self.newest = Some(text.clone());
-                piece.quotes.push(Quote { n: at + 1, text });
+                piece.quotes.push(Quote { n: *n, text: text.clone() });
                 self.place = Place::LineStart;
             }
             None => {
@@ -135,8 +143,8 @@ pub fn split<'p>(answer: &str, passages: impl IntoIterator<Item = &'p str>) -> (
 
 /// An answer with quotes before it, as [`QuoteReader`] reads it.
 #[must_use]
-pub fn with(quotes: &[&str], answer: &str) -> String {
-    let lines: String = quotes.iter().map(|quote| format!("{MARK} {}\n", flat(quote))).collect();
+pub fn with(quotes: &[impl AsRef<str>], answer: &str) -> String {
+    let lines: String = quotes.iter().map(|quote| format!("{MARK} {}\n", flat(quote.as_ref()))).collect();
     lines + answer
 }
 
@@ -150,8 +158,22 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PASSAGES: [&str; 2] =
-        ["Give 5 mg.\nThen rest for 20 minutes.", "| 2 mm | wait |\n| 9 mm | scope |\n> 7 mm: refer."];
+    pub(super) const PASSAGES: [&str; 2] =
+        ["Give 5 mg.\nThen rest for 20 minutes.", "| 2 mm | wait |\n| 9 mm | scope |\n\n> 7 mm: refer."];
+    pub(super) const PASSAGE: &str = "## Dose\nDo not give more than 5 mg. Repeat after\n20 minutes, e.g. in shock.\n\n\
+        - Stay in bed until then\n  and call.\n- No.\n1. Weigh the child.\n2. 体重を量る。次に１２ mLを注ぐ。\n\n\
+        | mm | what to do |\n| --- | --- |\n| 9. | Scope. Then wait |\n";
+    /// All that may be quoted of it.
+    pub(super) const UNITS: [&str; 8] = [
+        "Do not give more than 5 mg.",
+        "Repeat after 20 minutes, e.g. in shock.",
+        "Stay in bed until then and call.",
+        "1. Weigh the child.",
+        "2. 体重を量る。",
+        "次に１２ mLを注ぐ。",
+        "| mm | what to do |",
+        "| 9. | Scope. Then wait |",
+    ];
 
     fn all(answer: &str) -> (Vec<(usize, String)>, String) {
         let (quotes, text) = split(answer, PASSAGES);
@@ -160,20 +182,27 @@ mod tests {
 
     #[test]
     fn quotes_are_taken_out_with_their_passages() {
-        let answer = with(&["Give 5 mg. Then rest", "| 9 mm | scope |"], "Rest [1], then a scope [2].");
-        assert_eq!(answer, "> Give 5 mg. Then rest\n> | 9 mm | scope |\nRest [1], then a scope [2].");
-        let expected = vec![(1, "Give 5 mg. Then rest".to_owned()), (2, "| 9 mm | scope |".to_owned())];
+        let answer = with(&["Then rest for\n20 minutes.", "| 9 mm | scope |"], "Rest [1], then a scope [2].");
+        assert_eq!(answer, "> Then rest for 20 minutes.\n> | 9 mm | scope |\nRest [1], then a scope [2].");
+        let expected = vec![(1, "Then rest for 20 minutes.".to_owned()), (2, "| 9 mm | scope |".to_owned())];
         assert_eq!(all(&answer), (expected.clone(), "Rest [1], then a scope [2].".to_owned()));
         assert_eq!(all(&with(&["> 7 mm: refer."], "Refer [2].")).0, [(2, "> 7 mm: refer.".to_owned())]);
         assert_eq!(all(&answer.replace('\n', "\n\n")).0, expected, "blank lines do not matter");
+        let everything = with(&UNITS, "Yes [1].");
+        assert_eq!(split(&everything, [PASSAGE]).0.len(), UNITS.len());
     }
 
     #[test]
-    fn what_no_passage_says_stays_in_the_answer() {
+    fn what_is_no_whole_quote_stays_in_the_answer() {
         for answer in [
             "> Give 50 mg.\nRest.",
             "> 7.0 is high [1].",
-            "> 9 mm |\nRest.",
+            // Parts may say the opposite of the whole.
+            "> rest for 20 minutes.\nRest.",
+            "> Then rest for\nRest.",
+            "> Give 5 mg. Then rest for 20 minutes.\nRest.",
+            ">Give 5 mg.\nRest.",
+            "\u{3000}> Give 5 mg.\nRest.",
             "Rest.\n> Give 5 mg.\n",
             ">\nRest.",
             "\n Rest.",
@@ -181,12 +210,9 @@ mod tests {
         ] {
             assert_eq!(all(answer), (Vec::new(), answer.to_owned()), "{answer}");
         }
-        let (quotes, text) = all("> Give 5 mg. Then\n> Give 50 mg.\nRest.");
+        let (quotes, text) = all("> Give 5 mg.\n> Give 50 mg.\nRest.");
         assert_eq!((quotes.len(), text.as_str()), (1, "> Give 50 mg.\nRest."));
-        assert_eq!(
-            split("> Give 5 mg. Then\nRest.", []),
-            (Vec::new(), "> Give 5 mg. Then\nRest.".to_owned())
-        );
+        assert_eq!(split("> Give 5 mg.\nRest.", []), (Vec::new(), "> Give 5 mg.\nRest.".to_owned()));
     }
 
     #[test]
@@ -202,7 +228,7 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_do_not_matter_and_nothing_is_lost(
-            answer in "(> (Give 5 mg\\. Then|Then rest for|wait|\\| 2 mm)?[ \n]{0,2}){0,3}[a-z>水\n ]{0,8}", cuts in prop::collection::vec(0usize..60, 0..8),
+            answer in "(> (Give 5 mg\\.|Then rest for|wait|\\| 2 mm)?[ \n]{0,2}){0,3}[a-z>水\n ]{0,8}", cuts in prop::collection::vec(0usize..60, 0..8),
         ) {
             let whole = split(&answer, PASSAGES);
             let mut cuts: Vec<usize> = cuts.into_iter().filter(|c| *c <= answer.len() && answer.is_char_boundary(*c)).collect();

@@ -15,6 +15,7 @@ use shishin::model::fast::{FastDecoder, PackedAdapter};
 use shishin::model::lora::Adapter;
 use shishin::model::tensors::Projection;
 use shishin::model::weights::WeightForm;
+use shishin::quote::QuoteGuide;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
@@ -75,6 +76,7 @@ pub(crate) fn greedy(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
         sampling: GREEDY,
         max_tokens,
         stop: Vec::new(),
+        quotes: QuoteGuide::default(),
     }
 }
 

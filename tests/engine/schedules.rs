@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use shishin::engine::{EngineSettings, FinishReason, GenerateRequest, Sampling};
 use shishin::model::config::Architecture;
 use shishin::model::fast::PackedAdapter;
+use shishin::quote::QuoteGuide;
 
 use crate::asking::{self, Asked, Fast, GREEDY, ask, cache_bytes, start};
 use crate::common::tiny;
@@ -119,6 +120,7 @@ impl Question {
             sampling: self.sampling.clone(),
             max_tokens: self.max_tokens,
             stop: self.stop.clone(),
+            quotes: QuoteGuide::default(),
         }
     }
 }

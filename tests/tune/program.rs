@@ -479,7 +479,7 @@ fn questions_are_written_out_over_passages() {
         all.iter().flat_map(|text| text.lines()).map(|line| serde_json::from_str(line).unwrap()).collect();
     quoting.sort_by_key(|row| row["id"].as_str().unwrap().to_owned());
     assert_eq!(quoting[1..], rows[1..]);
-    let quote = "> and 0.3 mg in children\n";
+    let quote = "> The dose is **0.01 mg/kg** of the 1 mg/mL (1:1000) solution, to a maximum of **0.5 mg in adults and teenagers** and 0.3 mg in children.\n";
     assert_eq!(said(&quoting[0]), format!("{quote}{}", said(&rows[0])));
     assert!(quoting[0]["meta"]["rejected"].as_str().unwrap().starts_with(quote));
     assert_eq!(quoting[0]["messages"][0], rows[0]["messages"][0]);

@@ -14,7 +14,7 @@ use super::super::signals::cancel_on_signal;
 use super::super::{printable, setup};
 use crate::config::Settings;
 use crate::engine::Engine;
-use crate::evaluate::answers::{self, Answer, Figure, Held, System};
+use crate::evaluate::answers::{self, Answer, Figure, Generation, Held, System};
 use crate::evaluate::criteria::Criteria;
 use crate::evaluate::likelihood::{self, Likelihood};
 use crate::evaluate::metrics::Mean;
@@ -102,10 +102,13 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
         bar.set_position(done as u64);
         !cancel.is_cancelled()
     };
-    let at_once = settings.engine.concurrent.min(2 * systems.len());
-    let limits = (args.max_tokens, at_once);
-    let answers =
-        answers::answer(&model, &engine.handle(), (&held, &systems), &criteria, limits, &mut progress)?;
+    let generation = Generation {
+        max_tokens: args.max_tokens,
+        no_repeat_ngram_size: settings.answer.sampling.no_repeat_ngram_size,
+        at_once: settings.engine.concurrent.min(2 * systems.len()),
+    };
+    let asked = (&held[..], &systems[..]);
+    let answers = answers::answer(&model, &engine.handle(), asked, &criteria, &generation, &mut progress)?;
     let likelihood = if args.likelihood {
         bar.set_message("weighing the references");
         let weighed = likelihood::weigh(&model, &held, &systems, &|| cancel.is_cancelled())?;

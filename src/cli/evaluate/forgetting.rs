@@ -14,7 +14,7 @@ use super::super::{printable, setup};
 use crate::config::Settings;
 use crate::dataset::general;
 use crate::engine::Engine;
-use crate::evaluate::answers::{self, Answer, System};
+use crate::evaluate::answers::{self, Answer, Generation, System};
 use crate::evaluate::forgetting::{self, Figures};
 use crate::evaluate::probes::{self, Kind, Probe, ProbeFigure};
 use crate::model::fetch::Cancel;
@@ -88,9 +88,14 @@ pub(super) fn run(
         Vec::new()
     } else {
         let engine = Engine::start(&model, &settings.engine)?;
-        let limits = (PROBE_TOKENS, settings.engine.concurrent);
+        let generation = Generation {
+            max_tokens: PROBE_TOKENS,
+            no_repeat_ngram_size: settings.answer.sampling.no_repeat_ngram_size,
+            at_once: settings.engine.concurrent,
+        };
         let mut going = |_| !cancel.is_cancelled();
-        answers::answer(&model, &engine.handle(), (&held, &systems), &probes::criteria(), limits, &mut going)?
+        let asked = (&held[..], &systems[..]);
+        answers::answer(&model, &engine.handle(), asked, &probes::criteria(), &generation, &mut going)?
     };
     let probed = probes::figures(&probes, &systems, &answers);
     if args.json {

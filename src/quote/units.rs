@@ -1,0 +1,126 @@
+//! What of a passage may be quoted.
+
+use std::ops::Range;
+
+use super::flat;
+use crate::analysis::sentences::sentence_ends;
+
+/// Characters of a quote at the least: less says nothing.
+const SHORTEST: usize = 9;
+/// And at the most: more is no quote, and an answer must have room beside it.
+const LONGEST: usize = 400;
+
+/// The sentences, list items and rows of tables of a passage, each without the white space around it. Headings and what is too short or too
+/// long are left out.
+pub(super) fn units(passage: &str) -> Vec<Range<usize>> {
+    let mut units = Vec::new();
+    for block in blocks(passage) {
+        let text = &passage[block.clone()];
+        let row = text.starts_with('|');
+        let ends = sentence_ends(text).filter(|_| !row).chain([text.len()]);
+        let mut start = 0;
+        for end in ends {
+            let part = &text[start..end];
+            let from = block.start + start + part.len() - part.trim_start().len();
+            let unit = from..from + part.trim().len();
+            start = end;
+            let says = passage[unit.clone()].chars().any(char::is_alphanumeric);
+            if says && (SHORTEST..=LONGEST).contains(&passage[unit.clone()].chars().count()) {
+                units.push(unit);
+            }
+        }
+    }
+    units
+}
+
+/// The units of all passages, white space made one, each once and with its passage's number.
+pub(super) fn all_units<'p>(passages: impl IntoIterator<Item = &'p str>) -> Vec<(usize, String)> {
+    let mut all: Vec<(usize, String)> = Vec::new();
+    for (passage, n) in passages.into_iter().zip(1..) {
+        for unit in units(passage) {
+            let text = flat(&passage[unit]);
+            if all.iter().all(|(_, other)| *other != text) {
+                all.push((n, text));
+            }
+        }
+    }
+    all
+}
+
+/// The units of a passage, white space made one, that a part of it lies in.
+pub fn units_around(passage: &str, part: &str) -> Vec<String> {
+    let Some(from) = passage.find(part) else { return Vec::new() };
+    let within = |unit: &Range<usize>| unit.start < from + part.len() && from < unit.end;
+    units(passage).into_iter().filter(within).map(|unit| flat(&passage[unit])).collect()
+}
+
+/// The paragraphs, list items and rows of a text, without marks of lists.
+fn blocks(text: &str) -> Vec<Range<usize>> {
+    let mut blocks: Vec<Range<usize>> = Vec::new();
+    let mut goes_on = false;
+    let mut end = 0;
+    for line in text.split_inclusive('\n') {
+        let start = end + line.len() - line.trim_start().len();
+        end += line.len();
+        let line = line.trim();
+        let item = ["- ", "* ", "・"].iter().find(|mark| line.starts_with(**mark));
+        if line.is_empty() || is_heading(line) {
+            goes_on = false;
+        } else if let Some(mark) = item {
+            blocks.push(start + mark.len()..start + line.len());
+            goes_on = true;
+        } else if line.starts_with('|') {
+            blocks.push(start..start + line.len());
+            goes_on = false;
+        } else if let Some(block) = blocks.last_mut().filter(|_| goes_on && !is_numbered(line)) {
+            block.end = start + line.len();
+        } else {
+            blocks.push(start..start + line.len());
+            goes_on = true;
+        }
+    }
+    blocks
+}
+
+fn is_heading(line: &str) -> bool {
+    let rest = line.trim_start_matches('#');
+    (1..=6).contains(&(line.len() - rest.len())) && rest.starts_with(' ')
+}
+
+/// Whether a line is an item of a numbered list.
+fn is_numbered(line: &str) -> bool {
+    let rest = line.trim_start_matches(|c: char| c.is_ascii_digit());
+    rest.len() < line.len() && (rest.starts_with(". ") || rest.starts_with(") "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{PASSAGE, UNITS};
+    use super::*;
+
+    fn said(passage: &str) -> Vec<String> {
+        units(passage).into_iter().map(|unit| flat(&passage[unit])).collect()
+    }
+
+    #[test]
+    fn what_may_be_quoted_is_whole() {
+        assert_eq!(said(PASSAGE), UNITS);
+        assert!(said("").is_empty() && said("# Only\n\n---\n").is_empty());
+        // A line that looks like a mark is still part of its sentence.
+        let compared = "Give it unless the eGFR is\n<30 mL/min or\n#3 holds.";
+        assert_eq!(said(compared), [compared.replace('\n', " ")]);
+        assert_eq!(said(&"a".repeat(LONGEST)).len(), 1);
+        assert!(said(&"a".repeat(LONGEST + 1)).is_empty());
+        assert_eq!(
+            all_units([PASSAGE, PASSAGE, "Another one."]).last(),
+            Some(&(3, "Another one.".to_owned()))
+        );
+    }
+
+    #[test]
+    fn a_part_lies_in_whole_units() {
+        assert_eq!(units_around(PASSAGE, "5 mg. Repeat"), UNITS[..2]);
+        assert_eq!(units_around(PASSAGE, "what to do"), [UNITS[6]]);
+        assert!(units_around(PASSAGE, "50 mg").is_empty());
+    }
+}
