@@ -55,7 +55,7 @@ impl Place {
 struct RawQuestion {
     #[serde(default)]
     id: String,
-    question: String,
+    question: Option<String>,
     as_of: Option<Date>,
     guideline: Option<String>,
     #[serde(default)]
@@ -82,6 +82,7 @@ impl TryFrom<RawQuestion> for AskedQuestion {
         if let (Some(unknown), false) = (more.keys().next(), more.contains_key("language")) {
             return Err(format!("unknown field `{unknown}`"));
         }
+        let question = question.ok_or("missing field `question`")?;
         let quotes = oracle.into_iter().map(|o| Place::Quote(o.guideline, o.edition, o.quote));
         let answers = guideline.map(|guideline| Place::Section(guideline, section)).into_iter().chain(quotes);
         Ok(Self { id, question, as_of, answers: answers.collect() })

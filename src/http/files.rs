@@ -8,7 +8,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::extract::{FromRequest as _, Path, RawQuery, Request, State};
-use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use serde_json::{Value, json};
@@ -175,18 +175,19 @@ pub(super) async fn content(
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
     let queue = queue(&state)?;
-    let mut file = blocking(move || {
+    let (length, file) = blocking(move || {
         let path = queue.files().path(&name)?;
-        std::fs::File::open(&path)
-            .map_err(|e| QueueError::Disk(format!("cannot read {}: {e}", path.display())))
+        let opened = std::fs::File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        opened.map_err(|e| QueueError::Disk(format!("cannot read {}: {e}", path.display())))
     })
     .await?;
     // Read as it is sent: a file may be large.
     let (pieces, body) = tokio::sync::mpsc::channel::<std::io::Result<Vec<u8>>>(2);
     tokio::task::spawn_blocking(move || {
+        let mut file = file.take(length);
         loop {
             let mut piece = Vec::with_capacity(PIECE);
-            let read = (&mut file).take(PIECE as u64).read_to_end(&mut piece);
+            let read = file.by_ref().take(PIECE as u64).read_to_end(&mut piece);
             let last = !matches!(read, Ok(1..));
             let ended = matches!(read, Ok(0));
             // Who has left hears nothing more.
@@ -197,6 +198,7 @@ pub(super) async fn content(
     });
     let mut response = Response::new(Body::from_stream(ReceiverStream::new(body)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Ok(response)
 }

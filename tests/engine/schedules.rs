@@ -67,8 +67,13 @@ struct Question {
     sampling: Sampling,
     max_tokens: usize,
     stop: Vec<String>,
+    /// The answer begins within a quote.
+    quotes: bool,
     answer: Answer,
 }
+
+/// What quotes may say: units that begin alike and differ, so that guesses are right for a while.
+const PASSAGE: &str = "abababababab.\n\nababababab and so on.\n\nabc abc abc abc.";
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Answer {
@@ -108,11 +113,14 @@ impl Question {
             sampling,
             max_tokens: random.random_range(1..=LONGEST_ANSWER),
             stop: Vec::new(),
+            quotes: random.random_bool(0.3),
             answer: Answer::default(),
         }
     }
 
     fn request(&self, subject: &Subject) -> GenerateRequest {
+        let mut quotes = QuoteGuide::new([PASSAGE].into_iter().filter(|_| self.quotes));
+        quotes.push(b"> ");
         GenerateRequest {
             prompt: self.prompt.clone(),
             adapter: self.adapter.map(|at| Arc::clone(&subject.adapters[at])),
@@ -120,7 +128,7 @@ impl Question {
             sampling: self.sampling.clone(),
             max_tokens: self.max_tokens,
             stop: self.stop.clone(),
-            quotes: QuoteGuide::default(),
+            quotes,
         }
     }
 }

@@ -165,8 +165,12 @@ fn a_build_is_started_followed_and_undone() {
     let all = json_of(&body)["generations"].as_array().unwrap().clone();
     assert_eq!(all.iter().map(|g| g["live"].as_bool().unwrap()).collect::<Vec<_>>(), [false, true]);
     // A page in a browser may not.
-    let page = call(&server, "POST", "/admin/index", "origin: http://evil.example\r\n", "");
-    assert_eq!(page.0, 403);
+    for (method, head) in
+        [("POST", "origin: http://evil.example\r\n"), ("GET", "sec-fetch-site: cross-site\r\n")]
+    {
+        assert_eq!(call(&server, method, "/admin/index", head, "").0, 403, "{head}");
+    }
+    assert_eq!(call(&server, "GET", "/admin/index", "sec-fetch-site: none\r\n", "").0, 200);
     server.stop();
     server.join();
 }
