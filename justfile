@@ -43,11 +43,11 @@ adapter-clinic base="qwen2.5-coder-0.5b":
     for language in en ja; do
         target/release/shishin dataset ground $data/grounded/{samples,invented,cases,unanswerable,nearmiss}.$language.jsonl \
             --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
-            --passages 2 --ranked --without 0.05 --declined 0.18 --out $out/$language
+            --passages 2 --ranked --without 0.05 --declined 0.13 --quotes --out $out/$language
         target/release/shishin dataset ground $data/bedside/{leaflets,uncovered}.$language.jsonl \
             --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
             --guidelines $data/bedside/guidelines/$language \
-            --passages 2 --ranked --without 0 --out $out/leaflets-$language
+            --passages 2 --ranked --without 0 --variants 2 --quotes --out $out/leaflets-$language
     done
     target/release/shishin dataset ground $data/bedside/{en,ja}.jsonl --guidelines index/guidelines --out $out/bedside
     target/release/shishin tune --run models/adapters/clinic/{{base}}.toml
