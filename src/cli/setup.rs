@@ -13,6 +13,7 @@ use crate::analysis::synonyms::Synonyms;
 use crate::answer::{Answerer, AnswererParts};
 use crate::config::{CpuSettings, IndexSettings, Settings};
 use crate::engine::Engine;
+use crate::evaluate::answers::Generation;
 use crate::ingest::chunk::estimate_tokens;
 use crate::ingest::indexer::LoadEmbedder;
 use crate::ingest::{BuildOptions, Indexer};
@@ -361,4 +362,13 @@ fn first_build(indexer: &Indexer, index: &GuidelineIndex) -> anyhow::Result<()> 
     tracing::info!(generation = report.generation, left_out = report.left_out, "index built");
     index.refresh()?;
     Ok(())
+}
+
+/// How a command has answers generated that are judged.
+pub fn generation(settings: &Settings, max_tokens: usize) -> Generation {
+    Generation {
+        max_tokens,
+        no_repeat_ngram_size: settings.answer.sampling.no_repeat_ngram_size,
+        at_once: settings.engine.concurrent,
+    }
 }

@@ -399,6 +399,20 @@ impl Grounder<'_> {
                 !oracle.iter().any(|o| holds(p, o)) && !answering.iter().any(|a| a.chunk_id == p.chunk_id)
             })
             .collect();
+        let mut before: Vec<String> = Vec::new();
+        for (one, at) in oracle.iter().zip(&cited).filter(|_| self.grounding.quotes) {
+            let units = quote::units_around(&answering[*at].text, &one.quote);
+            if units.is_empty() {
+                let reason =
+                    format!("“{}” is no part of a sentence, list item or row that can be quoted", one.quote);
+                return Err(line(reason));
+            }
+            for unit in units {
+                if !before.contains(&unit) {
+                    before.push(unit);
+                }
+            }
+        }
         let mut rows = Vec::new();
         for variant in 0..variants.max(1) {
             // The nearest distract most; each further variant is asked among others.
@@ -411,22 +425,6 @@ impl Grounder<'_> {
             let (passages, numbers) = self.mixed(&answering, &cited, &near, &ranks, random);
             let answer = renumbered(answer, &numbers).map_err(line)?;
             let asked = Asked { id: &id, ..asked };
-            let mut before: Vec<String> = Vec::new();
-            for (one, at) in oracle.iter().zip(&cited).filter(|_| self.grounding.quotes) {
-                let units = quote::units_around(&answering[*at].text, &one.quote);
-                if units.is_empty() {
-                    let reason = format!(
-                        "“{}” is no part of a sentence, list item or row that can be quoted",
-                        one.quote
-                    );
-                    return Err(line(reason));
-                }
-                for unit in units {
-                    if !before.contains(&unit) {
-                        before.push(unit);
-                    }
-                }
-            }
             rows.push(self.example(asked, passages, Some((&answer, &numbers, &before)), random)?);
         }
         if random.random_bool(self.grounding.without) && !others.is_empty() {

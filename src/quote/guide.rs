@@ -51,14 +51,14 @@ impl QuoteGuide {
         match &self.written {
             Written::Answer => true,
             Written::Quote(units, at) if !bytes.contains(&b'\n') => {
+                let Some(first) = bytes.first() else { return false };
                 let goes_on = |unit: &usize| self.units[*unit][*at..].starts_with(bytes);
-                !bytes.is_empty() && units.iter().any(goes_on)
-                    || *at == 0
-                        && self.step(self.written.clone(), bytes.first().copied()) == Some(Written::Answer)
+                units.iter().any(goes_on)
+                    || *at == 0 && self.step(self.written.clone(), *first) == Some(Written::Answer)
             }
             _ => bytes
                 .iter()
-                .try_fold(self.written.clone(), |written, byte| self.step(written, Some(*byte)))
+                .try_fold(self.written.clone(), |written, byte| self.step(written, *byte))
                 .is_some(),
         }
     }
@@ -75,14 +75,13 @@ impl QuoteGuide {
                 self.units.remove(*done);
                 self.written = Written::LineStart;
             } else {
-                self.written = self.step(written, Some(*byte)).unwrap_or_default();
+                self.written = self.step(written, *byte).unwrap_or_default();
             }
         }
     }
 
     /// What is written with one more byte, if that is allowed.
-    fn step(&self, written: Written, byte: Option<u8>) -> Option<Written> {
-        let byte = byte?;
+    fn step(&self, written: Written, byte: u8) -> Option<Written> {
         Some(match written {
             Written::LineStart if byte == MARK as u8 => Written::Mark,
             Written::LineStart if byte.is_ascii_whitespace() => Written::LineStart,

@@ -39,6 +39,13 @@ pub enum JobStatus {
     Cancelled,
 }
 
+impl JobStatus {
+    /// Whether it waits or runs.
+    fn is_open(self) -> bool {
+        matches!(self, Self::Queued | Self::Running)
+    }
+}
+
 /// What may be chosen of a run; the rest is the recipe's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Hyperparameters {
@@ -349,11 +356,11 @@ impl Queue {
     pub fn remove_file(&self, name: &str) -> Result<(), QueueError> {
         // Held, so that no job begins that needs it.
         let state = self.state();
-        let open = |job: &&Job| matches!(job.status, JobStatus::Queued | JobStatus::Running);
         let needs = |job: &&Job| {
-            job.request.training_file == name || job.request.validation_file.as_deref() == Some(name)
+            let JobRequest { training_file, validation_file, .. } = &job.request;
+            job.status.is_open() && (training_file == name || validation_file.as_deref() == Some(name))
         };
-        if let Some(job) = state.jobs.values().filter(open).find(needs) {
+        if let Some(job) = state.jobs.values().find(needs) {
             return Err(QueueError::Needed { name: name.to_owned(), job: job.id.clone() });
         }
         Ok(self.0.files.remove(name)?)
@@ -398,7 +405,7 @@ impl Queue {
     fn change(&self, id: &str, change: impl FnOnce(&mut Job)) {
         let mut state = self.state();
         let Some(job) = state.jobs.get_mut(id) else { return };
-        if !matches!(job.status, JobStatus::Queued | JobStatus::Running) {
+        if !job.status.is_open() {
             return;
         }
         change(job);
@@ -417,7 +424,7 @@ impl Queue {
                 if state.stopping {
                     return;
                 }
-                let open = |job: &&Job| matches!(job.status, JobStatus::Queued | JobStatus::Running);
+                let open = |job: &&Job| job.status.is_open();
                 // One that was running when the server ended goes on first.
                 let next = state.jobs.values().filter(open).min_by(|a, b| {
                     (a.status != JobStatus::Running, a.line())

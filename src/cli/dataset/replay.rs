@@ -12,7 +12,7 @@ use super::super::setup;
 use super::super::signals::cancel_on_signal;
 use crate::config::Settings;
 use crate::engine::{Engine, FinishReason};
-use crate::evaluate::answers::{self, Generation, Held, System};
+use crate::evaluate::answers::{self, Held, System};
 use crate::evaluate::criteria::Criteria;
 use crate::language::Language;
 use crate::model::fetch::Cancel;
@@ -53,11 +53,7 @@ pub(super) fn run(
     let engine = Engine::start(&model, &settings.engine)?;
     let systems = [System { name: "base".into(), adapter: None }];
     let criteria = Criteria { objective: String::new(), goal: None, criterion: Vec::new() };
-    let generation = Generation {
-        max_tokens,
-        no_repeat_ngram_size: settings.answer.sampling.no_repeat_ngram_size,
-        at_once: settings.engine.concurrent,
-    };
+    let generation = setup::generation(settings, max_tokens);
     let mut going = |_| !cancel.is_cancelled();
     let asked = (&held[..], &systems[..]);
     let answers = answers::answer(&model, &engine.handle(), asked, &criteria, &generation, &mut going)?;

@@ -102,11 +102,8 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
         bar.set_position(done as u64);
         !cancel.is_cancelled()
     };
-    let generation = Generation {
-        max_tokens: args.max_tokens,
-        no_repeat_ngram_size: settings.answer.sampling.no_repeat_ngram_size,
-        at_once: settings.engine.concurrent.min(2 * systems.len()),
-    };
+    let at_once = settings.engine.concurrent.min(2 * systems.len());
+    let generation = Generation { at_once, ..setup::generation(settings, args.max_tokens) };
     let asked = (&held[..], &systems[..]);
     let answers = answers::answer(&model, &engine.handle(), asked, &criteria, &generation, &mut progress)?;
     let likelihood = if args.likelihood {

@@ -14,7 +14,7 @@ use super::super::{printable, setup};
 use crate::config::Settings;
 use crate::dataset::general;
 use crate::engine::Engine;
-use crate::evaluate::answers::{self, Answer, Generation, System};
+use crate::evaluate::answers::{self, Answer, System};
 use crate::evaluate::forgetting::{self, Figures};
 use crate::evaluate::probes::{self, Kind, Probe, ProbeFigure};
 use crate::model::fetch::Cancel;
@@ -88,11 +88,7 @@ pub(super) fn run(
         Vec::new()
     } else {
         let engine = Engine::start(&model, &settings.engine)?;
-        let generation = Generation {
-            max_tokens: PROBE_TOKENS,
-            no_repeat_ngram_size: settings.answer.sampling.no_repeat_ngram_size,
-            at_once: settings.engine.concurrent,
-        };
+        let generation = setup::generation(settings, PROBE_TOKENS);
         let mut going = |_| !cancel.is_cancelled();
         let asked = (&held[..], &systems[..]);
         answers::answer(&model, &engine.handle(), asked, &probes::criteria(), &generation, &mut going)?
