@@ -380,11 +380,14 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
     let recipe = "objective = \"o\"\nbase = \"b\"\noutput = \"o\"\n[data]\ntrain = [\"t\"]\ninstructions = false\n\
         [lora]\nrank = 2\n[training]\nbatch = 5\ncheckpoint_every = 1\n";
     std::fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
-    let start = || {
+    let command = || {
         let mut command = shishin(folder.path());
         command.env("SHISHIN_TUNING_DIRECTORY", "tuning").env("SHISHIN_TUNING_RECIPE", "recipe.toml");
         command.env("SHISHIN_TUNING_FILE_LIMIT_BYTES", "32768");
-        let server = Server::start(command);
+        command
+    };
+    let start = || {
+        let server = Server::start(command());
         server.wait_for(" ready");
         server
     };
@@ -393,6 +396,12 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
         (status, serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body}")))
     };
     let mut server = start();
+    let second = command().args(["serve", "--model", MODEL, "--listen", "127.0.0.1:0"]).output().unwrap();
+    assert!(
+        !second.status.success() && stderr(&second).contains("another server tunes in tuning"),
+        "{}",
+        stderr(&second)
+    );
     // The data comes over HTTP, as OpenAI's clients send it; what an operator put into the folder is there too.
     const FILES: &str = "/v1/files";
     let form = |fields: &[(&str, Option<&str>, &str)]| {

@@ -95,10 +95,12 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
     let mut file = std::fs::File::create(&aside).map_err(fail("write", &aside))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail("write", &aside))?;
     std::fs::rename(&aside, path).map_err(fail("write", path))?;
-    if !cfg!(windows) {
-        std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(fail("write in", folder))?;
-    }
-    Ok(())
+    sync_folder(folder).map_err(fail("write in", folder))
+}
+
+/// Makes names that were given in a folder outlive a loss of power; Windows has no way to ask for that.
+pub(super) fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    if cfg!(windows) { Ok(()) } else { std::fs::File::open(folder)?.sync_all() }
 }
 
 impl Checkpoint {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
+use super::checkpoint::sync_folder;
 use crate::dataset::Severity;
 use crate::dataset::lint::{Against, lint};
 
@@ -209,10 +210,7 @@ impl Upload {
             }
             Err(e) => return Err(disk("write", &path, &e)),
         }
-        if !cfg!(windows) {
-            File::open(folder).and_then(|f| f.sync_all()).map_err(|e| disk("write in", folder, &e))?;
-        }
-        Ok(())
+        sync_folder(folder).map_err(|e| disk("write in", folder, &e))
     }
 }
 

@@ -4,7 +4,7 @@
 //! came of it). A job that was running when the server ended goes on when it starts again, from its last checkpoint.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -174,6 +174,23 @@ struct Shared {
     files: DataFiles,
     state: Mutex<State>,
     changed: Condvar,
+    /// Held as long as the queue lives: one that has ended, in whatever way, keeps nobody out.
+    _lock: File,
+}
+
+/// Takes a folder for this server alone: two would run each other's jobs and sweep away each other's uploads.
+fn lock(directory: &Path) -> Result<File, QueueError> {
+    let path = directory.join("lock");
+    let failed = |e: std::io::Error| QueueError::Disk(format!("cannot lock {}: {e}", path.display()));
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::Error(e)) => Err(failed(e)),
+        Err(TryLockError::WouldBlock) => Err(QueueError::Disk(format!(
+            "another server tunes in {}; end it, or set tuning.directory to another folder",
+            directory.display()
+        ))),
+    }
 }
 
 struct State {
@@ -192,11 +209,12 @@ impl Queue {
     /// Opens the queue in a folder: loads the adapters of jobs that are done. [`Queue::work`] runs the others.
     ///
     /// # Errors
-    /// When the folder cannot be read or made, or a job in it is damaged.
+    /// When the folder cannot be read or made, another server has it, or a job in it is damaged.
     pub fn open(parts: QueueParts) -> Result<Self, QueueError> {
         let folder = parts.directory.join("jobs");
         std::fs::create_dir_all(&folder)
             .map_err(|e| QueueError::Disk(format!("cannot create {}: {e}", folder.display())))?;
+        let lock = lock(&parts.directory)?;
         let files = DataFiles::open(&parts.directory.join("files"))?;
         let mut jobs = BTreeMap::new();
         let entries = std::fs::read_dir(&folder)
@@ -217,7 +235,13 @@ impl Queue {
         }
         let made = jobs.values().map(|job| job.place).max().unwrap_or_default();
         let state = State { jobs, cancel: None, stopping: false, made };
-        Ok(Self(Arc::new(Shared { parts, files, state: Mutex::new(state), changed: Condvar::new() })))
+        Ok(Self(Arc::new(Shared {
+            parts,
+            files,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            _lock: lock,
+        })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
