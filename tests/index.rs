@@ -385,6 +385,41 @@ fn vectors_are_taken_along_and_searched_within_days_and_filters() {
 }
 
 #[test]
+fn of_the_sentences_that_may_be_quoted_the_nearest_is_known() {
+    let clinic = Clinic::new();
+    let body = "Colchicine treats acute gout attacks. Allopurinol lowers urate between attacks.\n\n- Weigh the patient monthly.\n";
+    clinic.guideline("gout", "gout", "Gout", "1", "en", "2020-01-01", "", body);
+    let embedder = CountsWords("one");
+    let tools = BuildTools { embedder: Some(&embedder), ..BuildTools::default() };
+    build_with(tools, &clinic.options(), day(TODAY), &mut |_| {}).unwrap();
+    let index = GuidelineIndex::open_with(&clinic.index(), Some(meaning("one"))).unwrap();
+    let snapshot = index.snapshot().unwrap();
+    let text = "allopurinol lowers urate";
+    let query =
+        SearchQuery { text, as_of: day(TODAY), language: None, filter: None, limit: 2, ranking: None };
+    let found = snapshot.search(&query).unwrap();
+    let at = found.passages.iter().position(|passage| passage.guideline == "gout").unwrap();
+    let vector = found.vector.as_deref();
+    let nearest = |passages: &[Passage]| {
+        let near = snapshot.nearness(vector, passages).unwrap();
+        let said = near.len();
+        let (quote, _) = near.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+        (quote.n, quote.text, said)
+    };
+    let second = [Passage::default(), found.passages[at].clone()];
+    let whole = (2, "Allopurinol lowers urate between attacks.".to_owned(), 3);
+    assert_eq!(nearest(&second), whole);
+    // Where a prompt had no room for all of it, nothing is quoted that is not there; and that does not last.
+    let text = "Colchicine treats acute gout attacks.".to_owned();
+    let cut = Passage { text: text.clone(), ..found.passages[at].clone() };
+    assert_eq!(nearest(&[cut.clone(), cut]), (1, text, 1), "said twice, it is quoted of the first");
+    assert_eq!(nearest(&second), whole);
+    let alike = snapshot.nearness(None, &second).unwrap();
+    assert!(alike.len() == 3 && alike.iter().all(|(quote, nearness)| quote.n == 2 && *nearness == 0.0));
+    assert!(snapshot.nearness(vector, &[]).unwrap().is_empty());
+}
+
+#[test]
 fn two_guidelines_that_disagree_are_both_shown() {
     let clinic = Clinic::new();
     let sections = |target: &str| {

@@ -7,7 +7,7 @@ use super::Mode;
 use crate::cite::Citation;
 use crate::engine::{Completion, EngineFailure, FinishReason, Sampling};
 use crate::model::weights::WeightForm;
-use crate::quote::Quote;
+use crate::quote::{Quote, QuoteChoice};
 use crate::retrieve::{NotInEffect, Passage};
 
 /// One event of an answer.
@@ -108,6 +108,8 @@ pub struct Provenance {
     pub prompt_sha256: Option<String>,
     /// How tokens were drawn.
     pub sampling: Sampling,
+    /// What counted in the choice of quotes.
+    pub quotes: QuoteChoice,
     /// The bound on the answer's length.
     pub max_tokens: usize,
     /// shishin's version.

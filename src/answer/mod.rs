@@ -23,8 +23,10 @@ use crate::model::BaseModel;
 use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{Role, TemplateError, Turn};
 use crate::prompt::{Prompt, PromptBuilder, PromptError, PromptParts, Wording};
-use crate::quote::QuoteGuide;
-use crate::retrieve::{Gate, GuidelineIndex, NotInEffect, Passage, Retrieval, RetrieveError, SearchQuery};
+use crate::quote::{QuoteChoice, QuoteGuide};
+use crate::retrieve::{
+    Gate, GuidelineIndex, NotInEffect, Passage, Retrieval, RetrieveError, SearchQuery, Snapshot,
+};
 
 pub use events::{AnswerEvent, Done, Fingerprint, Provenance, Retrieved, Timings, Usage};
 pub use question::{Limits, Mode, Question, UnknownMode};
@@ -94,6 +96,8 @@ pub struct AnswerSettings {
     pub gate: Gate,
     /// The same in `hybrid`, where an adapter that has learnt to decline reads the passages: it may be lower.
     pub hybrid_gate: Gate,
+    /// What counts in an adapter's choice of quotes.
+    pub quotes: QuoteChoice,
     /// Tokens of an answer, unless a request asks for another number.
     pub max_tokens: usize,
     /// Sampling of requests that do not choose their own.
@@ -131,6 +135,9 @@ struct Asked<'a> {
     language: Language,
     as_of: Date,
 }
+
+/// What was found, and in what.
+type Found = (Retrieval, Arc<Snapshot>);
 
 impl<'a> Asked<'a> {
     fn of(question: &'a Question) -> Self {
@@ -242,19 +249,21 @@ impl Answerer {
         question: &Question,
         asked: &Asked<'_>,
         (way, adapter): (&Way, Option<(String, Arc<PackedAdapter>)>),
-        found: Option<Retrieval>,
+        found: Option<Found>,
     ) -> Result<AnswerStream, AnswerError> {
         let &Asked { as_of, language, .. } = asked;
         let sampling = question.sampling(&self.settings.sampling);
         let max_tokens = question.max_tokens.unwrap_or(self.settings.max_tokens);
         let gate = if way.mode.adapts() { self.settings.hybrid_gate } else { self.settings.gate };
         let gate = gate.asked_in(language);
-        let (passages, not_in_effect, generation) = match found.filter(|_| way.mode.retrieves()) {
-            Some(found) => {
+        let found = found.filter(|_| way.mode.retrieves());
+        let (passages, not_in_effect, generation, searched) = match found {
+            Some((found, snapshot)) => {
                 let passages = if found.relevant(gate) { found.passages } else { Vec::new() };
-                (Some(passages), found.not_in_effect, Some(found.generation))
+                let searched = (found.vector, snapshot);
+                (Some(passages), found.not_in_effect, Some(found.generation), Some(searched))
             }
-            None => (None, Vec::new(), None),
+            None => (None, Vec::new(), None, None),
         };
         let note = match not_in_effect.is_empty() {
             true => None,
@@ -272,6 +281,7 @@ impl Answerer {
             as_of,
             prompt_sha256: None,
             sampling: sampling.clone(),
+            quotes: self.settings.quotes,
             max_tokens,
             version: env!("CARGO_PKG_VERSION"),
         };
@@ -287,9 +297,14 @@ impl Answerer {
         let prompt = self.prompt(&turns, passages, (language, as_of), max_tokens)?;
         let provenance = Provenance { prompt_sha256: Some(prompt_fingerprint(&prompt.tokens)), ..provenance };
         // A base that begins a line with the mark means something else by it.
-        let quotes =
-            prompt.passages.iter().filter(|_| adapter.is_some()).map(|passage| passage.text.as_str());
-        let quotes = QuoteGuide::new(quotes);
+        let quotes = match searched.filter(|_| adapter.is_some()) {
+            Some((vector, snapshot)) => {
+                let vector = vector.filter(|_| self.settings.quotes.nearness > 0.0);
+                snapshot.nearness(vector.as_deref(), &prompt.passages)?
+            }
+            None => Vec::new(),
+        };
+        let quotes = QuoteGuide::choosing(quotes, self.settings.quotes);
         let events = self.engine.submit(GenerateRequest {
             prompt: prompt.tokens,
             quotes,
@@ -335,9 +350,9 @@ impl Answerer {
         }
     }
 
-    /// The passages that match best, whether they answer or not, editions that would answer but are not in effect, and the
-    /// generation that was searched.
-    fn retrieve(&self, question: &Question, asked: &Asked<'_>) -> Result<Retrieval, AnswerError> {
+    /// The passages that match best, whether they answer or not, editions that would answer but are not in effect, and what
+    /// was searched.
+    fn retrieve(&self, question: &Question, asked: &Asked<'_>) -> Result<Found, AnswerError> {
         let &Asked { text: asked, as_of, language } = asked;
         let limit = question.passages.unwrap_or(self.settings.passages);
         let snapshot = self.index.snapshot().ok_or(AnswerError::NoIndex)?;
@@ -379,7 +394,7 @@ impl Answerer {
         for (at, passage) in found.passages.iter_mut().enumerate() {
             passage.n = at + 1;
         }
-        Ok(found)
+        Ok((found, snapshot))
     }
 
     fn prompt(

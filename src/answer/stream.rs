@@ -153,6 +153,7 @@ mod tests {
     use crate::answer::{Fingerprint, Mode};
     use crate::engine::Sampling;
     use crate::model::weights::WeightForm;
+    use crate::quote::QuoteChoice;
     use crate::retrieve::Passage;
 
     fn provenance(mode: Mode, adapter: bool) -> Provenance {
@@ -166,6 +167,7 @@ mod tests {
             as_of: jiff::civil::date(2026, 11, 1),
             prompt_sha256: None,
             sampling: Sampling::GREEDY,
+            quotes: QuoteChoice::default(),
             max_tokens: 9,
             version: "0",
         }

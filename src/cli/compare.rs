@@ -395,7 +395,7 @@ fn hash_of(folder: &Path) -> anyhow::Result<String> {
 }
 
 /// How passages are chosen and answers written, which no setting says: another number where that changes.
-const WAY: u32 = 1;
+const WAY: u32 = 2;
 
 /// What of the settings decides answers, besides model, questions and guidelines.
 fn settings_hash(settings: &Settings) -> anyhow::Result<String> {
@@ -404,14 +404,15 @@ fn settings_hash(settings: &Settings) -> anyhow::Result<String> {
     let wording = setup::wording(settings)?;
     let own_synonyms = index.synonyms.as_ref().map(std::fs::read_to_string).transpose()?;
     let text = format!(
-        "{WAY} {} {} {:?} {BUILT_IN} {own_synonyms:?} {} {gates:?} {} {} {}",
+        "{WAY} {} {} {:?} {BUILT_IN} {own_synonyms:?} {} {gates:?} {} {} {} {:?}",
         index.chunk_tokens,
         index.overlap_tokens,
         index.embedder,
         settings.answer.passages,
         wording.sha256(),
         settings.engine.context,
-        settings.answer.sampling.no_repeat_ngram_size
+        settings.answer.sampling.no_repeat_ngram_size,
+        settings.answer.quotes
     );
     Ok(crate::model::hex(&Sha256::digest(text)))
 }

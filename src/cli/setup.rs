@@ -365,10 +365,16 @@ fn first_build(indexer: &Indexer, index: &GuidelineIndex) -> anyhow::Result<()> 
 }
 
 /// How a command has answers generated that are judged.
-pub fn generation(settings: &Settings, max_tokens: usize) -> Generation {
+pub fn generation<'m>(
+    settings: &Settings,
+    meaning: Option<&'m Meaning>,
+    max_tokens: usize,
+) -> Generation<'m> {
     Generation {
         max_tokens,
         no_repeat_ngram_size: settings.answer.sampling.no_repeat_ngram_size,
         at_once: settings.engine.concurrent,
+        quotes: settings.answer.quotes,
+        meaning: meaning.filter(|_| settings.answer.quotes.nearness > 0.0),
     }
 }

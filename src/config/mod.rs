@@ -17,6 +17,7 @@ use crate::engine::{EngineSettings, MAX_NO_REPEAT, Sampling};
 use crate::kernels::Variant;
 use crate::model::fetch::default_cache_dir;
 use crate::model::weights::WeightForm;
+use crate::quote::QuoteChoice;
 use crate::retrieve::Gate;
 use layers::Layers;
 
@@ -310,6 +311,8 @@ struct RawAnswer {
     default_mode: Mode,
     default_adapter: String,
     prompts: PathBuf,
+    quote_nearness: f32,
+    quote_bar: f32,
     max_tokens: usize,
     max_tokens_limit: usize,
     max_messages: usize,
@@ -396,6 +399,8 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
     // The most is a cosine of 1 and a tenth of a coverage of 1.
     share("index.min_support", raw.index.min_support, -1.0, 1.1)?;
     share("index.hybrid_slack", raw.index.hybrid_slack, 0.0, 1.0)?;
+    share("answer.quote_nearness", raw.answer.quote_nearness, 0.0, 1000.0)?;
+    share("answer.quote_bar", raw.answer.quote_bar, 0.0, 100.0)?;
     share("sampling.temperature", raw.sampling.temperature, 0.0, 2.0)?;
     share("sampling.top_p", raw.sampling.top_p, f32::EPSILON, 1.0)?;
     share("sampling.repetition_penalty", raw.sampling.repetition_penalty, 0.5, 2.0)?;
@@ -529,6 +534,7 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
             passages: raw.index.passages,
             gate,
             hybrid_gate: gate.lowered(raw.index.hybrid_slack),
+            quotes: QuoteChoice { nearness: raw.answer.quote_nearness, bar: raw.answer.quote_bar },
             max_tokens: raw.answer.max_tokens,
             sampling: Sampling {
                 temperature: raw.sampling.temperature,

@@ -107,7 +107,7 @@ pub struct GenerateRequest {
     pub max_tokens: usize,
     /// Strings that end the answer and are not part of it.
     pub stop: Vec<String>,
-    /// What quotes before the answer may say.
+    /// What quotes before the answer may say, and what of it is preferred.
     pub quotes: QuoteGuide,
 }
 

@@ -52,7 +52,7 @@ pub(super) struct Sampler {
     drawn: Vec<u32>,
     /// All of them in order, from the newest quote's end on.
     said: Vec<u32>,
-    /// Keeps quotes before the answer to what the passages say.
+    /// Keeps quotes before the answer to what the passages say, and to what of it is preferred.
     guide: QuoteGuide,
 }
 
@@ -103,7 +103,7 @@ impl Sampler {
         }
         let greedy = self.settings.temperature == 0.0 && self.settings.repetition_penalty == 1.0;
         if greedy && let Some(token) = cpu.argmax(logits).map(|token| token as u32) {
-            if !self.guide.watches() || self.guide.allows(bytes(token)) {
+            if !self.guide.watches() || !self.guide.prefers() && self.guide.allows(bytes(token)) {
                 return Some(token);
             }
             self.keep_to_quotes(logits, bytes);
@@ -113,10 +113,11 @@ impl Sampler {
         if logits.iter().any(|logit| logit.is_nan() || *logit == f32::INFINITY) {
             return None;
         }
+        // Preferences are a matter of the probabilities that are drawn from.
+        self.penalise(logits);
         if self.guide.watches() {
             self.keep_to_quotes(logits, bytes);
         }
-        self.penalise(logits);
         let token = if self.settings.temperature == 0.0 { most_likely(logits) } else { self.draw(logits) }?;
         if !self.drawn.contains(&token) {
             self.drawn.push(token);
@@ -124,17 +125,19 @@ impl Sampler {
         Some(token)
     }
 
-    /// Leaves no chance to what would make a quote false. A vocabulary that cannot say what the passages say is left alone.
+    /// Leaves no chance to what would make a quote false, and prefers what the guide does. A vocabulary that cannot say what the passages say
+    /// is left alone.
     fn keep_to_quotes<'t>(&self, logits: &mut [f32], bytes: impl Fn(u32) -> &'t [u8]) {
-        let allowed =
-            |(id, logit): (usize, &f32)| *logit > f32::NEG_INFINITY && self.guide.allows(bytes(id as u32));
-        if !logits.iter().enumerate().any(allowed) {
+        let preferences: Vec<Option<f32>> =
+            (0..logits.len() as u32).map(|id| self.guide.preference(bytes(id))).collect();
+        let mut possible = logits.iter().zip(&preferences);
+        if !possible.any(|(logit, preference)| *logit > f32::NEG_INFINITY && preference.is_some()) {
             return;
         }
-        for (id, logit) in logits.iter_mut().enumerate() {
-            if !self.guide.allows(bytes(id as u32)) {
-                *logit = f32::NEG_INFINITY;
-            }
+        // They are divided by the temperature when they are drawn from.
+        let scale = if self.settings.temperature > 0.0 { self.settings.temperature } else { 1.0 };
+        for (logit, preference) in logits.iter_mut().zip(preferences) {
+            *logit = preference.map_or(f32::NEG_INFINITY, |preference| *logit + preference * scale);
         }
     }
 
@@ -333,9 +336,30 @@ mod tests {
             let said = run(Sampling { seed, repetition_penalty: 1.1, ..sampling(0.1) }, 2);
             assert!(said[0] != 0 || said[1] == 1, "{said:?}");
         }
-        // What was quoted may be said once more, and with nothing left to quote all is free; but said twice it is not.
+        // Of two that are true the preferred one.
+        for (wait, said) in [(1.5, 0), (2.5, 2)] {
+            let units = [("Do wait.", 0.0), ("wait an hour", wait)];
+            let mut sampler = Sampler::new(
+                sampling(0.0),
+                QuoteGuide::preferring(units.map(|(unit, preference)| (unit.to_owned(), preference))),
+            );
+            sampler.hear(b"> ");
+            let tokens = ["Do wait.", "> ", "wait an", " hour"];
+            let says = |id: u32| tokens[id as usize].as_bytes();
+            assert_eq!(sampler.next(&mut [2.0, 9.0, 0.0, 1.0], &CPU, says), Some(said));
+            // Drawn at any temperature, the preferred one comes so much more often.
+            for (temperature, penalty) in [(0.5, 1.0), (1.0, 1.0), (1.0, 1.2)] {
+                let settings = Sampling { repetition_penalty: penalty, ..sampling(temperature) };
+                let mut sampler = Sampler::new(settings, sampler.guide.clone());
+                let mut draw = || sampler.next(&mut [0.0, 9.0, 0.0, 1.0], &CPU, says);
+                let waits = (0..2000).filter(|_| draw() == Some(2)).count() as f32 / 2000.0;
+                let expected = 1.0 / (1.0 + f32::exp(-wait));
+                assert!((waits - expected).abs() < 0.06, "{waits} {expected}");
+            }
+        }
+        // With nothing left to quote no quote may begin. What was quoted may be said once more, but not twice.
         let once = Sampling { no_repeat_ngram_size: 1, ..sampling(0.0) };
-        assert_eq!(run(once, 4), [0, 1, 0, 4]);
+        assert_eq!(run(once, 4), [0, 1, 4, 0]);
         let mut sampler = guided(sampling(0.0));
         sampler.hear(b"> wait");
         assert_eq!(next(&mut sampler, &mut [1.0, f32::NAN, 0.0]), None, "broken weights are not hidden");

@@ -19,11 +19,14 @@ use crate::engine::{
 };
 use crate::language::Language;
 use crate::model::BaseModel;
+use crate::model::embed::EmbedError;
 use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{Role, TemplateError, Turn, encode_segments};
 use crate::model::tokenizer::TokenizerError;
 use crate::prompt::{Wording, WordingError};
-use crate::quote::{self, QuoteGuide};
+use crate::quote::{self, QuoteChoice, QuoteGuide};
+use crate::retrieve::Meaning;
+use crate::retrieve::sentences::nearness;
 
 /// Decides the resamples of every difference.
 pub(super) const SEED: u64 = 1;
@@ -43,6 +46,8 @@ pub struct Held {
     pub passages: usize,
     /// The numbers of the passages that answer; `None` where the data does not say.
     pub oracle: Option<Vec<usize>>,
+    /// The question alone, without what the server says around it; `None` where the data does not say.
+    pub question: Option<String>,
     /// What is asked for; empty where the data does not say.
     pub facts: Vec<String>,
     /// What the reference says, in a manner that is not wanted.
@@ -98,6 +103,14 @@ pub enum AnswersError {
         /// Why.
         source: EngineFailure,
     },
+    /// A sentence that may be quoted has no vector.
+    #[error("{id}: {source}")]
+    Nearness {
+        /// The example.
+        id: String,
+        /// Why.
+        source: EmbedError,
+    },
     /// It was asked to stop.
     #[error("stopped")]
     Stopped,
@@ -114,6 +127,7 @@ struct Notes {
 #[derive(Debug, Deserialize)]
 struct Meta {
     oracle: Option<Vec<usize>>,
+    question: Option<String>,
     #[serde(default)]
     facts: Vec<String>,
     rejected: Option<String>,
@@ -163,11 +177,12 @@ fn held(path: &Path, line: usize, text: &str, wording: &Wording) -> Result<Held,
         turns.insert(0, Turn { role: Role::System, content: wording.plain(language, DAY)? });
     }
     let passages = turns[0].content.matches("<passage number=").count();
-    let (oracle, facts, rejected) = match notes.meta {
-        Some(meta) => (Some(meta.oracle.unwrap_or_default()), meta.facts, meta.rejected),
-        None => (None, Vec::new(), None),
+    let (oracle, question, facts, rejected) = match notes.meta {
+        Some(meta) => (Some(meta.oracle.unwrap_or_default()), meta.question, meta.facts, meta.rejected),
+        None => (None, None, Vec::new(), None),
     };
-    Ok(Held { id: notes.id.unwrap_or(place), language, turns, reference, passages, oracle, facts, rejected })
+    let id = notes.id.unwrap_or(place);
+    Ok(Held { id, language, turns, reference, passages, oracle, question, facts, rejected })
 }
 
 /// One that answers.
@@ -195,14 +210,18 @@ pub struct Answer {
 }
 
 /// How answers are generated: greedily, and loops are ended as the server ends them.
-#[derive(Debug, Clone, Copy)]
-pub struct Generation {
+#[derive(Clone, Copy)]
+pub struct Generation<'m> {
     /// Tokens of an answer at the most.
     pub max_tokens: usize,
     /// See [`Sampling::no_repeat_ngram_size`].
     pub no_repeat_ngram_size: usize,
     /// Answers that are generated together.
     pub at_once: usize,
+    /// What counts in an adapter's choice of quotes.
+    pub quotes: QuoteChoice,
+    /// Tells how near sentences are to a question; without it all are as near.
+    pub meaning: Option<&'m Meaning>,
 }
 
 /// Has every system answer every example, greedily; answers are in the order of the examples, and for each in that of the systems.
@@ -214,7 +233,7 @@ pub fn answer(
     engine: &EngineHandle,
     (held, systems): (&[Held], &[System]),
     criteria: &Criteria,
-    generation: &Generation,
+    generation: &Generation<'_>,
     progress: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Vec<Answer>, AnswersError> {
     let mut running: VecDeque<(&Held, &System, Receiver<EngineEvent>)> = VecDeque::new();
@@ -228,7 +247,7 @@ pub fn answer(
             let template = template.ok_or(TemplateError::Missing).map_err(bad)?;
             let segments = template.segments(&one.turns).map_err(bad)?;
             let request = GenerateRequest {
-                quotes: QuoteGuide::new(passages(one, system.adapter.is_some())),
+                quotes: guide(one, system, generation)?,
                 prompt: encode_segments(&model.tokenizer, &segments)?,
                 adapter: system.adapter.clone(),
                 cache_salt: None,
@@ -248,8 +267,9 @@ pub fn answer(
             wait(events).map_err(|source| AnswersError::Engine { id: one.id.clone(), source })?;
         let given = one.turns.iter().map(|turn| turn.content.as_str()).collect::<Vec<_>>().join("\n");
         // As the server tells quotes and answer apart.
-        let (_, reference) = quote::split(&one.reference, passages(one, true));
-        let (_, text) = quote::split(&text, passages(one, system.adapter.is_some()));
+        let texts = |quotes: bool| passages(one, quotes).into_iter().map(|passage| passage.text);
+        let (_, reference) = quote::split(&one.reference, texts(true));
+        let (_, text) = quote::split(&text, texts(system.adapter.is_some()));
         let said = Said {
             language: one.language,
             given: &given,
@@ -273,15 +293,48 @@ pub fn answer(
     }
 }
 
+/// A passage in a prompt.
+struct InPrompt<'a> {
+    title: &'a str,
+    section: &'a str,
+    text: &'a str,
+}
+
+impl<'a> InPrompt<'a> {
+    /// What stands behind `<passage `, if it is one.
+    fn read(part: &'a str) -> Option<Self> {
+        let (marks, rest) = part.split_once(">\n")?;
+        let (text, _) = rest.split_once("\n</passage>")?;
+        let mark = |key: &str| Some(marks.split_once(key)?.1.split_once('"')?.0);
+        let (title, section) = (mark("title=\"").unwrap_or_default(), mark("section=\"").unwrap_or_default());
+        Some(Self { title, section, text })
+    }
+}
+
 /// The passages that an example's answer may quote, if quotes are looked for: what stands in its instructions between the marks that the
 /// server's prompts put around them.
-fn passages(one: &Held, quotes: bool) -> Vec<&str> {
+fn passages(one: &Held, quotes: bool) -> Vec<InPrompt<'_>> {
     let Some(turn) = one.turns.first().filter(|_| quotes && one.passages > 0) else { return Vec::new() };
-    let parts = turn.content.split("<passage ").skip(1);
-    parts
-        .filter_map(|part| part.split_once(">\n")?.1.split_once("\n</passage>"))
-        .map(|(text, _)| text)
-        .collect()
+    turn.content.split("<passage ").skip(1).filter_map(InPrompt::read).collect()
+}
+
+/// What a system may quote, as the server keeps it to that. Of data that does not say what the question alone is, all is as near.
+fn guide(one: &Held, system: &System, generation: &Generation<'_>) -> Result<QuoteGuide, AnswersError> {
+    let passages = passages(one, system.adapter.is_some());
+    let near = match generation.meaning.zip(one.question.as_ref()).filter(|_| !passages.is_empty()) {
+        None => {
+            let possible = quote::possible(passages.iter().map(|passage| passage.text));
+            possible.into_iter().map(|quote| (quote, 0.0)).collect()
+        }
+        Some((meaning, question)) => {
+            let failed = |source| AnswersError::Nearness { id: one.id.clone(), source };
+            let of = |passage: &InPrompt<'_>| meaning.sentences(passage.title, passage.section, passage.text);
+            let sentences = passages.iter().map(of).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+            let question = meaning.of_question(question).map_err(failed)?;
+            nearness(&question, sentences.iter().map(|sentences| &sentences[..]))
+        }
+    };
+    Ok(QuoteGuide::choosing(near, generation.quotes))
 }
 
 fn wait(mut events: Receiver<EngineEvent>) -> Result<(String, Completion), EngineFailure> {

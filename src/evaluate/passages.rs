@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::metrics::Mean;
 use crate::files::{self, FileError};
 use crate::language::Language;
+use crate::quote;
 use crate::retrieve::{Filter, Gate, Passage, Ranking, Retrieval, RetrieveError, SearchQuery, Snapshot};
 
 /// Passages that are looked at for a question.
@@ -131,6 +132,8 @@ pub struct Judged {
     pub rank: Option<usize>,
     /// Whether one that answers is among those that a prompt shows.
     pub shown: bool,
+    /// Whether the sentence of those that is nearest to the question is what answers, or a part of it, or holds it; where a quote tells that.
+    pub sentence: Option<bool>,
     /// Coverage and similarity of each passage, best first.
     pub passages: Vec<(f32, Option<f32>)>,
 }
@@ -170,17 +173,44 @@ pub fn ask(
             found.passages.iter().position(|passage| asked.answers.iter().any(|place| place.is_in(passage)))
         };
         let found = search(DEPTH)?;
-        let shown = answers(&search(shown)?).is_some();
+        let in_prompt = search(shown)?;
+        let shown = answers(&in_prompt).is_some();
         Ok(Judged {
             id: asked.id.clone(),
             language: Language::detect(&asked.question),
             answerable: !asked.answers.is_empty(),
             rank: answers(&found).map(|at| at + 1),
             shown,
+            sentence: sentence(snapshot, asked, &in_prompt)?,
             passages: found.passages.iter().map(|p| (p.coverage, p.similarity)).collect(),
         })
     };
     questions.iter().map(judge).collect()
+}
+
+/// Whether the nearest sentence of the passages in a prompt is, or holds, what answers; `None` where no quote tells.
+fn sentence(
+    snapshot: &Snapshot,
+    asked: &AskedQuestion,
+    found: &Retrieval,
+) -> Result<Option<bool>, RetrieveError> {
+    let quotes: Vec<&Place> =
+        asked.answers.iter().filter(|place| matches!(place, Place::Quote(..))).collect();
+    if quotes.is_empty() || found.vector.is_none() {
+        return Ok(None);
+    }
+    let near = snapshot.nearness(found.vector.as_deref(), &found.passages)?;
+    let Some((nearest, _)) = near.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)) else {
+        return Ok(Some(false));
+    };
+    let Some(passage) = found.passages.get(nearest.n - 1) else { return Ok(Some(false)) };
+    let holds = |place: &&Place| match place {
+        Place::Quote(_, _, quote) => {
+            place.is_in(passage) && quote::units_around(&passage.text, quote).contains(&nearest.text)
+        }
+        Place::Section(..) => false,
+    };
+    Ok(Some(quotes.iter().any(holds)))
 }
 
 /// How good the search is, over questions that a guideline answers.
@@ -192,6 +222,8 @@ pub struct Found {
     pub shown: Mean,
     /// The share of which one of [`DEPTH`] passages answers.
     pub recall_5: Mean,
+    /// The share whose nearest sentence in a prompt answers, over those of which a quote tells what does.
+    pub sentence: Option<Mean>,
 }
 
 impl Found {
@@ -203,10 +235,13 @@ impl Found {
         };
         let within = |depth: usize| share(&|j: &Judged| j.rank.is_some_and(|rank| rank <= depth));
         let first = within(1);
+        let told = judged.iter().filter(|j| j.answerable).filter_map(|j| j.sentence);
+        let sentences: Vec<f64> = told.map(|holds| f64::from(u8::from(holds))).collect();
         (!first.is_empty()).then(|| Self {
             recall_1: Mean::of(&first),
             shown: Mean::of(&share(&|j| j.shown)),
             recall_5: Mean::of(&within(DEPTH)),
+            sentence: (!sentences.is_empty()).then(|| Mean::of(&sentences)),
         })
     }
 }
@@ -257,6 +292,7 @@ mod tests {
             answerable,
             rank,
             shown: rank == Some(1),
+            sentence: rank.map(|rank| rank == 3),
             passages: vec![(coverage, similarity)],
         };
         let all = [
@@ -271,6 +307,7 @@ mod tests {
             (found.recall_1.mean - 1.0 / 3.0).abs() < 1e-9 && (found.recall_5.mean - 2.0 / 3.0).abs() < 1e-9
         );
         assert!((found.shown.mean - 1.0 / 3.0).abs() < 1e-9);
+        assert!((found.sentence.unwrap().mean - 0.5).abs() < 1e-9);
         let gated = Gated::of(&all, Gate { min_coverage: 0.45, min_support: 0.9 });
         assert!((gated.recall - 2.0 / 3.0).abs() < 1e-9 && (gated.precision - 2.0 / 3.0).abs() < 1e-9);
         assert!((gated.stopped - 0.5).abs() < 1e-9);

@@ -122,6 +122,7 @@ pub fn held(probes: &[Probe], wording: &Wording) -> Result<Vec<Held>, ProbesErro
             reference: String::new(),
             passages: 0,
             oracle: None,
+            question: None,
             facts: Vec::new(),
             rejected: None,
         })

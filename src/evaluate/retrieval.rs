@@ -16,7 +16,7 @@ use super::beir::{Asked, Collection, Document};
 use super::metrics::{Figures, Judged, Mean};
 use crate::ingest::IngestError;
 use crate::ingest::chunk::{Sizes, chunks};
-use crate::ingest::embedding::{Embedding, embedded_text};
+use crate::ingest::embedding::Embedding;
 use crate::ingest::segment::IndexesWriter;
 use crate::language::Language;
 use crate::retrieve::{Gate, GuidelineIndex, Ranked, Ranking, RetrieveError, Scope, SearchTools, Snapshot};
@@ -24,7 +24,7 @@ use crate::store::disk::{Disk as _, Filesystem};
 use crate::store::manifest::MadeBy;
 use crate::store::publish::BuildLock;
 use crate::store::schema::{Facts, Record};
-use crate::store::vectors::VECTORS;
+use crate::store::vectors::{VECTORS, embedded_text};
 use crate::store::{StoreError, io_error};
 
 /// Chunks of a ranking that are looked at: enough for 100 documents of several chunks each.

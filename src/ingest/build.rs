@@ -15,7 +15,7 @@ use super::approvals::{Approvals, passage_hash};
 use super::chunk::{Chunk, Sizes, chunks, estimate_tokens};
 use super::documents::{Document, Documents};
 use super::editions::{Edition, resolve};
-use super::embedding::{Embedded, Embedding, embedded_text};
+use super::embedding::{Embedded, Embedding};
 use super::extract::Format;
 use super::segment::IndexesWriter;
 use super::{Finding, Findings, IngestError, screen};
@@ -25,7 +25,7 @@ use crate::store::manifest::{Counts, MadeBy, hex};
 use crate::store::publish::{BuildLock, Draft};
 use crate::store::quarantine::{self, HeldBack};
 use crate::store::schema::{Facts, Record};
-use crate::store::vectors::VECTORS;
+use crate::store::vectors::{VECTORS, embedded_text};
 use crate::store::{Manifest, StoreError, io_error};
 
 /// What to build.

@@ -12,12 +12,6 @@ use crate::store::{self, Manifest};
 /// Texts that are embedded at a time.
 const BATCH: usize = 64;
 
-/// What is embedded for a chunk: the headings say what the text is about.
-#[must_use]
-pub fn embedded_text(title: &str, section: &str, text: &str) -> String {
-    if section.is_empty() { format!("{title}\n{text}") } else { format!("{title} > {section}\n{text}") }
-}
-
 /// How many vectors were made, and how many taken along.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Embedded {

@@ -1,15 +1,33 @@
 //! Keeps a quote to what the passages say, while it is written.
 
-use super::MARK;
-use super::units::all_units;
+use serde::Serialize;
 
-/// Watches an answer as it is written, and knows what may come next while it quotes: a unit of a passage to its end, each once, and nothing
-/// else, the end of the answer least of all.
+use super::{MARK, Quote, possible};
+
+/// Quotes that may stand before an answer; what goes on quoting seldom comes to one.
+const MOST: usize = 3;
+
+/// Watches an answer as it is written, and knows what may come next while it quotes: a unit of a passage to its end, each once and a few at
+/// the most, and nothing else, the end of the answer least of all. It may also be told which units to prefer.
 #[derive(Debug, Clone, Default)]
 pub struct QuoteGuide {
-    /// What may be quoted, white space made one.
-    units: Vec<Box<[u8]>>,
+    /// What may be quoted, white space made one, and how much it is preferred.
+    units: Vec<(Box<[u8]>, f32)>,
+    quoted: usize,
+    /// See [`QuoteChoice::bar`].
+    bar: f32,
     written: Written,
+}
+
+/// What counts in the choice of quotes besides the adapter's own opinion.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct QuoteChoice {
+    /// How much likelier than by its own choice an adapter quotes a sentence for being near the question: e to the power of so many times the
+    /// cosine of their vectors. 0 leaves that to the adapter.
+    pub nearness: f32,
+    /// How much likelier than all else an adapter must find it to begin with a quote, in powers of e; where it does not, it says what else it
+    /// would, and that is that the passages do not answer. 0 leaves that to the adapter too.
+    pub bar: f32,
 }
 
 /// What an answer's text is at its end.
@@ -29,13 +47,35 @@ enum Written {
 impl QuoteGuide {
     /// For an answer whose prompt holds these passages; without any, all is free.
     pub fn new<'p>(passages: impl IntoIterator<Item = &'p str>) -> Self {
-        let units: Vec<Box<[u8]>> =
-            all_units(passages).into_iter().map(|(_, unit)| unit.into_bytes().into_boxed_slice()).collect();
-        let written = if units.is_empty() { Written::Answer } else { Written::LineStart };
-        Self { units, written }
+        Self::preferring(possible(passages).into_iter().map(|quote| (quote.text, 0.0)))
     }
 
-    /// Whether there may be text that must not come next.
+    /// For an answer that may quote these units and nothing else, each with its preference: a unit's probability is multiplied by e to the
+    /// power of it, against the others'.
+    ///
+    /// ```
+    /// use shishin::quote::QuoteGuide;
+    /// let mut guide = QuoteGuide::preferring([("Give 5 mg.".to_owned(), 0.0), ("Wait.".to_owned(), 2.0)]);
+    /// guide.push(b"> ");
+    /// let (give, wait) = (guide.preference(b"Give").unwrap(), guide.preference(b"Wait").unwrap());
+    /// assert!((wait - give - 2.0).abs() < 1e-6 && guide.preference(b"Take").is_none());
+    /// ```
+    pub fn preferring(units: impl IntoIterator<Item = (String, f32)>) -> Self {
+        let units: Vec<_> = units
+            .into_iter()
+            .map(|(unit, preference)| (unit.into_bytes().into_boxed_slice(), preference))
+            .collect();
+        let written = if units.is_empty() { Written::Answer } else { Written::LineStart };
+        Self { units, quoted: 0, bar: 0.0, written }
+    }
+
+    /// For an answer that may quote these, each so near to the question.
+    pub fn choosing(possible: impl IntoIterator<Item = (Quote, f32)>, choice: QuoteChoice) -> Self {
+        let preferred = possible.into_iter().map(|(quote, near)| (quote.text, choice.nearness * near));
+        Self { bar: choice.bar, ..Self::preferring(preferred) }
+    }
+
+    /// Whether there may be text that must not come next, or is preferred.
     pub fn watches(&self) -> bool {
         self.written != Written::Answer
     }
@@ -45,34 +85,106 @@ impl QuoteGuide {
         matches!(self.written, Written::Quote(..))
     }
 
-    /// Whether these bytes may come next. In a quote no bytes, the end of an answer, may not.
-    pub fn allows(&self, bytes: &[u8]) -> bool {
+    /// Whether it is open if something is quoted, or which of several units, and one is preferred to another.
+    pub fn prefers(&self) -> bool {
+        let open: &mut dyn Iterator<Item = usize> = match &self.written {
+            Written::Answer => return false,
+            Written::LineStart if self.quoted >= MOST => return false,
+            Written::LineStart if self.quoted == 0 && self.bar != 0.0 => return true,
+            Written::LineStart | Written::Mark => &mut (0..self.units.len()),
+            Written::Quote(units, _) => &mut units.iter().copied(),
+        };
+        let mut preferences = open.map(|unit| self.units[unit].1);
+        let first = preferences.next();
+        preferences.any(|preference| Some(preference) != first)
+    }
+
+    /// How much likelier than a model says these bytes shall be to come next, as the logarithm of a factor: that of the most preferred unit
+    /// that may still follow, against the most preferred one that might have; a unit's own factor comes of all its bytes. `None` where they
+    /// must not come at all; in a quote that is also said of no bytes, the end of an answer.
+    ///
+    /// The sum over units would count a beginning that many share twice, since the model counts it too.
+    pub fn preference(&self, bytes: &[u8]) -> Option<f32> {
         // Nearly all of a vocabulary is decided here.
         match &self.written {
-            Written::Answer => true,
-            Written::Quote(units, at) if !bytes.contains(&b'\n') => {
-                let Some(first) = bytes.first() else { return false };
-                let goes_on = |unit: &usize| self.units[*unit][*at..].starts_with(bytes);
-                units.iter().any(goes_on)
-                    || *at == 0 && self.step(self.written.clone(), *first) == Some(Written::Answer)
+            Written::Answer => return Some(0.0),
+            Written::LineStart if bytes.trim_ascii_start().first() != Some(&(MARK as u8)) => {
+                return Some(0.0);
             }
-            _ => bytes
-                .iter()
-                .try_fold(self.written.clone(), |written, byte| self.step(written, *byte))
-                .is_some(),
+            Written::LineStart if self.quoted >= MOST => return None,
+            Written::Mark if bytes.first() != Some(&b' ') => return Some(0.0),
+            Written::Mark if bytes.len() > 1 && !bytes.contains(&b'\n') => {
+                return self.within(0..self.units.len(), 0, &bytes[1..]);
+            }
+            Written::Quote(units, at) => {
+                let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+                if line.len() == bytes.len() {
+                    return self.within(units.iter().copied(), *at, line);
+                }
+                if line.is_empty() {
+                    self.ended(&self.written)?;
+                } else {
+                    self.within(units.iter().copied(), *at, line)?;
+                }
+            }
+            Written::LineStart | Written::Mark => {}
         }
+        let mut guide = self.clone();
+        // Only what quotes comes here from the beginning.
+        let mut sum = if self.written == Written::LineStart && self.quoted == 0 { -self.bar } else { 0.0 };
+        for byte in bytes {
+            sum += guide.preference_of(*byte)?;
+            guide.push(&[*byte]);
+        }
+        Some(sum)
+    }
+
+    /// The preference of one byte.
+    fn preference_of(&self, byte: u8) -> Option<f32> {
+        match &self.written {
+            Written::Quote(units, _) if byte == b'\n' => {
+                let ended = self.ended(&self.written)?;
+                Some(self.units[ended].1 - self.most(units.iter().copied()))
+            }
+            Written::Quote(units, at) => self.within(units.iter().copied(), *at, &[byte]),
+            _ => self.step(self.written.clone(), byte).map(|_| 0.0),
+        }
+    }
+
+    /// Whether these bytes may come next. In a quote no bytes, the end of an answer, may not.
+    pub fn allows(&self, bytes: &[u8]) -> bool {
+        self.preference(bytes).is_some()
+    }
+
+    /// The preference of bytes that go on with one of these units, of which so many bytes are written.
+    fn within(&self, units: impl Iterator<Item = usize> + Clone, at: usize, bytes: &[u8]) -> Option<f32> {
+        if bytes.is_empty() {
+            return None;
+        }
+        let mut left = units.clone().filter(|unit| self.units[*unit].0[at..].starts_with(bytes)).peekable();
+        left.peek().is_some().then(|| self.most(left) - self.most(units))
+    }
+
+    fn most(&self, units: impl Iterator<Item = usize>) -> f32 {
+        units.map(|unit| self.units[unit].1).fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    /// The unit that is written to its end.
+    fn ended(&self, written: &Written) -> Option<usize> {
+        let Written::Quote(units, at) = written else { return None };
+        units.iter().copied().find(|unit| self.units[*unit].0.len() == *at)
     }
 
     /// Notes what has come next. What is not allowed counts as answer.
     pub fn push(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            let mut written = std::mem::take(&mut self.written);
-            if let Written::Quote(units, at) = &mut written
-                && *byte == b'\n'
-                && let Some(done) = units.iter().find(|unit| self.units[**unit].len() == *at)
+            let written = std::mem::take(&mut self.written);
+            if *byte == b'\n'
+                && let Some(done) = self.ended(&written)
             {
                 // None is quoted twice, so quotes come to an end.
-                self.units.remove(*done);
+                self.units.remove(done);
+                self.quoted += 1;
                 self.written = Written::LineStart;
             } else {
                 self.written = self.step(written, *byte).unwrap_or_default();
@@ -83,24 +195,18 @@ impl QuoteGuide {
     /// What is written with one more byte, if that is allowed.
     fn step(&self, written: Written, byte: u8) -> Option<Written> {
         Some(match written {
-            Written::LineStart if byte == MARK as u8 => Written::Mark,
+            Written::LineStart if byte == MARK as u8 => {
+                // Enough, or all, is quoted.
+                (self.quoted < MOST && !self.units.is_empty()).then_some(Written::Mark)?
+            }
             Written::LineStart if byte.is_ascii_whitespace() => Written::LineStart,
             // Without a blank it is no quote: ">5 mm".
-            Written::Mark if byte == b' ' && !self.units.is_empty() => {
-                Written::Quote((0..self.units.len()).collect(), 0)
-            }
+            Written::Mark if byte == b' ' => Written::Quote((0..self.units.len()).collect(), 0),
             Written::LineStart | Written::Mark | Written::Answer => Written::Answer,
-            Written::Quote(units, at) if byte == b'\n' => {
-                units.iter().any(|unit| self.units[*unit].len() == at).then_some(Written::LineStart)?
-            }
+            Written::Quote(..) if byte == b'\n' => self.ended(&written).map(|_| Written::LineStart)?,
             Written::Quote(mut units, at) => {
-                units.retain(|unit| self.units[*unit].get(at) == Some(&byte));
-                match units.is_empty() {
-                    false => Written::Quote(units, at + 1),
-                    // A figure that no unit begins with: "> 60 mL/min" means that it is more.
-                    true if at == 0 && byte.is_ascii_digit() => Written::Answer,
-                    true => return None,
-                }
+                units.retain(|unit| self.units[*unit].0.get(at) == Some(&byte));
+                (!units.is_empty()).then_some(Written::Quote(units, at + 1))?
             }
         })
     }
@@ -150,28 +256,67 @@ mod tests {
 
     #[test]
     fn all_else_is_free() {
-        let answers = [
-            "> 次に１２ mLを注ぐ。\nPour 1 mL.\n> Give",
-            "Give\n> 50 mg",
-            ">50 mg",
-            "> 50 mg",
-            "\n \n>50",
-            ">",
-            "",
-        ];
+        let answers =
+            ["> 次に１２ mLを注ぐ。\nPour 1 mL.\n> Give", "Give\n> 50 mg", ">50 mg", "\n \n>50", ">", ""];
         for free in answers {
             assert!(guided(free, [PASSAGE]).is_ok(), "{free}");
         }
-        assert!(
-            QuoteGuide::new([PASSAGE]).allows(b"> 50 mg") && !QuoteGuide::new([PASSAGE]).allows(b"> fifty")
-        );
         for passages in [&[][..], &["# Dose"]] {
             let guide = guided("> Give 50 mg", passages.iter().copied()).unwrap();
             assert!(!guide.watches());
         }
-        // When all has been quoted there is nothing more to quote.
-        let all = with(&UNITS, "");
-        assert_eq!(guided(&format!("{all}> "), [PASSAGE]).map(|guide| guide.watches()), Ok(false));
+        // No more quotes when enough is quoted, or all.
+        for (quotes, passage) in
+            [(&UNITS[..2], PASSAGE), (&UNITS[..3], PASSAGE), (&["Wait for help."], "Wait for help.")]
+        {
+            let before = with(quotes, "\n ");
+            assert!(guided(&format!("{before}Give"), [passage]).is_ok());
+            let more = guided(&format!("{before}> "), [passage]);
+            assert_eq!(more.is_ok(), quotes.len() == 2, "{quotes:?}");
+        }
+    }
+
+    #[test]
+    fn preferences_go_to_the_best_that_may_follow() {
+        let units = [("Do not give more.", 0.0), ("Do give.", 1.0), ("Wait.", 3.0)];
+        let mut guide = QuoteGuide::preferring(units.map(|(unit, preference)| (unit.to_owned(), preference)));
+        let of = |guide: &QuoteGuide, bytes: &str| guide.preference(bytes.as_bytes());
+        assert!(guide.prefers());
+        for (bytes, preference) in
+            [("Yes", 0.0), (">", 0.0), ("> ", 0.0), ("\n> Do ", -2.0), ("> Wait.\nYes", 0.0)]
+        {
+            assert_eq!(of(&guide, bytes), Some(preference), "{bytes}");
+        }
+        guide.push(b">");
+        assert_eq!((of(&guide, " Do"), of(&guide, " Wait")), (Some(-2.0), Some(0.0)));
+        guide.push(b" Do ");
+        assert_eq!((of(&guide, "not"), of(&guide, "give.\n> W")), (Some(-1.0), Some(0.0)));
+        assert_eq!(of(&guide, "give.\n> Do"), Some(-3.0), "what is quoted is gone");
+        assert_eq!(of(&guide, "\n"), None);
+        guide.push(b"give.");
+        assert!(!guide.prefers() && of(&guide, "\n") == Some(0.0));
+        // One that begins another.
+        let mut guide = QuoteGuide::preferring([("Do.".to_owned(), 0.0), ("Do. Wait.".to_owned(), 1.0)]);
+        guide.push(b"> Do.");
+        assert_eq!((of(&guide, "\n"), of(&guide, " W")), (Some(-1.0), Some(0.0)));
+        // The first quote must be so much likelier than all else.
+        let near =
+            [(Quote { n: 1, text: "Do give.".into() }, 0.5), (Quote { n: 1, text: "Wait.".into() }, 1.0)];
+        let mut guide = QuoteGuide::choosing(near.clone(), QuoteChoice { nearness: 4.0, bar: 0.5 });
+        assert_eq!(
+            (of(&guide, ">"), of(&guide, "Yes"), of(&guide, "\n")),
+            (Some(-0.5), Some(0.0), Some(0.0))
+        );
+        assert_eq!(of(&guide, "\n> Do"), Some(-2.5));
+        guide.push(b"> Do give.\n");
+        assert_eq!((guide.prefers(), of(&guide, ">")), (false, Some(0.0)));
+        let guide = QuoteGuide::choosing(near[..1].to_vec(), QuoteChoice { nearness: 0.0, bar: 0.5 });
+        assert!(guide.prefers());
+        // With all alike the choice is left to the model.
+        let mut guide = QuoteGuide::new([PASSAGE]);
+        assert!(!guide.prefers());
+        guide.push(b"> ");
+        assert_eq!((of(&guide, "Do"), of(&guide, "| 9. |")), (Some(0.0), Some(0.0)));
     }
 
     proptest! {
@@ -184,8 +329,7 @@ mod tests {
                 guide.push(b"> ");
                 answer.extend(b"> ");
                 for pick in picks.iter().cycle() {
-                    let allowed: Vec<u8> =
-                        (0..=255).filter(|byte: &u8| !byte.is_ascii_digit() && guide.allows(&[*byte])).collect();
+                    let allowed: Vec<u8> = (0..=255).filter(|byte: &u8| guide.allows(&[*byte])).collect();
                     let Some(byte) = allowed.get(pick % allowed.len().max(1)) else { return Ok(()) };
                     guide.push(&[*byte]);
                     answer.push(*byte);
@@ -201,15 +345,18 @@ mod tests {
 
         #[test]
         fn tokens_are_judged_as_their_bytes_are(start in "(> )?(Do not|Repeat after 2)?", token in "[>D ]?[ a-z\n50]{0,4}") {
-            let mut guide = QuoteGuide::new([PASSAGE]);
+            let units = UNITS.iter().zip(0u8..).map(|(unit, n)| ((*unit).to_owned(), f32::from(n)));
+            let mut guide = QuoteGuide { bar: 0.5, ..QuoteGuide::preferring(units) };
             guide.push(start.as_bytes());
             let mut one = guide.clone();
-            let each = token.bytes().all(|byte| {
-                let allowed = one.allows(&[byte]);
+            let each = token.bytes().try_fold(0.0, |sum, byte| {
+                let preference = one.preference(&[byte])?;
                 one.push(&[byte]);
-                allowed
+                Some(sum + preference)
             });
-            prop_assert_eq!(guide.allows(token.as_bytes()), each && !(token.is_empty() && guide.quotes()));
+            let each = each.filter(|_| !token.is_empty() || !guide.quotes());
+            let whole = guide.preference(token.as_bytes());
+            prop_assert!(whole.zip(each).map_or(whole.is_none() && each.is_none(), |(a, b)| (a - b).abs() < 1e-3), "{:?} {:?}", whole, each);
         }
     }
 }

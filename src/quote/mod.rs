@@ -13,9 +13,8 @@ mod units;
 
 use serde::{Deserialize, Serialize};
 
-pub use guide::QuoteGuide;
-use units::all_units;
-pub use units::units_around;
+pub use guide::{QuoteChoice, QuoteGuide};
+pub use units::{possible, units_around};
 
 /// What a quote begins with, and then a blank.
 const MARK: char = '>';
@@ -53,7 +52,7 @@ enum Place {
 #[derive(Debug)]
 pub struct QuoteReader {
     /// What may be quoted, and the passage that says so.
-    units: Vec<(usize, String)>,
+    possible: Vec<Quote>,
     place: Place,
     /// Text that may become a quote.
     held: String,
@@ -64,9 +63,9 @@ pub struct QuoteReader {
 impl QuoteReader {
     /// For an answer whose prompt held these passages; without any, nothing is a quote.
     pub fn new<'p>(passages: impl IntoIterator<Item = &'p str>) -> Self {
-        let units = all_units(passages);
-        let place = if units.is_empty() { Place::Answer } else { Place::LineStart };
-        Self { units, place, held: String::new(), newest: None }
+        let possible = possible(passages);
+        let place = if possible.is_empty() { Place::Answer } else { Place::LineStart };
+        Self { possible, place, held: String::new(), newest: None }
     }
 
     /// Takes the next piece.
@@ -107,12 +106,11 @@ impl QuoteReader {
     fn line(&mut self, piece: &mut Piece) {
         let line = self.held.trim_ascii_start();
         let text = line.strip_prefix(MARK).and_then(|rest| rest.strip_prefix(' ')).map(flat);
-        let unit = text.and_then(|text| self.units.iter().find(|(_, unit)| *unit == text));
-        match unit {
-            Some((n, text)) => {
+        match text.and_then(|text| self.possible.iter().find(|quote| quote.text == text)) {
+            Some(quote) => {
                 self.held.clear();
-                self.newest = Some(text.clone());
-                piece.quotes.push(Quote { n: *n, text: text.clone() });
+                self.newest = Some(quote.text.clone());
+                piece.quotes.push(quote.clone());
                 self.place = Place::LineStart;
             }
             None => {

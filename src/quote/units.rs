@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::flat;
+use super::{Quote, flat};
 use crate::analysis::sentences::sentence_ends;
 
-/// Characters of a quote at the least: less says nothing.
+/// Length of a quote at the least: less says nothing. What is not ASCII counts two, since a kanji or kana says as much as two letters.
 const SHORTEST: usize = 9;
-/// And at the most: more is no quote, and an answer must have room beside it.
+/// Characters at the most: more is no quote, and an answer must have room beside it.
 const LONGEST: usize = 400;
 
 /// The sentences, list items and rows of tables of a passage, each without the white space around it. Headings and what is too short or too
@@ -24,8 +24,10 @@ pub(super) fn units(passage: &str) -> Vec<Range<usize>> {
             let from = block.start + start + part.len() - part.trim_start().len();
             let unit = from..from + part.trim().len();
             start = end;
-            let says = passage[unit.clone()].chars().any(char::is_alphanumeric);
-            if says && (SHORTEST..=LONGEST).contains(&passage[unit.clone()].chars().count()) {
+            let text = &passage[unit.clone()];
+            let length: usize = text.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum();
+            let says = text.chars().any(char::is_alphanumeric) && length >= SHORTEST;
+            if says && text.chars().count() <= LONGEST {
                 units.push(unit);
             }
         }
@@ -33,14 +35,14 @@ pub(super) fn units(passage: &str) -> Vec<Range<usize>> {
     units
 }
 
-/// The units of all passages, white space made one, each once and with its passage's number.
-pub(super) fn all_units<'p>(passages: impl IntoIterator<Item = &'p str>) -> Vec<(usize, String)> {
-    let mut all: Vec<(usize, String)> = Vec::new();
+/// What may be quoted of passages: their units, white space made one, each once and with the first passage that says it.
+pub fn possible<'p>(passages: impl IntoIterator<Item = &'p str>) -> Vec<Quote> {
+    let mut all: Vec<Quote> = Vec::new();
     for (passage, n) in passages.into_iter().zip(1..) {
         for unit in units(passage) {
             let text = flat(&passage[unit]);
-            if all.iter().all(|(_, other)| *other != text) {
-                all.push((n, text));
+            if all.iter().all(|other| other.text != text) {
+                all.push(Quote { n, text });
             }
         }
     }
@@ -106,14 +108,15 @@ mod tests {
     fn what_may_be_quoted_is_whole() {
         assert_eq!(said(PASSAGE), UNITS);
         assert!(said("").is_empty() && said("# Only\n\n---\n").is_empty());
+        assert_eq!(said("次の児で測る。\n\n- 在胎36週未満\n- 安静\n"), ["次の児で測る。", "在胎36週未満"]);
         // A line that looks like a mark is still part of its sentence.
         let compared = "Give it unless the eGFR is\n<30 mL/min or\n#3 holds.";
         assert_eq!(said(compared), [compared.replace('\n', " ")]);
         assert_eq!(said(&"a".repeat(LONGEST)).len(), 1);
         assert!(said(&"a".repeat(LONGEST + 1)).is_empty());
         assert_eq!(
-            all_units([PASSAGE, PASSAGE, "Another one."]).last(),
-            Some(&(3, "Another one.".to_owned()))
+            possible([PASSAGE, PASSAGE, "Another one."]).last(),
+            Some(&Quote { n: 3, text: "Another one.".to_owned() })
         );
     }
 

@@ -4,7 +4,7 @@
 //! its first step to its last, whatever is built meanwhile. [`Snapshot::search`] ([`snapshot`]) is the spine: [`terms`] (what the
 //! question asks for) → [`lexical`] (BM25 over the editions in effect) and [`dense`] (vectors near that of the question) → [`fuse`]
 //! (one ranking of both) → [`coverage`] (how much of the question a passage answers, the ground for abstaining) → [`passage`] (what
-//! the prompt and the client get).
+//! the prompt and the client get). [`sentences`] tells which sentence of those is nearest.
 
 pub mod coverage;
 pub mod dense;
@@ -12,6 +12,7 @@ pub mod explain;
 pub mod fuse;
 pub mod lexical;
 pub mod passage;
+pub mod sentences;
 pub mod snapshot;
 pub mod terms;
 pub mod verify;

@@ -180,6 +180,9 @@ pub struct Retrieval {
     pub passages: Vec<Passage>,
     /// Editions that match better than those, and are not in effect on the day, best first.
     pub not_in_effect: Vec<NotInEffect>,
+    /// What was searched with, where the index has vectors.
+    #[serde(skip)]
+    pub vector: Option<Vec<f32>>,
     /// The generation they come from.
     pub generation: String,
 }

@@ -10,6 +10,7 @@ use super::dense::{Cosines, DenseIndex, nearest};
 use super::fuse::{Scored, normalised_average};
 use super::lexical::{self, Indexes};
 use super::passage::{NotInEffect, Passage, Retrieval};
+use super::sentences::SentenceCache;
 use super::terms::QueryTerms;
 use super::{MAX_PASSAGES, Meaning, RetrieveError, Scope, SearchQuery, SearchTools, coverage, weight};
 use crate::language::Language;
@@ -108,6 +109,7 @@ impl Place {
 /// A question, cut into terms and compared with all vectors.
 struct Asked {
     terms: QueryTerms,
+    vector: Option<Vec<f32>>,
     cosines: Option<Cosines>,
 }
 
@@ -143,6 +145,7 @@ pub struct Snapshot {
     /// By the chunk's number.
     places: Vec<Place>,
     dense: Option<(DenseIndex, Meaning)>,
+    sentences: SentenceCache,
     tools: SearchTools,
 }
 
@@ -166,6 +169,7 @@ impl Snapshot {
             document_fields: DocumentFields::new(),
             places,
             dense,
+            sentences: SentenceCache::default(),
             tools: tools.clone(),
             generation,
         })
@@ -179,6 +183,14 @@ impl Snapshot {
     /// The number of a chunk's document.
     pub(super) fn document_of(&self, row: usize) -> Option<usize> {
         self.places.get(row).map(|place| place.document).filter(|document| *document != usize::MAX)
+    }
+
+    pub(super) fn meaning(&self) -> Option<&Meaning> {
+        self.dense.as_ref().map(|(_, meaning)| meaning)
+    }
+
+    pub(super) fn sentences(&self) -> &SentenceCache {
+        &self.sentences
     }
 
     pub(super) fn documents(&self) -> &Searcher {
@@ -289,7 +301,8 @@ impl Snapshot {
             true => self.not_in_effect(&asked, ranking, query, (language, factor))?,
             false => Vec::new(),
         };
-        Ok(Retrieval { passages: hits, not_in_effect, generation: self.generation().to_owned() })
+        let generation = self.generation().to_owned();
+        Ok(Retrieval { passages: hits, not_in_effect, vector: asked.vector, generation })
     }
 
     /// The editions that match better than all that are in effect on the day. Both are taken from one ranking: scores of two are not
@@ -350,11 +363,10 @@ impl Snapshot {
     }
 
     fn asked(&self, text: &str, ranking: Ranking) -> Result<Asked, RetrieveError> {
-        let cosines = match (ranking, &self.dense) {
-            (Ranking::Bm25, _) | (_, None) => None,
-            (_, Some((index, meaning))) => Some(index.cosines(&meaning.of_question(text)?)),
-        };
-        Ok(Asked { terms: self.terms(text)?, cosines })
+        let dense = self.dense.as_ref().filter(|_| ranking != Ranking::Bm25);
+        let vector = dense.map(|(_, meaning)| meaning.of_question(text)).transpose()?;
+        let cosines = dense.zip(vector.as_ref()).map(|((index, _), vector)| index.cosines(vector));
+        Ok(Asked { terms: self.terms(text)?, vector, cosines })
     }
 
     fn rank_asked(

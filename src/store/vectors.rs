@@ -29,6 +29,12 @@ const KEY: usize = 16;
 const MAX_DIMENSIONS: usize = 8_192;
 const MAX_ROWS: usize = 20_000_000;
 
+/// What is embedded for a chunk, or a sentence of one: the headings say what the text is about.
+#[must_use]
+pub fn embedded_text(title: &str, section: &str, text: &str) -> String {
+    if section.is_empty() { format!("{title}\n{text}") } else { format!("{title} > {section}\n{text}") }
+}
+
 /// Names what was embedded: equal texts have equal keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct VectorKey([u8; KEY]);

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use shishin::engine::{EngineSettings, FinishReason, GenerateRequest, Sampling};
 use shishin::model::config::Architecture;
 use shishin::model::fast::PackedAdapter;
-use shishin::quote::QuoteGuide;
+use shishin::quote::{Quote, QuoteGuide};
 
 use crate::asking::{self, Asked, Fast, GREEDY, ask, cache_bytes, start};
 use crate::common::tiny;
@@ -119,7 +119,9 @@ impl Question {
     }
 
     fn request(&self, subject: &Subject) -> GenerateRequest {
-        let mut quotes = QuoteGuide::new([PASSAGE].into_iter().filter(|_| self.quotes));
+        let possible = shishin::quote::possible([PASSAGE].into_iter().filter(|_| self.quotes));
+        let preferred = |(quote, n): (Quote, u8)| (quote.text, f32::from(n % 3));
+        let mut quotes = QuoteGuide::preferring(possible.into_iter().zip(0..).map(preferred));
         quotes.push(b"> ");
         GenerateRequest {
             prompt: self.prompt.clone(),

@@ -41,6 +41,7 @@ pub(super) fn run(
             reference: String::new(),
             passages: 0,
             oracle: None,
+            question: None,
             facts: Vec::new(),
             rejected: None,
         });
@@ -53,7 +54,7 @@ pub(super) fn run(
     let engine = Engine::start(&model, &settings.engine)?;
     let systems = [System { name: "base".into(), adapter: None }];
     let criteria = Criteria { objective: String::new(), goal: None, criterion: Vec::new() };
-    let generation = setup::generation(settings, max_tokens);
+    let generation = setup::generation(settings, None, max_tokens);
     let mut going = |_| !cancel.is_cancelled();
     let asked = (&held[..], &systems[..]);
     let answers = answers::answer(&model, &engine.handle(), asked, &criteria, &generation, &mut going)?;

@@ -88,7 +88,7 @@ pub(super) fn run(
         Vec::new()
     } else {
         let engine = Engine::start(&model, &settings.engine)?;
-        let generation = setup::generation(settings, PROBE_TOKENS);
+        let generation = setup::generation(settings, None, PROBE_TOKENS);
         let mut going = |_| !cancel.is_cancelled();
         let asked = (&held[..], &systems[..]);
         answers::answer(&model, &engine.handle(), asked, &probes::criteria(), &generation, &mut going)?

@@ -71,9 +71,12 @@ pub(super) fn run(settings: &Settings, args: &PassagesArgs, out: &mut dyn Write)
             write!(out, "{name}: {} questions", judged.len())?;
             if let Some(found) = found {
                 let show = |Mean { mean, low, high }: Mean| format!("{mean:.3} ({low:.2}–{high:.2})");
-                let Found { recall_1, shown: in_prompts, recall_5 } = found;
+                let Found { recall_1, shown: in_prompts, recall_5, sentence } = found;
                 write!(out, "; recall@1 {}, in prompts of {shown} {}", show(recall_1), show(in_prompts))?;
                 write!(out, ", recall@{} {}", passages::DEPTH, show(recall_5))?;
+                if let Some(sentence) = sentence {
+                    write!(out, "; nearest sentence of a prompt {}", show(sentence))?;
+                }
             }
             writeln!(out)?;
             let missed = judged.iter().filter(|j| j.answerable && j.rank.is_none()).map(|j| j.id.as_str());

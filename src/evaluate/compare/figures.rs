@@ -27,12 +27,13 @@ pub struct Metric {
 }
 
 /// All metrics, in the order of reports.
-pub const METRICS: [Metric; 12] = [
+pub const METRICS: [Metric; 13] = [
     metric("joint", "all that was asked for", |q, j| Some(j.joint(q.kind))),
     metric("joint-facts", "right, cited and in style", |q, j| asks_fact(q).then(|| j.joint(q.kind))),
     metric("fact", "right", |_, j| j.right),
     metric("fact-changed", "right where editions differ", |q, j| j.right.filter(|_| q.kind == Kind::Changed)),
     Metric { lower: true, ..metric("other-edition", "says what the other edition says", |_, j| j.older) },
+    metric("quotes", "quotes the sentence that answers, where it quotes", |_, j| j.quoted),
     metric("cites", "cites what answers", |_, j| j.cited),
     metric("citation-precision", "cites nothing else", |_, j| j.precise),
     metric("style", "in style", |q, j| answerable(q).then(|| in_style(j))),
@@ -262,7 +263,7 @@ fn row(suite: &Suite, question: &SuiteQuestion, arms: &[Arm], log: &Log) -> Opti
         let reply = answered.replies.iter().find(|reply| reply.key == key)?.clone();
         let read = reply.grounded && reply.finish != FinishReason::Abstained.as_str();
         let passages = if read { answered.passages.as_slice() } else { &[] };
-        let judgement = Judgement::of(suite, question, passages, &reply.answer);
+        let judgement = Judgement::of(suite, question, passages, &reply);
         let joint = judgement.joint(question.kind);
         Some(Judged { arm: arm.name.clone(), reply, judgement, joint })
     };

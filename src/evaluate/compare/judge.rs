@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::log::Shown;
+use super::log::{Reply, Shown};
 use super::suite::{Kind, Suite, SuiteQuestion};
 use crate::analysis::citations::cited;
 use crate::evaluate::criteria::{Check, Said};
 use crate::evaluate::facts;
+use crate::quote::Quote;
 
 /// What is said of one answer. `None` where it does not apply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,6 +18,9 @@ pub struct Judgement {
     pub older: Option<bool>,
     /// It cites a passage that answers; where passages were given.
     pub cited: Option<bool>,
+    /// What it quotes before it begins is what answers, a part of it, or holds it; where it quotes, and a fact is asked for.
+    #[serde(default)]
+    pub quoted: Option<bool>,
     /// It cites something, and nothing else than passages that answer; where it cites.
     pub precise: Option<bool>,
     /// It says that nothing answers.
@@ -26,9 +30,10 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// Judges an answer with the passages that it was given, in the order of their numbers.
+    /// Judges an answer, and what it quotes, with the passages that it was given, in the order of their numbers.
     #[must_use]
-    pub fn of(suite: &Suite, question: &SuiteQuestion, passages: &[Shown], answer: &str) -> Self {
+    pub fn of(suite: &Suite, question: &SuiteQuestion, passages: &[Shown], reply: &Reply) -> Self {
+        let answer = reply.answer.as_str();
         let oracle: Vec<usize> = passages.iter().filter(|p| answers(question, p)).map(|p| p.n).collect();
         let given: Vec<&str> =
             passages.iter().map(|p| p.text.as_str()).chain([question.question.as_str()]).collect();
@@ -58,6 +63,7 @@ impl Judgement {
             older,
             cited: (answerable && !question.oracle.is_empty())
                 .then(|| numbers.iter().any(|n| oracle.contains(n))),
+            quoted: quoted(question, &oracle, &reply.quotes),
             precise: (!numbers.is_empty()).then(|| numbers.iter().all(|n| oracle.contains(n))),
             abstained,
             faults: missed.map(|criterion| criterion.name.clone()).collect(),
@@ -88,7 +94,49 @@ fn answers(question: &SuiteQuestion, passage: &Shown) -> bool {
     })
 }
 
+/// Whether one of the quotes of an answer is what answers, a part of it, or holds it; `oracle` are the passages that answer.
+fn quoted(question: &SuiteQuestion, oracle: &[usize], quotes: &[Quote]) -> Option<bool> {
+    if question.facts.is_empty() || question.oracle.is_empty() || quotes.is_empty() {
+        return None;
+    }
+    let answers = |quote: &Quote| {
+        let text = squeezed(&quote.text);
+        let parts = question.oracle.iter().map(|oracle| squeezed(&oracle.quote));
+        oracle.contains(&quote.n)
+            && parts.into_iter().any(|part| part.contains(&text) || text.contains(&part))
+    };
+    Some(quotes.iter().any(answers))
+}
+
 /// White space apart: a passage may break lines elsewhere.
 fn squeezed(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quote_answers_from_the_passage_that_does() {
+        let question = |facts: &str| -> SuiteQuestion {
+            serde_json::from_str(&format!(
+                r#"{{"id":"1","language":"en","kind":"fact","question":"q","facts":{facts},"reference":"r",
+                    "oracle":[{{"guideline":"g","edition":"2","quote":"Give\n5 mg"}}]}}"#
+            ))
+            .unwrap()
+        };
+        let asked = question(r#"["5 mg"]"#);
+        let says = |quotes: &[(usize, &str)]| {
+            let quotes: Vec<Quote> =
+                quotes.iter().map(|(n, text)| Quote { n: *n, text: (*text).into() }).collect();
+            quoted(&asked, &[2], &quotes)
+        };
+        assert_eq!(says(&[(1, "Wait."), (2, "Give 5 mg at once.")]), Some(true));
+        assert_eq!(says(&[(2, "5 mg")]), Some(true));
+        assert_eq!(says(&[(1, "Give 5 mg at once.")]), Some(false), "another passage");
+        assert_eq!(says(&[(2, "Give 50 mg.")]), Some(false));
+        assert_eq!(says(&[]), None);
+        assert_eq!(quoted(&question("[]"), &[2], &[Quote { n: 2, text: "Wait.".into() }]), None);
+    }
 }
