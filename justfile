@@ -43,14 +43,16 @@ adapter-clinic base="qwen2.5-coder-0.5b":
     for language in en ja; do
         target/release/shishin dataset ground $data/grounded/{samples,invented,cases,unanswerable,nearmiss}.$language.jsonl \
             --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
-            --passages 2 --ranked --without 0.05 --declined 0.13 --quotes --out $out/$language
+            --passages 2 --ranked --without 0.25 --declined 0.33 --quotes --out $out/$language
         target/release/shishin dataset ground $data/bedside/{leaflets,uncovered}.$language.jsonl \
             --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
             --guidelines $data/bedside/guidelines/$language \
             --passages 2 --ranked --without 0 --variants 2 --quotes --out $out/leaflets-$language
     done
     target/release/shishin dataset ground $data/bedside/{en,ja}.jsonl --guidelines index/guidelines --out $out/bedside
-    target/release/shishin tune --run models/adapters/clinic/{{base}}.toml
+    for run in models/adapters/clinic/{{base}}{,.second}.toml; do
+        if [ -f $run ]; then target/release/shishin tune --run $run; fi
+    done
 
 # Make the data of the adapters for fixed forms, and train them
 adapter-forms:
