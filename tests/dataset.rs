@@ -477,12 +477,26 @@ fn the_suites_are_sound_and_held_out() {
         }
     }
     let mut texts: Vec<String> = Vec::new();
+    let guidelines =
+        ["models/datasets", "index/guidelines"].map(|folder| files(&root.join(folder), "md")).concat();
+    let mut quoted = 0;
     for (name, text) in files(&root.join("models/datasets"), "jsonl") {
         for line in text.lines().map(|line| serde_json::from_str::<Json>(line).unwrap()) {
             let asked = line["question"].as_str().or(line["messages"][0]["content"].as_str());
             texts.push(asked.unwrap_or_else(|| panic!("{name}: {line}")).to_owned());
+            // What answers can be quoted, so that an adapter can learn to.
+            for oracle in line["oracle"].as_array().into_iter().flatten() {
+                let quote = oracle["quote"].as_str().unwrap();
+                let around = |(_, text): &(String, String)| {
+                    text.contains(quote).then(|| shishin::quote::units_around(text, quote))
+                };
+                let units: Vec<_> = guidelines.iter().filter_map(around).flatten().collect();
+                assert!(!units.is_empty(), "{name}: “{quote}” is in no sentence, list item or row");
+                quoted += 1;
+            }
         }
     }
+    assert!(quoted >= 2500, "{quoted}");
     let learnt = texts.len();
     let asked = suite.questions.iter().chain(&tuning.questions);
     texts.extend(asked.map(|question| question.question.clone()));
