@@ -136,9 +136,6 @@ struct Asked<'a> {
     as_of: Date,
 }
 
-/// What was found, and in what.
-type Found = (Retrieval, Arc<Snapshot>);
-
 impl<'a> Asked<'a> {
     fn of(question: &'a Question) -> Self {
         let text = question.messages.last().map_or("", |turn| turn.content.as_str());
@@ -146,6 +143,9 @@ impl<'a> Asked<'a> {
         Self { text, language: Language::detect(text), as_of }
     }
 }
+
+/// What was found, and in what.
+type Found = (Retrieval, Arc<Snapshot>);
 
 /// Adapters by name.
 pub type Adapters = BTreeMap<String, Arc<PackedAdapter>>;

@@ -111,7 +111,6 @@ impl QuoteGuide {
             Written::LineStart if bytes.trim_ascii_start().first() != Some(&(MARK as u8)) => {
                 return Some(0.0);
             }
-            Written::LineStart if self.quoted >= MOST => return None,
             Written::Mark if bytes.first() != Some(&b' ') => return Some(0.0),
             Written::Mark if bytes.len() > 1 && !bytes.contains(&b'\n') => {
                 return self.within(0..self.units.len(), 0, &bytes[1..]);
