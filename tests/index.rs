@@ -12,7 +12,7 @@ mod faulty_disk;
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use faulty_disk::FaultyDisk;
 use jiff::civil::Date;
@@ -286,8 +286,8 @@ fn who_asks_for_what_was_replaced_expired_or_is_to_come_is_told() {
     assert_eq!(told("bedaquiline for resistant tuberculosis", TODAY).1, [to_come]);
 }
 
-/// Vectors of counted words: enough to see that what is built with vectors is searched with them.
-struct CountsWords(&'static str);
+/// Vectors of counted words: enough to see that what is built with vectors is searched with them. Counts the texts as well.
+struct CountsWords(&'static str, AtomicUsize);
 
 impl Embedder for CountsWords {
     fn name(&self) -> &str {
@@ -315,6 +315,7 @@ impl Embedder for CountsWords {
     }
 
     fn embed(&self, _: TextKind, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        self.1.fetch_add(texts.len(), Ordering::Relaxed);
         let vector = |text: &&str| {
             let mut vector = vec![0.01f32; 64];
             for word in text.to_lowercase().split(|c: char| !c.is_alphanumeric()).filter(|w| w.len() > 3) {
@@ -328,16 +329,24 @@ impl Embedder for CountsWords {
     }
 }
 
+fn counts_words(name: &'static str) -> CountsWords {
+    CountsWords(name, AtomicUsize::new(0))
+}
+
 fn meaning(name: &'static str) -> Meaning {
+    meaning_of(std::sync::Arc::new(counts_words(name)))
+}
+
+fn meaning_of(embedder: std::sync::Arc<CountsWords>) -> Meaning {
     let cpu = std::sync::Arc::new(Cpu::new(Variant::best(), 1).unwrap());
-    Meaning { embedder: std::sync::Arc::new(CountsWords(name)), path: "none".into(), cpu }
+    Meaning { embedder, path: "none".into(), cpu }
 }
 
 #[test]
 fn vectors_are_taken_along_and_searched_within_days_and_filters() {
     let clinic = Clinic::new();
     let build = |name| {
-        let embedder = CountsWords(name);
+        let embedder = counts_words(name);
         let tools = BuildTools { embedder: Some(&embedder), ..BuildTools::default() };
         build_with(tools, &clinic.options(), day(TODAY), &mut |_| {}).unwrap().embedded.unwrap()
     };
@@ -345,7 +354,7 @@ fn vectors_are_taken_along_and_searched_within_days_and_filters() {
     assert!(first.made >= 7 && first.reused == 0, "{first:?}");
     clinic.guideline("gout", "gout", "Gout", "1", "en", "2020-01-01", "", "Colchicine treats gout.\n");
     let second = build("one");
-    assert_eq!((second.made, second.reused), (1, first.made));
+    assert_eq!((second.made, second.reused), (2, first.made), "the chunk and its sentence");
     assert!(
         GuidelineIndex::open_with(&clinic.index(), Some(meaning("two"))).is_err(),
         "another embedder's vectors"
@@ -389,10 +398,11 @@ fn of_the_sentences_that_may_be_quoted_the_nearest_is_known() {
     let clinic = Clinic::new();
     let body = "Colchicine treats acute gout attacks. Allopurinol lowers urate between attacks.\n\n- Weigh the patient monthly.\n";
     clinic.guideline("gout", "gout", "Gout", "1", "en", "2020-01-01", "", body);
-    let embedder = CountsWords("one");
-    let tools = BuildTools { embedder: Some(&embedder), ..BuildTools::default() };
-    build_with(tools, &clinic.options(), day(TODAY), &mut |_| {}).unwrap();
-    let index = GuidelineIndex::open_with(&clinic.index(), Some(meaning("one"))).unwrap();
+    let embedder = std::sync::Arc::new(counts_words("one"));
+    let tools = BuildTools { embedder: Some(&*embedder), ..BuildTools::default() };
+    let built = build_with(tools, &clinic.options(), day(TODAY), &mut |_| {}).unwrap();
+    let open = || GuidelineIndex::open_with(&clinic.index(), Some(meaning_of(embedder.clone()))).unwrap();
+    let index = open();
     let snapshot = index.snapshot().unwrap();
     let text = "allopurinol lowers urate";
     let query =
@@ -406,6 +416,7 @@ fn of_the_sentences_that_may_be_quoted_the_nearest_is_known() {
         let (quote, _) = near.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
         (quote.n, quote.text, said)
     };
+    let embedded = embedder.1.load(Ordering::Relaxed);
     let second = [Passage::default(), found.passages[at].clone()];
     let whole = (2, "Allopurinol lowers urate between attacks.".to_owned(), 3);
     assert_eq!(nearest(&second), whole);
@@ -414,9 +425,54 @@ fn of_the_sentences_that_may_be_quoted_the_nearest_is_known() {
     let cut = Passage { text: text.clone(), ..found.passages[at].clone() };
     assert_eq!(nearest(&[cut.clone(), cut]), (1, text, 1), "said twice, it is quoted of the first");
     assert_eq!(nearest(&second), whole);
+    assert_eq!(embedder.1.load(Ordering::Relaxed), embedded, "all of these were embedded by the build");
     let alike = snapshot.nearness(None, &second).unwrap();
     assert!(alike.len() == 3 && alike.iter().all(|(quote, nearness)| quote.n == 2 && *nearness == 0.0));
     assert!(snapshot.nearness(vector, &[]).unwrap().is_empty());
+
+    // A generation that was built without them is searched by its chunks, and its sentences are embedded when they are asked for.
+    let passage = &found.passages[at];
+    let near = passage.sentence_similarity.unwrap();
+    assert!(near > passage.similarity.unwrap() && near > 0.7, "{near}");
+    let generation = generation_dir(&clinic.index(), &built.generation);
+    fs::remove_file(generation.join("sentences.bin")).unwrap();
+    assert!(GuidelineIndex::open_with(&clinic.index(), Some(meaning("one"))).is_err(), "it is missing");
+    let manifest = generation.join("manifest.json");
+    let mut without: serde_json::Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    without["files"].as_object_mut().unwrap().remove("sentences.bin").unwrap();
+    fs::write(&manifest, without.to_string()).unwrap();
+    let index = open();
+    let snapshot = index.snapshot().unwrap();
+    let again = snapshot.search(&query).unwrap();
+    assert!(again.passages.iter().all(|passage| passage.sentence_similarity.is_none()));
+    let before = embedder.1.load(Ordering::Relaxed);
+    let kept = snapshot.nearness(vector, &second).unwrap();
+    assert_eq!(embedder.1.load(Ordering::Relaxed), before + 3);
+    assert!(kept.iter().any(|(quote, nearness)| quote.text == whole.1 && (nearness - near).abs() < 1e-3));
+}
+
+#[test]
+fn the_passage_whose_sentence_is_nearest_comes_first() {
+    let clinic = Clinic::new();
+    let rest = "Swelling may last for weeks. Walking aids help. Reviews happen yearly. Records matter much.";
+    let body = format!(
+        "## Attacks\n\n{rest} Colchicine dose limits apply daily.\n\n## Limits\n\nColchicine, dose, limits, attacks: \
+         colchicine and dose and limits everywhere, with colchicine leaflets and colchicine cards and dose cards.\n"
+    );
+    clinic.guideline("gout", "gout", "Gout", "1", "en", "2020-01-01", "", &body);
+    let embedder = counts_words("one");
+    let tools = BuildTools { embedder: Some(&embedder), ..BuildTools::default() };
+    build_with(tools, &clinic.options(), day(TODAY), &mut |_| {}).unwrap();
+    let index = GuidelineIndex::open_with(&clinic.index(), Some(meaning("one"))).unwrap();
+    let snapshot = index.snapshot().unwrap();
+    let text = "colchicine dose limits apply daily";
+    let query =
+        SearchQuery { text, as_of: day(TODAY), language: None, filter: None, limit: 2, ranking: None };
+    let found = snapshot.search(&query).unwrap();
+    let [first, second] = &found.passages[..] else { panic!("two passages") };
+    assert!(first.section.ends_with("Attacks") && second.section.ends_with("Limits"), "{found:#?}");
+    assert!(first.similarity < second.similarity, "as a whole it is farther away: {found:#?}");
+    assert!(first.sentence_similarity > second.sentence_similarity);
 }
 
 #[test]
@@ -806,11 +862,12 @@ fn whichever_write_fails_a_whole_generation_stays_live() {
     let clinic = Clinic::new();
     let mut live = clinic.build().unwrap().generation;
     let index = GuidelineIndex::open(&clinic.index()).unwrap();
+    let embedder = counts_words("one");
     let mut fault = 0;
     loop {
         let disk = FaultyDisk::failing_at(fault);
         let built = build_with(
-            BuildTools { disk: &disk, ..BuildTools::default() },
+            BuildTools { disk: &disk, embedder: Some(&embedder), ..BuildTools::default() },
             &clinic.options(),
             day(TODAY),
             &mut |_| {},

@@ -93,19 +93,14 @@ fn passage(n: usize, text: &str) -> Passage {
         issuer: text.into(),
         jurisdiction: "jp".into(),
         language: Language::En,
-        tags: Vec::new(),
         effective_from: date(2024, 4, 1),
-        effective_to: None,
-        source: String::new(),
-        licence: String::new(),
         file: "g.md".into(),
-        page: None,
         span: Span { start: 100, end: 100 + text.len() },
         score: 1.0,
         coverage: 1.0,
-        similarity: None,
         text: text.into(),
         chunk_id: format!("c{n}"),
+        ..Passage::default()
     }
 }
 

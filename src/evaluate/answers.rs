@@ -328,7 +328,9 @@ fn guide(one: &Held, system: &System, generation: &Generation<'_>) -> Result<Quo
         }
         Some((meaning, question)) => {
             let failed = |source| AnswersError::Nearness { id: one.id.clone(), source };
-            let of = |passage: &InPrompt<'_>| meaning.sentences(passage.title, passage.section, passage.text);
+            let of = |passage: &InPrompt<'_>| {
+                meaning.sentences(passage.title, passage.section, passage.text, Vec::new())
+            };
             let sentences = passages.iter().map(of).collect::<Result<Vec<_>, _>>().map_err(failed)?;
             let question = meaning.of_question(question).map_err(failed)?;
             nearness(&question, sentences.iter().map(|sentences| &sentences[..]))

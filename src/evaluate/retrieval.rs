@@ -20,12 +20,11 @@ use crate::ingest::embedding::Embedding;
 use crate::ingest::segment::IndexesWriter;
 use crate::language::Language;
 use crate::retrieve::{Gate, GuidelineIndex, Ranked, Ranking, RetrieveError, Scope, SearchTools, Snapshot};
-use crate::store::disk::{Disk as _, Filesystem};
+use crate::store::StoreError;
+use crate::store::disk::Filesystem;
 use crate::store::manifest::MadeBy;
 use crate::store::publish::BuildLock;
 use crate::store::schema::{Facts, Record};
-use crate::store::vectors::{VECTORS, embedded_text};
-use crate::store::{StoreError, io_error};
 
 /// Chunks of a ranking that are looked at: enough for 100 documents of several chunks each.
 const CHUNKS: usize = 500;
@@ -91,7 +90,8 @@ pub fn index(
         for (n, chunk) in chunks(text, 0, title, sizes).into_iter().enumerate() {
             let own = text[chunk.span.clone()].to_owned();
             if let Some(embedding) = &mut embedding {
-                embedding.push(embedded_text(title, &chunk.section, &own))?;
+                // Whole rankings are measured, which sentences have no part in.
+                embedding.push(title, &chunk.section, &own)?;
             }
             let head = format!("{title}\n{}", chunk.section);
             writer.chunk(&record(id, title, n, chunk.section, chunk.span, own), &head)?;
@@ -100,9 +100,7 @@ pub fn index(
     }
     writer.finish()?;
     if let Some(embedding) = embedding {
-        let (vectors, _) = embedding.finish()?;
-        let path = draft.dir.join(VECTORS);
-        disk.write(&path, &vectors.to_bytes()).map_err(io_error("write", &path))?;
+        embedding.finish(&disk, &draft.dir)?;
     }
     let manifest = draft.publish(0, |manifest| {
         manifest.source.clone_from(&collection.name);

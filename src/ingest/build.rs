@@ -25,8 +25,7 @@ use crate::store::manifest::{Counts, MadeBy, hex};
 use crate::store::publish::{BuildLock, Draft};
 use crate::store::quarantine::{self, HeldBack};
 use crate::store::schema::{Facts, Record};
-use crate::store::vectors::{VECTORS, embedded_text};
-use crate::store::{Manifest, StoreError, io_error};
+use crate::store::{Manifest, StoreError};
 
 /// What to build.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +70,7 @@ pub struct BuildReport {
     pub left_out: usize,
     /// Passages that are held back until an operator has looked at them.
     pub held_back: usize,
-    /// Vectors of chunks; none without an embedder.
+    /// Vectors of chunks and of what may be quoted of them; none without an embedder.
     pub embedded: Option<Embedded>,
     /// Everything found, up to a thousand.
     pub findings: Vec<Finding>,
@@ -139,10 +138,7 @@ pub fn build_with(
     quarantine::write(disk, &draft.dir, &held_back)?;
     let mut embedded = None;
     if let Some(embedding) = embedding {
-        let (vectors, made) = embedding.finish()?;
-        let path = draft.dir.join(VECTORS);
-        disk.write(&path, &vectors.to_bytes()).map_err(io_error("write", &path))?;
-        embedded = Some(made);
+        embedded = Some(embedding.finish(disk, &draft.dir)?);
     }
     let made_by = embedder.map(|e| MadeBy { name: e.name().to_owned(), sha256: e.fingerprint().to_owned() });
     let manifest = publish(draft, &corpus.hash, &counts, made_by, created, options)?;
@@ -268,7 +264,7 @@ impl Indexing {
         for (n, chunk) in served {
             if let Some(embedding) = embedding {
                 let own = &text[chunk.span.clone()];
-                embedding.push(embedded_text(&front.title, &chunk.section, own))?;
+                embedding.push_with_sentences(&front.title, &chunk.section, own)?;
             }
             let head = [&front.title, &chunk.section, &tags].map(String::as_str).join("\n");
             self.writer.chunk(&record(edition, document, text, n, chunk), &head)?;

@@ -114,19 +114,15 @@ impl Wording {
             issuer: "issuer".into(),
             jurisdiction: "everywhere".into(),
             language: Language::En,
-            tags: Vec::new(),
-            effective_from: Date::default(),
-            effective_to: None,
             source: "source".into(),
             licence: "licence".into(),
             file: "file".into(),
-            page: None,
             span: Span { start: 0, end: MARK.len() },
             score: 1.0,
             coverage: 1.0,
-            similarity: None,
             text: MARK.into(),
             chunk_id: "sample".into(),
+            ..Passage::default()
         };
         let holds = |name: &str, text: &str, what: &str| match text.contains(MARK) {
             true => Ok(()),

@@ -53,6 +53,8 @@ pub struct ExplainedHit {
     pub document_words: f32,
     /// The cosine of its vector and the question's.
     pub similarity: Option<f32>,
+    /// The largest cosine of one of its sentences.
+    pub sentence_similarity: Option<f32>,
     /// The share of the question that it contains.
     pub coverage: f32,
     /// Terms with weight that it lacks.
@@ -82,6 +84,7 @@ impl Snapshot {
                 words: own,
                 document_words: document,
                 similarity: passage.similarity,
+                sentence_similarity: passage.sentence_similarity,
                 coverage: passage.coverage,
             }
         });

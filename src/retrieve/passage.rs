@@ -72,6 +72,12 @@ pub struct Passage {
     /// The cosine of its vector and the question's, from −1 to 1, where the index has vectors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub similarity: Option<f32>,
+    /// The largest cosine of the question's vector and that of a sentence of it, where the index has those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentence_similarity: Option<f32>,
+    /// The chunk's number in its generation.
+    #[serde(skip)]
+    pub row: usize,
     /// The text.
     pub text: String,
     /// Names the chunk within its generation.
@@ -100,6 +106,8 @@ impl Passage {
             score: hit.score,
             coverage: 0.0,
             similarity: hit.similarity,
+            sentence_similarity: None,
+            row: hit.row,
             text: record.text,
             chunk_id: record.chunk_id,
         }

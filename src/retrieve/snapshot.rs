@@ -10,7 +10,7 @@ use super::dense::{Cosines, DenseIndex, nearest};
 use super::fuse::{Scored, normalised_average};
 use super::lexical::{self, Indexes};
 use super::passage::{NotInEffect, Passage, Retrieval};
-use super::sentences::SentenceCache;
+use super::sentences::SentenceVectors;
 use super::terms::QueryTerms;
 use super::{MAX_PASSAGES, Meaning, RetrieveError, Scope, SearchQuery, SearchTools, coverage, weight};
 use crate::language::Language;
@@ -36,6 +36,8 @@ const NEARLY_SUPPORTS: f32 = 0.005;
 /// in it: the score finds what is about the question, the support tells what answers it.
 const WEIGHED: usize = 20;
 const SCORE_IN_SUPPORT: f32 = 0.025;
+/// What the nearest sentence of a passage counts beside the passage as a whole, in that order.
+const SENTENCE_IN_ORDER: f32 = 1.0;
 /// Chunks that are looked at for editions that are not in effect.
 const OTHERS: usize = 20;
 
@@ -145,7 +147,7 @@ pub struct Snapshot {
     /// By the chunk's number.
     places: Vec<Place>,
     dense: Option<(DenseIndex, Meaning)>,
-    sentences: SentenceCache,
+    sentences: SentenceVectors,
     tools: SearchTools,
 }
 
@@ -158,18 +160,20 @@ impl Snapshot {
         };
         let chunks = searcher(&generation.index)?;
         let places = places(&chunks).map_err(search_error("read", dir))?;
-        let dense = match &tools.meaning {
-            Some(meaning) => Some((dense(&generation.manifest, dir, &places, meaning)?, meaning.clone())),
-            None => None,
-        };
+        let (mut by_meaning, mut sentences) = (None, SentenceVectors::default());
+        if let Some(meaning) = &tools.meaning {
+            let dense = dense(&generation.manifest, dir, &places, meaning)?;
+            sentences = SentenceVectors::open(dir, (places.len(), dense.dimensions()))?;
+            by_meaning = Some((dense, meaning.clone()));
+        }
         Ok(Self {
             searcher: chunks,
             fields: Fields::new(),
             documents: searcher(&generation.documents)?,
             document_fields: DocumentFields::new(),
             places,
-            dense,
-            sentences: SentenceCache::default(),
+            dense: by_meaning,
+            sentences,
             tools: tools.clone(),
             generation,
         })
@@ -189,7 +193,7 @@ impl Snapshot {
         self.dense.as_ref().map(|(_, meaning)| meaning)
     }
 
-    pub(super) fn sentences(&self) -> &SentenceCache {
+    pub(super) fn sentences(&self) -> &SentenceVectors {
         &self.sentences
     }
 
@@ -278,11 +282,14 @@ impl Snapshot {
             }
             sort(&mut hits);
         } else if by_support {
+            let weighed = hits.len().min(WEIGHED);
+            self.look_into(&mut hits[..weighed], asked.vector.as_deref())?;
             for passage in &mut hits {
-                let weight = weight(passage.coverage, passage.similarity);
+                // What has no sentence of its own is as near as it is as a whole.
+                let sentence = passage.sentence_similarity.or(passage.similarity).unwrap_or_default();
+                let weight = weight(passage.coverage, passage.similarity) + SENTENCE_IN_ORDER * sentence;
                 passage.score = weight + SCORE_IN_SUPPORT * passage.score;
             }
-            let weighed = hits.len().min(WEIGHED);
             sort(&mut hits[..weighed]);
             // The others stay behind, so that few are the first of many.
             for at in weighed.max(1)..hits.len() {
@@ -303,6 +310,15 @@ impl Snapshot {
         };
         let generation = self.generation().to_owned();
         Ok(Retrieval { passages: hits, not_in_effect, vector: asked.vector, generation })
+    }
+
+    /// Sees which passage has the sentence that is nearest to the question.
+    fn look_into(&self, passages: &mut [Passage], question: Option<&[f32]>) -> Result<(), RetrieveError> {
+        let Some(question) = question else { return Ok(()) };
+        for passage in passages {
+            passage.sentence_similarity = self.sentences.largest(passage.row, question)?;
+        }
+        Ok(())
     }
 
     /// The editions that match better than all that are in effect on the day. Both are taken from one ranking: scores of two are not

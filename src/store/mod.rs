@@ -7,6 +7,7 @@
 //! <index>/generations/<id>/manifest.json  what is in it, with the sha256 of every file; written last
 //! <index>/generations/<id>/documents/     the index of whole documents
 //! <index>/generations/<id>/vectors.bin    the vectors of its chunks, if it was built with an embedder
+//! <index>/generations/<id>/sentences.bin  the vectors of what may be quoted of them
 //! <index>/generations/<id>/held-back.json passages that are not served until an operator has looked at them
 //! <index>/generations/<id>/IN_USE         readers hold a shared lock on it, so that it is not removed
 //! <index>/generations/.building-<id>/     a build under way, or one that died
@@ -20,6 +21,7 @@ pub mod manifest;
 pub mod publish;
 pub mod quarantine;
 pub mod schema;
+pub mod sentences;
 pub mod vectors;
 
 use std::fs::{self, File, TryLockError};

@@ -23,9 +23,9 @@ use super::{StoreError, io_error};
 pub const VECTORS: &str = "vectors.bin";
 const MAGIC: &[u8; 8] = b"SHISHVEC";
 const VERSION: u32 = 1;
-const HEADER: usize = 24;
-const KEY: usize = 16;
-/// No embedder has more dimensions, and no generation more chunks.
+pub(super) const HEADER: usize = 24;
+pub(super) const KEY: usize = 16;
+/// No embedder has more dimensions, and no generation more sentences.
 const MAX_DIMENSIONS: usize = 8_192;
 const MAX_ROWS: usize = 20_000_000;
 
@@ -37,7 +37,7 @@ pub fn embedded_text(title: &str, section: &str, text: &str) -> String {
 
 /// Names what was embedded: equal texts have equal keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct VectorKey([u8; KEY]);
+pub struct VectorKey(pub(super) [u8; KEY]);
 
 impl VectorKey {
     /// The key of a text, as it is given to the embedder.
@@ -47,6 +47,24 @@ impl VectorKey {
         key.copy_from_slice(&Sha256::digest(text)[..KEY]);
         Self(key)
     }
+}
+
+/// The dimensions and rows that a file of vectors claims.
+pub(super) fn read_header(header: &[u8; HEADER]) -> Result<(usize, usize), String> {
+    let number = |at: usize, len: usize| {
+        header[at..at + len].iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))
+    };
+    if header[..8] != *MAGIC {
+        return Err("it does not begin like a file of vectors".to_owned());
+    }
+    if number(8, 4) != u64::from(VERSION) {
+        return Err(format!("it is of version {}, this program reads {VERSION}", number(8, 4)));
+    }
+    let (dimensions, rows) = (number(12, 4) as usize, number(16, 8) as usize);
+    if dimensions == 0 || dimensions > MAX_DIMENSIONS || rows > MAX_ROWS {
+        return Err(format!("it claims {rows} rows of {dimensions} dimensions"));
+    }
+    Ok((dimensions, rows))
 }
 
 /// Vectors in the order of their chunks.
@@ -126,22 +144,10 @@ impl Vectors {
 
     /// Reads what [`to_bytes`](Self::to_bytes) wrote, or says what is wrong with it.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let Some((header, rest)) = bytes.split_at_checked(HEADER) else {
+        let Some((header, rest)) = bytes.split_first_chunk() else {
             return Err("it is shorter than its header".to_owned());
         };
-        let number = |at: usize, len: usize| {
-            header[at..at + len].iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))
-        };
-        if header[..8] != *MAGIC {
-            return Err("it does not begin like a file of vectors".to_owned());
-        }
-        if number(8, 4) != u64::from(VERSION) {
-            return Err(format!("it is of version {}, this program reads {VERSION}", number(8, 4)));
-        }
-        let (dimensions, rows) = (number(12, 4) as usize, number(16, 8) as usize);
-        if dimensions == 0 || dimensions > MAX_DIMENSIONS || rows > MAX_ROWS {
-            return Err(format!("it claims {rows} rows of {dimensions} dimensions"));
-        }
+        let (dimensions, rows) = read_header(header)?;
         if rest.len() != rows * (KEY + 2 * dimensions) {
             return Err(format!("{rows} rows of {dimensions} dimensions do not make {} bytes", bytes.len()));
         }

@@ -76,12 +76,19 @@ fn print_passage(passage: &Passage, out: &mut dyn Write) -> std::io::Result<()> 
     )?;
     let page = passage.page.map_or_else(String::new, |page| format!(", page {page}"));
     writeln!(out, "    {}:{}..{}{page}", printable(&passage.file), passage.span.start, passage.span.end)?;
-    let similarity = passage.similarity.map_or_else(String::new, |s| format!(", similarity {s:.3}"));
+    let similarity = similarity(", ", passage.similarity, passage.sentence_similarity);
     writeln!(out, "    score {:.2}, coverage {:.2}{similarity}", passage.score, passage.coverage)?;
     for line in printable(&passage.text).lines() {
         writeln!(out, "    | {line}")?;
     }
     writeln!(out)
+}
+
+/// The cosines of a passage and of its nearest sentence, as far as there are any.
+fn similarity(between: &str, passage: Option<f32>, sentence: Option<f32>) -> String {
+    let passage = passage.map_or_else(String::new, |cosine| format!("{between}similarity {cosine:.3}"));
+    let sentence = sentence.map_or_else(String::new, |cosine| format!(" (its nearest sentence {cosine:.3})"));
+    passage + &sentence
 }
 
 fn print_not_in_effect(edition: &NotInEffect, out: &mut dyn Write) -> std::io::Result<()> {
@@ -125,7 +132,7 @@ pub(super) fn explain(
     }
     for (n, hit) in hits.iter().enumerate() {
         writeln!(out, "\n[{}] {}  {}", n + 1, printable(&hit.chunk_id), printable(&hit.section))?;
-        let similarity = hit.similarity.map_or_else(String::new, |s| format!("; similarity {s:.3}"));
+        let similarity = similarity("; ", hit.similarity, hit.sentence_similarity);
         writeln!(
             out,
             "    score {:.3}: words {:.2} of its own and {:.2} of its document{similarity}",
