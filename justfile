@@ -48,9 +48,11 @@ adapter-clinic base="qwen2.5-coder-0.5b":
             --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
             --guidelines $data/bedside/guidelines/$language \
             --passages 2 --ranked --without 0 --variants 2 --quotes --out $out/leaflets-$language
+        target/release/shishin dataset ground $data/general/{instructions,refusals,safe}.$language.jsonl \
+            --guidelines index/guidelines/$language --out $out/general-$language
     done
     target/release/shishin dataset ground $data/bedside/{en,ja}.jsonl --guidelines index/guidelines --out $out/bedside
-    for run in models/adapters/clinic/{{base}}{,.second}.toml; do
+    for run in models/adapters/clinic/{{base}}{,.second,.third}.toml; do
         if [ -f $run ]; then target/release/shishin tune --run $run; fi
     done
 

@@ -477,13 +477,20 @@ fn the_suites_are_sound_and_held_out() {
         }
     }
     let mut texts: Vec<String> = Vec::new();
+    let (mut general, mut probes) = (Vec::new(), Vec::new());
     let guidelines =
         ["models/datasets", "index/guidelines"].map(|folder| files(&root.join(folder), "md")).concat();
     let mut quoted = 0;
     for (name, text) in files(&root.join("models/datasets"), "jsonl") {
         for line in text.lines().map(|line| serde_json::from_str::<Json>(line).unwrap()) {
             let asked = line["question"].as_str().or(line["messages"][0]["content"].as_str());
-            texts.push(asked.unwrap_or_else(|| panic!("{name}: {line}")).to_owned());
+            let asked = asked.unwrap_or_else(|| panic!("{name}: {line}")).to_owned();
+            match Path::new(&name).parent().and_then(Path::file_name).and_then(|folder| folder.to_str()) {
+                Some("general") => general.push(asked.clone()),
+                Some("forgetting") => probes.push(asked.clone()),
+                _ => {}
+            }
+            texts.push(asked);
             // What answers can be quoted, so that an adapter can learn to.
             for oracle in line["oracle"].as_array().into_iter().flatten() {
                 let quote = oracle["quote"].as_str().unwrap();
@@ -504,6 +511,13 @@ fn the_suites_are_sound_and_held_out() {
     for pair in shishin::dataset::similar::pairs(&texts) {
         let at = pair.first.max(pair.second);
         assert!(at < learnt, "{} ~ {}", texts[pair.first], texts[pair.second]);
+    }
+    // What is learnt along is not what is probed.
+    assert!(general.len() >= 400 && probes.len() >= 90);
+    let both: Vec<&str> = general.iter().chain(&probes).map(String::as_str).collect();
+    for pair in shishin::dataset::similar::pairs(&both) {
+        let (first, second) = (pair.first.min(pair.second), pair.first.max(pair.second));
+        assert!(first >= general.len() || second < general.len(), "{} ~ {}", both[first], both[second]);
     }
     // The shipped promises and probes can be read too.
     shishin::evaluate::compare::gate::read(&root.join("config/gate.toml")).unwrap();
