@@ -445,34 +445,75 @@ fn of_the_sentences_that_may_be_quoted_the_nearest_is_known() {
     let snapshot = index.snapshot().unwrap();
     let again = snapshot.search(&query).unwrap();
     assert!(again.passages.iter().all(|passage| passage.sentence_similarity.is_none()));
+    let scores = |found: &Retrieval| found.passages.iter().map(|p| p.score).collect::<Vec<_>>();
+    assert!(scores(&again).iter().zip(scores(&found)).all(|(without, with)| *without < with), "{again:?}");
     let before = embedder.1.load(Ordering::Relaxed);
     let kept = snapshot.nearness(vector, &second).unwrap();
     assert_eq!(embedder.1.load(Ordering::Relaxed), before + 3);
     assert!(kept.iter().any(|(quote, nearness)| quote.text == whole.1 && (nearness - near).abs() < 1e-3));
+
+    // The next build makes them, and takes the chunks along.
+    let rebuilt = build_with(tools, &clinic.options(), day(TODAY), &mut |_| {}).unwrap();
+    let embedded = rebuilt.embedded.unwrap();
+    assert!(embedded.made >= 3 && embedded.reused >= rebuilt.counts.chunks, "{embedded:?}");
+    assert_eq!(verify(&clinic.index(), &rebuilt.generation).unwrap().faults, [] as [String; 0]);
+    assert!(open().snapshot().unwrap().search(&query).unwrap().passages[0].sentence_similarity.is_some());
 }
 
 #[test]
-fn the_passage_whose_sentence_is_nearest_comes_first() {
+fn sentences_of_other_chunks_are_refused() {
     let clinic = Clinic::new();
+    let embedder = counts_words("one");
+    let tools = BuildTools { embedder: Some(&embedder), ..BuildTools::default() };
+    let of_fewer = build_with(tools, &clinic.options(), day(TODAY), &mut |_| {}).unwrap().generation;
+    clinic.guideline("gout", "gout", "Gout", "1", "en", "2020-01-01", "", "Colchicine treats gout.\n");
+    let generation = build_with(tools, &clinic.options(), day(TODAY), &mut |_| {}).unwrap().generation;
+    let file = |generation: &str| generation_dir(&clinic.index(), generation).join("sentences.bin");
+    let other = fs::read(file(&of_fewer)).unwrap();
+    fs::write(file(&generation), &other).unwrap();
+    // With sums that fit, so that only what it holds can tell.
+    let manifest = generation_dir(&clinic.index(), &generation).join("manifest.json");
+    let mut forged: serde_json::Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    let sums: serde_json::Value = serde_json::from_slice(
+        &fs::read(generation_dir(&clinic.index(), &of_fewer).join("manifest.json")).unwrap(),
+    )
+    .unwrap();
+    forged["files"]["sentences.bin"] = sums["files"]["sentences.bin"].clone();
+    fs::write(&manifest, forged.to_string()).unwrap();
+    let faults = verify(&clinic.index(), &generation).unwrap().faults;
+    assert!(faults.len() == 1 && faults[0].contains("sentences.bin"), "{faults:?}");
+    let error = GuidelineIndex::open_with(&clinic.index(), Some(meaning("one"))).err().unwrap().to_string();
+    assert!(error.contains("chunks") && error.contains("shishin index build"), "{error}");
+}
+
+#[test]
+fn the_nearest_sentence_comes_first_and_the_gate_looks_at_what_supports_best() {
+    let clinic = Clinic::new();
+    // The first says in one sentence what is asked, among much else; the second is about it from end to end.
     let rest = "Swelling may last for weeks. Walking aids help. Reviews happen yearly. Records matter much.";
     let body = format!(
-        "## Attacks\n\n{rest} Colchicine dose limits apply daily.\n\n## Limits\n\nColchicine, dose, limits, attacks: \
-         colchicine and dose and limits everywhere, with colchicine leaflets and colchicine cards and dose cards.\n"
+        "## Attacks\n\n{rest} Colchicine dose limits apply daily.\n\n## Limits\n\nColchicine cards apply. \
+         Dose limits vary. Daily colchicine leaflets. Apply cards daily. Limits of colchicine. Pharmacies print bottles. Nurses keep copies.\n"
     );
     clinic.guideline("gout", "gout", "Gout", "1", "en", "2020-01-01", "", &body);
     let embedder = counts_words("one");
     let tools = BuildTools { embedder: Some(&embedder), ..BuildTools::default() };
     build_with(tools, &clinic.options(), day(TODAY), &mut |_| {}).unwrap();
     let index = GuidelineIndex::open_with(&clinic.index(), Some(meaning("one"))).unwrap();
-    let snapshot = index.snapshot().unwrap();
     let text = "colchicine dose limits apply daily";
-    let query =
-        SearchQuery { text, as_of: day(TODAY), language: None, filter: None, limit: 2, ranking: None };
-    let found = snapshot.search(&query).unwrap();
-    let [first, second] = &found.passages[..] else { panic!("two passages") };
-    assert!(first.section.ends_with("Attacks") && second.section.ends_with("Limits"), "{found:#?}");
-    assert!(first.similarity < second.similarity, "as a whole it is farther away: {found:#?}");
-    assert!(first.sentence_similarity > second.sentence_similarity);
+    let search = |limit| {
+        let query =
+            SearchQuery { text, as_of: day(TODAY), language: None, filter: None, limit, ranking: None };
+        index.snapshot().unwrap().search(&query).unwrap()
+    };
+    let (one, two) = (search(1), search(2));
+    let sections: Vec<_> = two.passages.iter().map(|p| (&p.section, p.score, p.similarity)).collect();
+    assert!(sections[0].0.ends_with("Attacks") && sections[1].0.ends_with("Limits"), "{sections:?}");
+    assert!(two.passages[0].similarity < two.passages[1].similarity, "{two:#?}");
+    assert!(two.passages[0].sentence_similarity > two.passages[1].sentence_similarity, "{two:#?}");
+    assert_eq!((one.best, one.weight()), (two.best, two.weight()));
+    assert_eq!(two.best, Some((two.passages[1].coverage, two.passages[1].similarity)));
+    assert!(search(0).best.is_none());
 }
 
 #[test]

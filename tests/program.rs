@@ -361,6 +361,44 @@ fn ask_prints_the_answer_and_its_sources() {
 }
 
 #[test]
+fn the_shipped_adapter_quotes_what_it_answers_from() {
+    let folder = workplace();
+    pull(folder.path());
+    assert!(run(folder.path(), &["index", "build"]).status.success());
+    let clinic = format!("clinic={}/models/adapters/clinic", env!("CARGO_MANIFEST_DIR"));
+    let asked = run(
+        folder.path(),
+        &[
+            "ask",
+            "--load-adapter",
+            &clinic,
+            "--temperature",
+            "0",
+            "--json",
+            "What is the blood pressure target?",
+        ],
+    );
+    assert!(asked.status.success(), "{}", stderr(&asked));
+    let text = String::from_utf8_lossy(&asked.stdout).into_owned();
+    let events: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |name: &str| -> Vec<&serde_json::Value> {
+        events.iter().filter(|event| event["event"] == name).map(|event| &event["data"]).collect()
+    };
+    let passages = of("retrieval")[0]["passages"].as_array().unwrap();
+    let english = passages.iter().find(|passage| passage["guideline"] == "pressure").unwrap();
+    assert!(english["sentence_similarity"].as_f64().unwrap() > 0.8, "{english}");
+    let quotes = of("quote");
+    let first = quotes.first().unwrap_or_else(|| panic!("no quote: {text}"));
+    assert_eq!(first["text"], "The blood pressure target is below 130/80 mmHg.");
+    assert_eq!(first["n"], english["n"]);
+    let said: String = of("token").iter().filter_map(|token| token["text"].as_str()).collect();
+    assert!(said.contains("130/80") && of("citation").iter().any(|c| c["n"] == first["n"]), "{said}");
+    let done = of("done")[0];
+    assert_eq!(done["provenance"]["mode"], "hybrid", "{done}");
+}
+
+#[test]
 fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
     let folder = workplace();
     pull(folder.path());

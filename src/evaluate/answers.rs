@@ -3,6 +3,7 @@
 //! An example is a line of a chat dataset. What the assistant says last is the reference; what stands before it is the prompt, the same
 //! tokens for every system, so that a late adapter shares what the base has read.
 
+use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -329,7 +330,7 @@ fn guide(one: &Held, system: &System, generation: &Generation<'_>) -> Result<Quo
         Some((meaning, question)) => {
             let failed = |source| AnswersError::Nearness { id: one.id.clone(), source };
             let of = |passage: &InPrompt<'_>| {
-                meaning.sentences(passage.title, passage.section, passage.text, Vec::new())
+                meaning.sentences(passage.title, passage.section, passage.text, HashMap::new())
             };
             let sentences = passages.iter().map(of).collect::<Result<Vec<_>, _>>().map_err(failed)?;
             let question = meaning.of_question(question).map_err(failed)?;

@@ -134,8 +134,8 @@ pub struct Judged {
     pub shown: bool,
     /// Whether the sentence of those that is nearest to the question is what answers, or a part of it, or holds it; where a quote tells that.
     pub sentence: Option<bool>,
-    /// Coverage and similarity of each passage, best first.
-    pub passages: Vec<(f32, Option<f32>)>,
+    /// Coverage and similarity of the passage that supports an answer best, by which a gate decides.
+    pub best: Option<(f32, Option<f32>)>,
 }
 
 impl Judged {
@@ -143,7 +143,7 @@ impl Judged {
     #[must_use]
     pub fn passes(&self, gate: Gate) -> bool {
         let gate = gate.asked_in(self.language);
-        self.passages.iter().any(|(coverage, similarity)| gate.lets_pass(*coverage, *similarity))
+        self.best.is_some_and(|(coverage, similarity)| gate.lets_pass(coverage, similarity))
     }
 }
 
@@ -182,7 +182,7 @@ pub fn ask(
             rank: answers(&found).map(|at| at + 1),
             shown,
             sentence: sentence(snapshot, asked, &in_prompt)?,
-            passages: found.passages.iter().map(|p| (p.coverage, p.similarity)).collect(),
+            best: in_prompt.best,
         })
     };
     questions.iter().map(judge).collect()
@@ -293,7 +293,7 @@ mod tests {
             rank,
             shown: rank == Some(1),
             sentence: rank.map(|rank| rank == 3),
-            passages: vec![(coverage, similarity)],
+            best: Some((coverage, similarity)),
         };
         let all = [
             judged(true, Some(1), 0.9, None),

@@ -74,7 +74,8 @@ pub fn index(
     let lock = BuildLock::take(&disk, folder)?;
     let draft = lock.start(&Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string())?;
     let mut writer = IndexesWriter::create(&disk, &draft)?;
-    let mut embedding = meaning.map(|meaning| Embedding::start(&*meaning.embedder, folder));
+    // Whole rankings are measured, which sentences have no part in.
+    let mut embedding = meaning.map(|meaning| Embedding::of_chunks(&*meaning.embedder, folder));
     let mut documents = Vec::new();
     for (number, document) in collection.documents.iter().enumerate() {
         let Document { id, title, text } = document;
@@ -90,7 +91,6 @@ pub fn index(
         for (n, chunk) in chunks(text, 0, title, sizes).into_iter().enumerate() {
             let own = text[chunk.span.clone()].to_owned();
             if let Some(embedding) = &mut embedding {
-                // Whole rankings are measured, which sentences have no part in.
                 embedding.push(title, &chunk.section, &own)?;
             }
             let head = format!("{title}\n{}", chunk.section);

@@ -264,7 +264,7 @@ impl Indexing {
         for (n, chunk) in served {
             if let Some(embedding) = embedding {
                 let own = &text[chunk.span.clone()];
-                embedding.push_with_sentences(&front.title, &chunk.section, own)?;
+                embedding.push(&front.title, &chunk.section, own)?;
             }
             let head = [&front.title, &chunk.section, &tags].map(String::as_str).join("\n");
             self.writer.chunk(&record(edition, document, text, n, chunk), &head)?;

@@ -2,15 +2,17 @@
 //! embedded before by the same embedder, made anew where not.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use half::f16;
 
 use super::IngestError;
 use crate::model::embed::{Embedder, TextKind};
 use crate::quote;
 use crate::store::disk::Disk;
-use crate::store::sentences::{self, SENTENCES};
+use crate::store::sentences::{self, SENTENCES, Sentences};
 use crate::store::vectors::{VECTORS, VectorKey, Vectors, embedded_text};
-use crate::store::{self, Manifest, StoreError, io_error};
+use crate::store::{self, Manifest, io_error};
 
 /// Texts that are embedded at a time.
 const BATCH: usize = 64;
@@ -20,50 +22,43 @@ const BATCH: usize = 64;
 pub struct Embedded {
     /// Made anew.
     pub made: usize,
-    /// Taken along from the generation before.
+    /// Taken along from the generation before, or of the same text in this one.
     pub reused: usize,
 }
 
 /// Embeds chunks in their order, and what may be quoted of each.
 pub(crate) struct Embedding<'a> {
     chunks: Collected<'a>,
-    sentences: Collected<'a>,
-    /// Sentences up to the end of each chunk; none where they are left out.
-    ends: Vec<u64>,
+    /// Those of sentences, and how many there are up to the end of each chunk; where they are wanted.
+    sentences: Option<(Collected<'a>, Vec<u64>)>,
 }
 
 impl<'a> Embedding<'a> {
     /// Looks for vectors to take along in the live generation of an index folder. That there are none, or none that can be read, costs
     /// time and nothing else.
     pub(crate) fn start(embedder: &'a dyn Embedder, index_dir: &Path) -> Self {
-        let before = |file: &str, read: fn(&Path) -> Result<Option<Vectors>, StoreError>| {
-            let vectors = sound(embedder, index_dir, file).and_then(|dir| read(&dir).ok().flatten());
-            vectors.filter(|vectors| vectors.dimensions() == embedder.dimensions()).unwrap_or_default()
-        };
-        Self {
-            chunks: Collected::start(embedder, before(VECTORS, Vectors::read)),
-            sentences: Collected::start(embedder, before(SENTENCES, sentences::read_vectors)),
-            ends: Vec::new(),
-        }
+        let before = sound(embedder, index_dir, SENTENCES).and_then(|dir| Sentences::open(&dir).ok()?);
+        let before = before.map_or(Before::None, Before::Sentences);
+        let sentences = Some((Collected::start(embedder, before), Vec::new()));
+        Self { sentences, ..Self::of_chunks(embedder, index_dir) }
     }
 
-    /// Takes the next chunk, without its sentences.
+    /// The same of chunks alone.
+    pub(crate) fn of_chunks(embedder: &'a dyn Embedder, index_dir: &Path) -> Self {
+        let before = sound(embedder, index_dir, VECTORS).and_then(|dir| Vectors::read(&dir).ok()?);
+        let before = before.map_or(Before::None, Before::Chunks);
+        Self { chunks: Collected::start(embedder, before), sentences: None }
+    }
+
+    /// Takes the next chunk.
     pub(crate) fn push(&mut self, title: &str, section: &str, text: &str) -> Result<(), IngestError> {
-        self.chunks.push(embedded_text(title, section, text))
-    }
-
-    /// Takes the next chunk, and what may be quoted of it.
-    pub(crate) fn push_with_sentences(
-        &mut self,
-        title: &str,
-        section: &str,
-        text: &str,
-    ) -> Result<(), IngestError> {
-        self.push(title, section, text)?;
-        for quote in quote::possible([text]) {
-            self.sentences.push(embedded_text(title, section, &quote.text))?;
+        self.chunks.push(embedded_text(title, section, text))?;
+        if let Some((sentences, ends)) = &mut self.sentences {
+            for quote in quote::possible([text]) {
+                sentences.push(embedded_text(title, section, &quote.text))?;
+            }
+            ends.push(sentences.taken() as u64);
         }
-        self.ends.push(self.sentences.taken() as u64);
         Ok(())
     }
 
@@ -75,9 +70,9 @@ impl<'a> Embedding<'a> {
         };
         let (vectors, mut counts) = self.chunks.finish()?;
         write(VECTORS, &vectors.to_bytes())?;
-        if !self.ends.is_empty() {
-            let (vectors, more) = self.sentences.finish()?;
-            write(SENTENCES, &sentences::to_bytes(&self.ends, &vectors))?;
+        if let Some((sentences, ends)) = self.sentences {
+            let (vectors, more) = sentences.finish()?;
+            write(SENTENCES, &sentences::to_bytes(&ends, &vectors))?;
             counts = Embedded { made: counts.made + more.made, reused: counts.reused + more.reused };
         }
         Ok(counts)
@@ -85,7 +80,7 @@ impl<'a> Embedding<'a> {
 }
 
 /// The folder of the live generation, if its file of that name is whole and made by this embedder: a damaged one would carry its damage on.
-fn sound(embedder: &dyn Embedder, index_dir: &Path, file: &str) -> Option<std::path::PathBuf> {
+fn sound(embedder: &dyn Embedder, index_dir: &Path, file: &str) -> Option<PathBuf> {
     let id = store::current_id(index_dir).ok()??;
     let dir = store::generation_dir(index_dir, &id);
     let manifest = Manifest::read(&dir, &id).ok()?;
@@ -93,29 +88,67 @@ fn sound(embedder: &dyn Embedder, index_dir: &Path, file: &str) -> Option<std::p
     (same && manifest.check_file(&dir, file).is_ok()).then_some(dir)
 }
 
+/// The vectors of the generation before.
+enum Before {
+    None,
+    Chunks(Vectors),
+    Sentences(Sentences),
+}
+
+impl Before {
+    /// The rows by their keys, where the vectors have so many dimensions; of equal ones any.
+    fn by_key(&self, dimensions: usize) -> HashMap<VectorKey, usize> {
+        match self {
+            Self::Chunks(vectors) if vectors.dimensions() == dimensions => vectors.keys().zip(0..).collect(),
+            Self::Sentences(sentences) if sentences.dimensions() == dimensions => {
+                sentences.keys().zip(0..).collect()
+            }
+            _ => HashMap::new(),
+        }
+    }
+
+    fn row(&self, row: usize) -> Vec<f16> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Chunks(vectors) => vectors.row(row).to_vec(),
+            Self::Sentences(sentences) => sentences.row(row),
+        }
+    }
+}
+
 /// Collects the vectors of texts in their order.
 struct Collected<'a> {
     embedder: &'a dyn Embedder,
-    before: Vectors,
-    by_key: HashMap<VectorKey, usize>,
+    before: Before,
+    by_key: HashMap<VectorKey, Known>,
     vectors: Vectors,
-    waiting: Vec<Waiting>,
+    waiting: Vec<(VectorKey, Waiting)>,
     to_make: usize,
     counts: Embedded,
 }
 
-enum Waiting {
+/// Where a text's vector is already, or will be by then.
+#[derive(Clone, Copy)]
+enum Known {
     /// A row of the generation before.
-    Row(usize),
-    Text(VectorKey, String),
+    Before(usize),
+    /// A row of this one: passages overlap, and editions repeat each other.
+    Here(usize),
+}
+
+enum Waiting {
+    For(Known),
+    Text(String),
 }
 
 impl<'a> Collected<'a> {
-    fn start(embedder: &'a dyn Embedder, before: Vectors) -> Self {
+    fn start(embedder: &'a dyn Embedder, before: Before) -> Self {
+        let dimensions = embedder.dimensions();
+        let by_key = before.by_key(dimensions).into_iter().map(|(key, row)| (key, Known::Before(row)));
         Self {
-            by_key: before.by_key(),
+            by_key: by_key.collect(),
             before,
-            vectors: Vectors::new(embedder.dimensions()),
+            vectors: Vectors::new(dimensions),
             embedder,
             waiting: Vec::new(),
             to_make: 0,
@@ -131,10 +164,12 @@ impl<'a> Collected<'a> {
     /// Takes the next text.
     fn push(&mut self, text: String) -> Result<(), IngestError> {
         let key = VectorKey::of(&text);
+        let here = self.taken();
         match self.by_key.get(&key) {
-            Some(row) => self.waiting.push(Waiting::Row(*row)),
+            Some(known) => self.waiting.push((key, Waiting::For(*known))),
             None => {
-                self.waiting.push(Waiting::Text(key, text));
+                self.by_key.insert(key, Known::Here(here));
+                self.waiting.push((key, Waiting::Text(text)));
                 self.to_make += 1;
             }
         }
@@ -145,25 +180,26 @@ impl<'a> Collected<'a> {
         let texts: Vec<&str> = self
             .waiting
             .iter()
-            .filter_map(|waiting| match waiting {
-                Waiting::Text(_, text) => Some(text.as_str()),
-                Waiting::Row(_) => None,
+            .filter_map(|(_, waiting)| match waiting {
+                Waiting::Text(text) => Some(text.as_str()),
+                Waiting::For(_) => None,
             })
             .collect();
         let mut made = self.embedder.embed(TextKind::Passage, &texts)?.into_iter();
-        for waiting in self.waiting.drain(..) {
-            match waiting {
-                Waiting::Row(row) => {
-                    self.vectors.push_row(&self.before, row);
-                    self.counts.reused += 1;
-                }
-                Waiting::Text(key, _) => {
+        for (key, waiting) in self.waiting.drain(..) {
+            let known = match waiting {
+                Waiting::For(Known::Before(row)) => self.before.row(row),
+                Waiting::For(Known::Here(row)) => self.vectors.row(row).to_vec(),
+                Waiting::Text(_) => {
                     if let Some(vector) = made.next() {
                         self.vectors.push(key, &vector);
                         self.counts.made += 1;
                     }
+                    continue;
                 }
-            }
+            };
+            self.vectors.push_row(key, &known);
+            self.counts.reused += 1;
         }
         self.to_make = 0;
         Ok(())

@@ -118,9 +118,6 @@ pub enum RetrieveError {
     /// The question has no vector.
     #[error(transparent)]
     Embed(#[from] EmbedError),
-    /// The vectors of sentences cannot be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// A stored record cannot be read.
     #[error(
         "generation `{generation}` holds a record that cannot be read: {source}; run `shishin index build`"

@@ -72,7 +72,8 @@ pub struct Passage {
     /// The cosine of its vector and the question's, from −1 to 1, where the index has vectors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub similarity: Option<f32>,
-    /// The largest cosine of the question's vector and that of a sentence of it, where the index has those.
+    /// The cosine of the question's vector and that of the sentence of it that is nearest; of the first passages by words and meaning, where
+    /// the index was built with sentences.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sentence_similarity: Option<f32>,
     /// The chunk's number in its generation.
@@ -186,6 +187,9 @@ impl NotInEffect {
 pub struct Retrieval {
     /// The passages, best first.
     pub passages: Vec<Passage>,
+    /// Coverage and similarity of the passage that supports an answer best: of all that were compared, which may be more than those.
+    #[serde(skip)]
+    pub best: Option<(f32, Option<f32>)>,
     /// Editions that match better than those, and are not in effect on the day, best first.
     pub not_in_effect: Vec<NotInEffect>,
     /// What was searched with, where the index has vectors.
@@ -199,12 +203,12 @@ impl Retrieval {
     /// Whether any passage answers the question, as far as a gate can tell. When none does, answering would mean inventing.
     #[must_use]
     pub fn relevant(&self, gate: Gate) -> bool {
-        self.passages.iter().any(|p| gate.lets_pass(p.coverage, p.similarity))
+        self.best.is_some_and(|(coverage, similarity)| gate.lets_pass(coverage, similarity))
     }
 
     /// The largest [`weight`] of a passage; lowest of all where there is none.
     #[must_use]
     pub fn weight(&self) -> f32 {
-        self.passages.iter().map(|p| weight(p.coverage, p.similarity)).fold(f32::NEG_INFINITY, f32::max)
+        self.best.map_or(f32::NEG_INFINITY, |(coverage, similarity)| weight(coverage, similarity))
     }
 }

@@ -26,39 +26,51 @@ type Sentences = Arc<[(String, Vec<f32>)]>;
 /// Texts that are embedded at a time: questions of other requests wait for no more.
 const BATCH: usize = 8;
 
-/// The vectors of a generation's sentences: those that it was built with, and those that had to be made since. These are kept by chunk,
-/// and by length, since a passage is cut at its end where a prompt has no room for all of it.
+/// The vectors of a generation's sentences: those that it was built with, and what was looked up or had to be made for a passage. These
+/// are kept by chunk, and by length, since a passage is cut at its end where a prompt has no room for all of it.
 #[derive(Default)]
 pub(super) struct SentenceVectors {
     stored: Option<Stored>,
-    made: Mutex<HashMap<(String, usize), Sentences>>,
+    kept: Mutex<HashMap<(String, usize), Sentences>>,
 }
 
 impl SentenceVectors {
     /// Opens those of the generation in `dir`, which has so many chunks of so many dimensions.
-    pub(super) fn open(dir: &Path, (chunks, dimensions): (usize, usize)) -> Result<Self, StoreError> {
+    pub(super) fn open(dir: &Path, of: (usize, usize)) -> Result<Self, StoreError> {
         let stored = Stored::open(dir)?;
-        if stored.as_ref().is_some_and(|s| (s.chunks(), s.dimensions()) != (chunks, dimensions)) {
-            let why = "it does not hold the sentences of each chunk".to_owned();
-            return Err(StoreError::Damaged { path: dir.join(SENTENCES), why });
+        match stored.as_ref().map(|stored| (stored.chunks(), stored.dimensions())) {
+            Some(held) if held != of => {
+                let why = format!("it holds the sentences of {} chunks in {} dimensions", held.0, held.1);
+                let why = format!("{why}, and the index {} in {}", of.0, of.1);
+                return Err(StoreError::Damaged { path: dir.join(SENTENCES), why });
+            }
+            Some(_) => {}
+            None => tracing::warn!(
+                generation = %dir.display(),
+                "the generation was built without sentences, so passages are ordered without them and answers wait for them; run `shishin index build`"
+            ),
         }
         Ok(Self { stored, ..Self::default() })
     }
 
-    /// The largest cosine of a question's vector and those of a chunk's sentences; `None` where there are none.
-    pub(super) fn largest(&self, chunk: usize, question: &[f32]) -> Result<Option<f32>, StoreError> {
-        let Some(stored) = &self.stored else { return Ok(None) };
-        let sentences = stored.of_chunk(chunk)?;
-        Ok(sentences.iter().map(|(_, vector)| cosine(question, vector)).reduce(f32::max))
+    /// Whether the generation was built with any.
+    pub(super) fn stored(&self) -> bool {
+        self.stored.is_some()
     }
 
-    fn of(&self, meaning: &Meaning, passage: &Passage) -> Result<Sentences, RetrieveError> {
-        let kept = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The cosine of a question and the sentence of a chunk that is nearest to it; `None` where it has none.
+    pub(super) fn nearest(&self, chunk: usize, question: &[f32]) -> Option<f32> {
+        let sentences = self.stored.as_ref()?.of_chunk(chunk);
+        sentences.map(|(_, vector)| cosine(question, &vector)).reduce(f32::max)
+    }
+
+    fn of(&self, meaning: &Meaning, passage: &Passage) -> Result<Sentences, EmbedError> {
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (passage.chunk_id.clone(), passage.text.len());
         if let Some(sentences) = kept().get(&key) {
             return Ok(Arc::clone(sentences));
         }
-        let stored = self.stored.as_ref().map_or_else(|| Ok(Vec::new()), |s| s.of_chunk(passage.row))?;
+        let stored = self.stored.iter().flat_map(|stored| stored.of_chunk(passage.row)).collect();
         let made: Sentences =
             meaning.sentences(&passage.title, &passage.section, &passage.text, stored)?.into();
         let mut kept = kept();
@@ -81,9 +93,8 @@ impl Meaning {
         title: &str,
         section: &str,
         text: &str,
-        at_hand: Vec<(VectorKey, Vec<f32>)>,
+        mut at_hand: HashMap<VectorKey, Vec<f32>>,
     ) -> Result<Vec<(String, Vec<f32>)>, EmbedError> {
-        let mut at_hand: HashMap<VectorKey, Vec<f32>> = at_hand.into_iter().collect();
         let sentences: Vec<String> = quote::possible([text]).into_iter().map(|quote| quote.text).collect();
         let texts: Vec<String> =
             sentences.iter().map(|sentence| embedded_text(title, section, sentence)).collect();

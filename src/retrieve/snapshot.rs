@@ -30,13 +30,14 @@ const SAME_LANGUAGE_FUSED: f32 = 1.1;
 
 /// What a passage of another guideline must score, against the best one, to be shown in any case: by words, by vectors or by a reranker.
 const NEARLY_AS_GOOD: f32 = 0.7;
-/// And how much less it may support than the passage whose place it takes, where passages stand by what they support.
+/// And how much less than the passage whose place it takes, where passages stand by what they support.
 const NEARLY_SUPPORTS: f32 = 0.005;
 /// Of the ranking by both, so many of the first are put in the order in which they support an answer, and so much does their score count
 /// in it: the score finds what is about the question, the support tells what answers it.
 const WEIGHED: usize = 20;
 const SCORE_IN_SUPPORT: f32 = 0.025;
-/// What the nearest sentence of a passage counts beside the passage as a whole, in that order.
+/// What the nearest sentence of a passage counts beside the passage as a whole, in that order. The gate looks at whole passages: the nearest
+/// sentences of questions that nothing answers are as near.
 const SENTENCE_IN_ORDER: f32 = 1.0;
 /// Chunks that are looked at for editions that are not in effect.
 const OTHERS: usize = 20;
@@ -130,6 +131,12 @@ fn show_both(hits: &mut [Passage], limit: usize, nearly_as_good: impl Fn(f32, [f
         // Scores stay in order for whoever cuts by them.
         hits[limit - 1].score = hits[limit - 1].score.min(lowest);
     }
+}
+
+/// Coverage and similarity of the passage that supports an answer best.
+fn best_supported(passages: &[Passage]) -> Option<(f32, Option<f32>)> {
+    let of = passages.iter().map(|passage| (passage.coverage, passage.similarity));
+    of.max_by(|a, b| weight(a.0, a.1).total_cmp(&weight(b.0, b.1)))
 }
 
 /// Best first. Ties go to the chunk id, so that the same question always gets the same order.
@@ -275,6 +282,7 @@ impl Snapshot {
         let by_support = ranking == Ranking::Fused
             && self.tools.reranker.is_none()
             && hits.iter().all(|hit| hit.similarity.is_some());
+        let mut best = None;
         if let Some(reranker) = &self.tools.reranker {
             let scores = reranker.scores(query.text, &hits)?;
             for (passage, score) in hits.iter_mut().zip(scores) {
@@ -283,14 +291,18 @@ impl Snapshot {
             sort(&mut hits);
         } else if by_support {
             let weighed = hits.len().min(WEIGHED);
-            self.look_into(&mut hits[..weighed], asked.vector.as_deref())?;
+            self.compare_sentences(&mut hits[..weighed], asked.vector.as_deref());
             for passage in &mut hits {
-                // What has no sentence of its own is as near as it is as a whole.
-                let sentence = passage.sentence_similarity.or(passage.similarity).unwrap_or_default();
-                let weight = weight(passage.coverage, passage.similarity) + SENTENCE_IN_ORDER * sentence;
-                passage.score = weight + SCORE_IN_SUPPORT * passage.score;
+                passage.score =
+                    weight(passage.coverage, passage.similarity) + SCORE_IN_SUPPORT * passage.score;
+                if self.sentences.stored() {
+                    // What has no sentence of its own is as near as it is as a whole.
+                    let sentence = passage.sentence_similarity.or(passage.similarity).unwrap_or_default();
+                    passage.score += SENTENCE_IN_ORDER * sentence;
+                }
             }
             sort(&mut hits[..weighed]);
+            best = best_supported(&hits[..weighed]);
             // The others stay behind, so that few are the first of many.
             for at in weighed.max(1)..hits.len() {
                 hits[at].score = hits[at].score.min(hits[at - 1].score);
@@ -304,21 +316,21 @@ impl Snapshot {
         for (i, passage) in hits.iter_mut().enumerate() {
             passage.n = i + 1;
         }
+        let best = best.filter(|_| limit > 0).or_else(|| best_supported(&hits));
         let not_in_effect = match others && limit > 0 {
             true => self.not_in_effect(&asked, ranking, query, (language, factor))?,
             false => Vec::new(),
         };
         let generation = self.generation().to_owned();
-        Ok(Retrieval { passages: hits, not_in_effect, vector: asked.vector, generation })
+        Ok(Retrieval { passages: hits, best, not_in_effect, vector: asked.vector, generation })
     }
 
-    /// Sees which passage has the sentence that is nearest to the question.
-    fn look_into(&self, passages: &mut [Passage], question: Option<&[f32]>) -> Result<(), RetrieveError> {
-        let Some(question) = question else { return Ok(()) };
+    /// Sees how near the nearest sentence of each is to the question.
+    fn compare_sentences(&self, passages: &mut [Passage], question: Option<&[f32]>) {
+        let Some(question) = question else { return };
         for passage in passages {
-            passage.sentence_similarity = self.sentences.largest(passage.row, question)?;
+            passage.sentence_similarity = self.sentences.nearest(passage.row, question);
         }
-        Ok(())
     }
 
     /// The editions that match better than all that are in effect on the day. Both are taken from one ranking: scores of two are not

@@ -1,4 +1,4 @@
-//! Checks a generation from end to end: files, versions, and that every passage is what its document says at that place.
+//! Checks a generation from end to end: files, versions, vectors, and that every passage is what its document says at that place.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,7 +7,9 @@ use tantivy::schema::Value as _;
 use tantivy::{DocAddress, TantivyDocument};
 
 use super::SearchTools;
+use super::sentences::SentenceVectors;
 use super::snapshot::Snapshot;
+use crate::store::vectors::{VECTORS, Vectors};
 use crate::store::{self, Manifest, StoreError, search_error};
 
 /// What a check found.
@@ -42,6 +44,7 @@ pub fn verify(index_dir: &Path, id: &str) -> Result<Checked, StoreError> {
     if snapshot.rows() != manifest.counts.chunks {
         checked.faults.push(format!("it holds {} passages, not {}", snapshot.rows(), manifest.counts.chunks));
     }
+    checked.faults.extend(vectors(&dir, snapshot.rows(), manifest.embedder.is_some())?);
     let places = snapshot.document_places().map_err(search_error("read", &dir))?;
     // Passages stand in the order of their documents, so one text at a time is enough.
     let mut text = (usize::MAX, String::new());
@@ -69,6 +72,19 @@ pub fn verify(index_dir: &Path, id: &str) -> Result<Checked, StoreError> {
         }
     }
     Ok(checked)
+}
+
+/// What is wrong with the vectors of so many chunks.
+fn vectors(dir: &Path, chunks: usize, wanted: bool) -> Result<Option<String>, StoreError> {
+    if !wanted {
+        return Ok(None);
+    }
+    let Some(vectors) = Vectors::read(dir)? else { return Ok(Some(format!("{VECTORS} is missing"))) };
+    if vectors.rows() != chunks {
+        return Ok(Some(format!("{VECTORS} holds {} vectors for {chunks} passages", vectors.rows())));
+    }
+    let of = (chunks, vectors.dimensions());
+    Ok(SentenceVectors::open(dir, of).err().map(|error| error.to_string()))
 }
 
 impl Snapshot {

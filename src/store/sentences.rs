@@ -5,18 +5,17 @@
 //! chunks × u64   vectors up to the end of each chunk
 //! the vectors, as in `vectors.bin`
 //! ```
-//! A chunk has some eight, so they are not kept in memory: a search reads those of the few chunks that it compares. A generation without
-//! the file is searched by chunks alone, and what may be quoted is embedded when it is asked for.
+//! The file is mapped, not read: a search looks at those of the few chunks that it compares, and a build at those that it takes along. A
+//! generation without it is searched by chunks alone, and what may be quoted is embedded when it is asked for.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek as _, SeekFrom};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
 
 use half::f16;
+use tantivy::directory::error::OpenReadError;
+use tantivy::directory::{Directory as _, MmapDirectory, OwnedBytes};
 
 use super::vectors::{self, VectorKey, Vectors};
-use super::{StoreError, io_error};
+use super::{StoreError, search_error};
 
 /// The file's name in a generation.
 pub const SENTENCES: &str = "sentences.bin";
@@ -27,71 +26,22 @@ const HEADER: usize = 24;
 /// The file's bytes: `ends` says how many of the vectors there are up to the end of each chunk.
 #[must_use]
 pub fn to_bytes(ends: &[u64], vectors: &Vectors) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER + 8 * ends.len());
+    let mut bytes = Vec::with_capacity(HEADER + 8 * ends.len() + vectors.bytes());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&(ends.len() as u64).to_le_bytes());
     ends.iter().for_each(|end| bytes.extend_from_slice(&end.to_le_bytes()));
-    bytes.extend(vectors.to_bytes());
+    vectors.append_to(&mut bytes);
     bytes
 }
 
-/// Reads all vectors of the generation in `dir`, for a build that takes them along; `None` when it has none.
-///
-/// # Errors
-/// When the file cannot be read, or is not what [`to_bytes`] writes.
-pub fn read_vectors(dir: &Path) -> Result<Option<Vectors>, StoreError> {
-    let path = dir.join(SENTENCES);
-    let damaged = |why: String| StoreError::Damaged { path: path.clone(), why };
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(io_error("read", &path)(e)),
-    };
-    let mut rest = &bytes[..];
-    ends(&mut rest, bytes.len() as u64).map_err(|e| damaged(e.to_string()))?;
-    Vectors::from_bytes(rest).map(Some).map_err(damaged)
-}
-
-/// Reads where each chunk ends, from a file of `bytes` bytes.
-fn ends(from: &mut impl Read, bytes: u64) -> io::Result<Vec<u64>> {
-    let broken = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
-    let mut header = [0; HEADER];
-    from.read_exact(&mut header).map_err(|_| broken("it is shorter than its header".to_owned()))?;
-    let number = |at: usize, len: usize| {
-        header[at..at + len].iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))
-    };
-    if header[..8] != *MAGIC {
-        return Err(broken("it does not begin like a file of sentences".to_owned()));
-    }
-    if number(8, 4) != u64::from(VERSION) {
-        return Err(broken(format!("it is of version {}, this program reads {VERSION}", number(8, 4))));
-    }
-    let chunks = number(16, 8);
-    if chunks > bytes / 8 {
-        return Err(broken(format!("it claims {chunks} chunks")));
-    }
-    let mut table = vec![0; 8 * chunks as usize];
-    from.read_exact(&mut table).map_err(|_| broken("it ends within its table".to_owned()))?;
-    let (table, _) = table.as_chunks::<8>();
-    let ends: Vec<u64> = table.iter().map(|end| u64::from_le_bytes(*end)).collect();
-    if !ends.is_sorted() {
-        return Err(broken("its chunks end in no order".to_owned()));
-    }
-    Ok(ends)
-}
-
 /// The open file of a generation.
-#[derive(Debug)]
 pub struct Sentences {
-    path: PathBuf,
-    file: Mutex<File>,
     ends: Vec<u64>,
     dimensions: usize,
-    rows: u64,
-    /// Where the keys begin.
-    keys: u64,
+    keys: OwnedBytes,
+    numbers: OwnedBytes,
 }
 
 impl Sentences {
@@ -100,24 +50,51 @@ impl Sentences {
     /// # Errors
     /// When it cannot be read, or is not what [`to_bytes`] writes.
     pub fn open(dir: &Path) -> Result<Option<Self>, StoreError> {
-        let path = dir.join(SENTENCES);
-        let mut file = match File::open(&path) {
+        let folder = MmapDirectory::open(dir).map_err(search_error("open", dir))?;
+        let file = match folder.open_read(Path::new(SENTENCES)) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io_error("open", &path)(e)),
+            Err(OpenReadError::FileDoesNotExist(_)) => return Ok(None),
+            Err(e) => return Err(search_error("open", &dir.join(SENTENCES))(e)),
         };
-        let damaged = |why: String| StoreError::Damaged { path: path.clone(), why };
-        let bytes = file.metadata().map_err(io_error("read", &path))?.len();
-        let ends = ends(&mut file, bytes).map_err(|e| damaged(e.to_string()))?;
-        let mut header = [0; vectors::HEADER];
-        file.read_exact(&mut header).map_err(|_| damaged("it holds no vectors".to_owned()))?;
-        let (dimensions, rows) = vectors::read_header(&header).map_err(&damaged)?;
-        let keys = (HEADER + 8 * ends.len() + vectors::HEADER) as u64;
-        let (row, rows) = ((vectors::KEY + 2 * dimensions) as u64, rows as u64);
-        if ends.last().copied().unwrap_or(0) != rows || bytes != keys + rows * row {
-            return Err(damaged(format!("{rows} rows of {dimensions} dimensions do not make {bytes} bytes")));
+        let bytes = file.read_bytes().map_err(search_error("read", &dir.join(SENTENCES)))?;
+        let damaged = |why: String| StoreError::Damaged { path: dir.join(SENTENCES), why };
+        Self::read(bytes).map(Some).map_err(damaged)
+    }
+
+    fn read(bytes: OwnedBytes) -> Result<Self, String> {
+        let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
+            return Err("it is shorter than its header".to_owned());
+        };
+        if header[..8] != *MAGIC {
+            return Err("it does not begin like a file of sentences".to_owned());
         }
-        Ok(Some(Self { file: Mutex::new(file), ends, dimensions, rows, keys, path }))
+        let version = vectors::number(&header[8..12]);
+        if version != u64::from(VERSION) {
+            return Err(format!("it is of version {version}, this program reads {VERSION}"));
+        }
+        let chunks = vectors::number(&header[16..]);
+        let table = usize::try_from(chunks).ok().and_then(|chunks| chunks.checked_mul(8));
+        let Some((table, rest)) = table.and_then(|table| rest.split_at_checked(table)) else {
+            return Err(format!("it claims {chunks} chunks, and ends before them"));
+        };
+        let ends: Vec<u64> = table.as_chunks::<8>().0.iter().map(|end| u64::from_le_bytes(*end)).collect();
+        if !ends.is_sorted() {
+            return Err("its chunks end in no order".to_owned());
+        }
+        let Some((header, _)) = rest.split_first_chunk() else {
+            return Err("it holds no vectors".to_owned());
+        };
+        let (dimensions, rows) = vectors::read_header(header)?;
+        let begin = bytes.len() - rest.len() + vectors::HEADER;
+        let keys = rows * vectors::KEY;
+        if bytes.len() != begin + keys + rows * 2 * dimensions {
+            return Err(format!("{rows} rows of {dimensions} dimensions do not make {} bytes", bytes.len()));
+        }
+        if ends.last().copied().unwrap_or(0) != rows as u64 {
+            return Err(format!("its chunks do not share its {rows} rows among them"));
+        }
+        let (keys, numbers) = bytes.slice(begin..bytes.len()).split(keys);
+        Ok(Self { ends, dimensions, keys, numbers })
     }
 
     /// Chunks that it knows.
@@ -132,36 +109,35 @@ impl Sentences {
         self.dimensions
     }
 
-    /// The vectors of a chunk's sentences, each with the key of what was embedded; none of a chunk that it does not know.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn of_chunk(&self, chunk: usize) -> Result<Vec<(VectorKey, Vec<f32>)>, StoreError> {
-        let Some(&end) = self.ends.get(chunk) else { return Ok(Vec::new()) };
-        let start = chunk.checked_sub(1).map_or(0, |before| self.ends[before]);
-        let count = (end - start) as usize;
-        let row = 2 * self.dimensions;
-        let numbers = self.keys + self.rows * vectors::KEY as u64;
-        let keys = self.read(self.keys + start * vectors::KEY as u64, count * vectors::KEY)?;
-        let numbers = self.read(numbers + start * row as u64, count * row)?;
-        let (keys, _) = keys.as_chunks::<{ vectors::KEY }>();
-        let vector = |bytes: &[u8]| -> Vec<f32> {
-            bytes.as_chunks::<2>().0.iter().map(|number| f16::from_le_bytes(*number).to_f32()).collect()
-        };
-        Ok(keys.iter().map(|key| VectorKey(*key)).zip(numbers.chunks_exact(row).map(vector)).collect())
+    /// The keys of all vectors, in their order.
+    pub fn keys(&self) -> impl Iterator<Item = VectorKey> {
+        self.keys.as_chunks::<{ vectors::KEY }>().0.iter().map(|key| VectorKey(*key))
     }
 
-    fn read(&self, at: u64, length: usize) -> Result<Vec<u8>, StoreError> {
-        let mut bytes = vec![0; length];
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut bytes));
-        read.map_err(io_error("read", &self.path))?;
-        Ok(bytes)
+    /// A vector by its place among all.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    #[must_use]
+    pub fn row(&self, row: usize) -> Vec<f16> {
+        let numbers = &self.numbers[row * 2 * self.dimensions..(row + 1) * 2 * self.dimensions];
+        numbers.as_chunks::<2>().0.iter().map(|number| f16::from_le_bytes(*number)).collect()
+    }
+
+    /// The vectors of a chunk's sentences, each with the key of what was embedded; none of a chunk that it does not know.
+    pub fn of_chunk(&self, chunk: usize) -> impl Iterator<Item = (VectorKey, Vec<f32>)> {
+        let end = self.ends.get(chunk).copied().unwrap_or(0);
+        let start = chunk.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        let (keys, _) = self.keys.as_chunks::<{ vectors::KEY }>();
+        (start as usize..end as usize)
+            .map(|row| (VectorKey(keys[row]), self.row(row).iter().map(|number| number.to_f32()).collect()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -187,26 +163,24 @@ mod tests {
         let (dir, opened) = open(&some());
         let sentences = opened.unwrap().unwrap();
         assert_eq!((sentences.chunks(), sentences.dimensions()), (3, 2));
-        assert_eq!(sentences.of_chunk(0).unwrap(), [(VectorKey::of("a"), vec![1.0, 0.5])]);
-        assert_eq!(sentences.of_chunk(1).unwrap(), []);
+        let of = |chunk| sentences.of_chunk(chunk).collect::<Vec<_>>();
+        assert_eq!(of(0), [(VectorKey::of("a"), vec![1.0, 0.5])]);
+        assert_eq!(of(1), []);
         let third = [(VectorKey::of("b"), vec![0.25, -1.0]), (VectorKey::of("c"), vec![0.0, 2.0])];
-        assert_eq!(sentences.of_chunk(2).unwrap(), third);
-        assert_eq!(sentences.of_chunk(3).unwrap(), []);
-        assert_eq!(read_vectors(dir.path()).unwrap().unwrap().rows(), 3);
+        assert_eq!(of(2), third);
+        assert_eq!(of(3), []);
+        assert_eq!(sentences.keys().collect::<Vec<_>>(), ["a", "b", "c"].map(VectorKey::of));
+        assert_eq!(sentences.row(1), [0.25, -1.0].map(f16::from_f32));
         fs::remove_file(dir.path().join(SENTENCES)).unwrap();
-        assert!(
-            Sentences::open(dir.path()).unwrap().is_none() && read_vectors(dir.path()).unwrap().is_none()
-        );
+        assert!(Sentences::open(dir.path()).unwrap().is_none());
     }
 
     #[test]
     fn another_version_is_named() {
         let mut bytes = some();
         bytes[8] = 2;
-        let (dir, opened) = open(&bytes);
-        let error = opened.unwrap_err().to_string();
+        let error = open(&bytes).1.err().unwrap().to_string();
         assert!(error.contains("version 2") && error.contains(SENTENCES), "{error}");
-        assert!(read_vectors(dir.path()).unwrap_err().to_string().contains("version 2"));
     }
 
     proptest! {
@@ -220,7 +194,7 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] = with;
             if let Ok(Some(sentences)) = open(&bytes).1 {
-                let all: usize = (0..3).map(|chunk| sentences.of_chunk(chunk).unwrap().len()).sum();
+                let all: usize = (0..3).map(|chunk| sentences.of_chunk(chunk).count()).sum();
                 prop_assert_eq!((sentences.chunks(), sentences.dimensions(), all), (3, 2, 3));
             }
         }

@@ -9,7 +9,6 @@
 //! incremental build goes by: a chunk whose text was embedded before, by the same embedder, takes its row along. Half precision
 //! loses less than the 8-bit form that is searched, and leaves the choice of that form to the reader.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -25,9 +24,9 @@ const MAGIC: &[u8; 8] = b"SHISHVEC";
 const VERSION: u32 = 1;
 pub(super) const HEADER: usize = 24;
 pub(super) const KEY: usize = 16;
-/// No embedder has more dimensions, and no generation more sentences.
+/// No embedder has more dimensions, and no generation more sentences; what claims to is damaged, and must not overflow.
 const MAX_DIMENSIONS: usize = 8_192;
-const MAX_ROWS: usize = 20_000_000;
+const MAX_ROWS: usize = 1 << 36;
 
 /// What is embedded for a chunk, or a sentence of one: the headings say what the text is about.
 #[must_use]
@@ -49,25 +48,28 @@ impl VectorKey {
     }
 }
 
+/// A little-endian number.
+pub(super) fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
 /// The dimensions and rows that a file of vectors claims.
 pub(super) fn read_header(header: &[u8; HEADER]) -> Result<(usize, usize), String> {
-    let number = |at: usize, len: usize| {
-        header[at..at + len].iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))
-    };
     if header[..8] != *MAGIC {
         return Err("it does not begin like a file of vectors".to_owned());
     }
-    if number(8, 4) != u64::from(VERSION) {
-        return Err(format!("it is of version {}, this program reads {VERSION}", number(8, 4)));
+    let version = number(&header[8..12]);
+    if version != u64::from(VERSION) {
+        return Err(format!("it is of version {version}, this program reads {VERSION}"));
     }
-    let (dimensions, rows) = (number(12, 4) as usize, number(16, 8) as usize);
+    let (dimensions, rows) = (number(&header[12..16]) as usize, number(&header[16..]) as usize);
     if dimensions == 0 || dimensions > MAX_DIMENSIONS || rows > MAX_ROWS {
         return Err(format!("it claims {rows} rows of {dimensions} dimensions"));
     }
     Ok((dimensions, rows))
 }
 
-/// Vectors in the order of their chunks.
+/// Vectors in the order of what they stand for.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Vectors {
     dimensions: usize,
@@ -104,14 +106,14 @@ impl Vectors {
         self.numbers.extend(vector.iter().map(|v| f16::from_f32(*v)));
     }
 
-    /// Adds a row of other vectors as it is.
+    /// Adds a row as it is.
     ///
     /// # Panics
-    /// When there is no such row, or it has another number of dimensions.
-    pub fn push_row(&mut self, from: &Self, row: usize) {
-        assert_eq!(from.dimensions, self.dimensions, "a vector of these dimensions");
-        self.keys.push(from.keys[row]);
-        self.numbers.extend_from_slice(from.row(row));
+    /// When it has another number of dimensions.
+    pub fn push_row(&mut self, key: VectorKey, row: &[f16]) {
+        assert_eq!(row.len(), self.dimensions, "a vector of these dimensions");
+        self.keys.push(key);
+        self.numbers.extend_from_slice(row);
     }
 
     /// A row.
@@ -123,23 +125,32 @@ impl Vectors {
         &self.numbers[row * self.dimensions..(row + 1) * self.dimensions]
     }
 
-    /// The rows by their keys; of equal ones any.
-    #[must_use]
-    pub fn by_key(&self) -> HashMap<VectorKey, usize> {
-        self.keys.iter().enumerate().map(|(row, key)| (*key, row)).collect()
+    /// The keys, in the order of the rows.
+    pub fn keys(&self) -> impl Iterator<Item = VectorKey> {
+        self.keys.iter().copied()
     }
 
     /// The file's bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEADER + self.rows() * (KEY + 2 * self.dimensions));
+        let mut bytes = Vec::with_capacity(self.bytes());
+        self.append_to(&mut bytes);
+        bytes
+    }
+
+    /// How many bytes the file has.
+    pub(super) fn bytes(&self) -> usize {
+        HEADER + self.rows() * (KEY + 2 * self.dimensions)
+    }
+
+    /// Adds the file's bytes to others.
+    pub(super) fn append_to(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&(self.dimensions as u32).to_le_bytes());
         bytes.extend_from_slice(&(self.rows() as u64).to_le_bytes());
         self.keys.iter().for_each(|key| bytes.extend_from_slice(&key.0));
         self.numbers.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
-        bytes
     }
 
     /// Reads what [`to_bytes`](Self::to_bytes) wrote, or says what is wrong with it.
@@ -192,11 +203,11 @@ mod tests {
     fn rows_come_back_and_are_found_by_their_text() {
         let read = Vectors::from_bytes(&some().to_bytes()).unwrap();
         assert_eq!(read, some());
-        let row = read.by_key()[&VectorKey::of("b")];
+        let row = read.keys().position(|key| key == VectorKey::of("b")).unwrap();
         let mut next = Vectors::new(3);
-        next.push_row(&read, row);
+        next.push_row(VectorKey::of("b"), read.row(row));
         assert_eq!(next.row(0), [0.0, 2.0, 4.0].map(f16::from_f32));
-        assert!(!next.by_key().contains_key(&VectorKey::of("a")));
+        assert_eq!(next.keys().collect::<Vec<_>>(), [VectorKey::of("b")]);
     }
 
     #[test]

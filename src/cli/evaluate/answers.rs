@@ -240,8 +240,9 @@ fn misses(figure: &Figure) -> bool {
 
 /// The last part of a path, without what every adapter has.
 fn short_name(path: &Path) -> String {
-    let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
-    name.into_owned()
+    // What follows a point in a folder's name is no extension.
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    name.unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 fn table(model: &str, examples: usize, figures: &[Figure], out: &mut dyn Write) -> std::io::Result<()> {
