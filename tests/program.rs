@@ -375,7 +375,7 @@ fn the_shipped_adapter_quotes_what_it_answers_from() {
             "--temperature",
             "0",
             "--json",
-            "What is the blood pressure target?",
+            "High blood pressure: what is the target?",
         ],
     );
     assert!(asked.status.success(), "{}", stderr(&asked));
