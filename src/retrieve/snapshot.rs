@@ -39,6 +39,8 @@ const SCORE_IN_SUPPORT: f32 = 0.025;
 /// What the nearest sentence of a passage counts beside the passage as a whole, in that order. The gate looks at whole passages: the nearest
 /// sentences of questions that nothing answers are as near.
 const SENTENCE_IN_ORDER: f32 = 1.0;
+/// How much farther the embedder sets what is in another language than the question, whether it answers or not.
+const OTHER_LANGUAGE: f32 = 0.03;
 /// Chunks that are looked at for editions that are not in effect.
 const OTHERS: usize = 20;
 
@@ -293,12 +295,13 @@ impl Snapshot {
             let weighed = hits.len().min(WEIGHED);
             self.compare_sentences(&mut hits[..weighed], asked.vector.as_deref());
             for passage in &mut hits {
-                passage.score =
-                    weight(passage.coverage, passage.similarity) + SCORE_IN_SUPPORT * passage.score;
+                let farther = if passage.language == language { 0.0 } else { OTHER_LANGUAGE };
+                let weight = weight(passage.coverage, passage.similarity) + farther;
+                passage.score = weight + SCORE_IN_SUPPORT * passage.score;
                 if self.sentences.stored() {
                     // What has no sentence of its own is as near as it is as a whole.
                     let sentence = passage.sentence_similarity.or(passage.similarity).unwrap_or_default();
-                    passage.score += SENTENCE_IN_ORDER * sentence;
+                    passage.score += SENTENCE_IN_ORDER * (sentence + farther);
                 }
             }
             sort(&mut hits[..weighed]);
