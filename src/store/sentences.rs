@@ -58,10 +58,10 @@ impl Sentences {
         };
         let bytes = file.read_bytes().map_err(search_error("read", &dir.join(SENTENCES)))?;
         let damaged = |why: String| StoreError::Damaged { path: dir.join(SENTENCES), why };
-        Self::read(bytes).map(Some).map_err(damaged)
+        Self::read(&bytes).map(Some).map_err(damaged)
     }
 
-    fn read(bytes: OwnedBytes) -> Result<Self, String> {
+    fn read(bytes: &OwnedBytes) -> Result<Self, String> {
         let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
             return Err("it is shorter than its header".to_owned());
         };
