@@ -3,14 +3,15 @@
 //! The request path enters here: [`GuidelineIndex`] hands out the live [`Snapshot`], which a request keeps from
 //! its first step to its last, whatever is built meanwhile. [`Snapshot::search`] ([`snapshot`]) is the spine: [`terms`] (what the
 //! question asks for) → [`lexical`] (BM25 over the editions in effect) and [`dense`] (vectors near that of the question) → [`fuse`]
-//! (one ranking of both) → [`coverage`] (how much of the question a passage answers, the ground for abstaining) → [`passage`] (what
-//! the prompt and the client get). [`sentences`] tells which sentence of those is nearest.
+//! (one ranking of both) → [`coverage`] (how much of the question a passage answers, the ground for abstaining) → `order` (what answers
+//! comes first) → [`passage`] (what the prompt and the client get). [`sentences`] tells which sentence of those is nearest.
 
 pub mod coverage;
 pub mod dense;
 pub mod explain;
 pub mod fuse;
 pub mod lexical;
+mod order;
 pub mod passage;
 pub mod sentences;
 pub mod snapshot;

@@ -12,7 +12,7 @@ use super::lexical::{self, Indexes};
 use super::passage::{NotInEffect, Passage, Retrieval};
 use super::sentences::SentenceVectors;
 use super::terms::QueryTerms;
-use super::{MAX_PASSAGES, Meaning, RetrieveError, Scope, SearchQuery, SearchTools, coverage, weight};
+use super::{MAX_PASSAGES, Meaning, RetrieveError, Scope, SearchQuery, SearchTools, coverage, order};
 use crate::language::Language;
 use crate::store::schema::{DocumentFields, Fields, Record, day_number};
 use crate::store::vectors::Vectors;
@@ -28,19 +28,6 @@ const SAME_LANGUAGE: f32 = 1.3;
 /// The same where scores are between 0 and 1 whatever the words.
 const SAME_LANGUAGE_FUSED: f32 = 1.1;
 
-/// What a passage of another guideline must score, against the best one, to be shown in any case: by words, by vectors or by a reranker.
-const NEARLY_AS_GOOD: f32 = 0.7;
-/// And how much less than the passage whose place it takes, where passages stand by what they support.
-const NEARLY_SUPPORTS: f32 = 0.005;
-/// Of the ranking by both, so many of the first are put in the order in which they support an answer, and so much does their score count
-/// in it: the score finds what is about the question, the support tells what answers it.
-const WEIGHED: usize = 20;
-const SCORE_IN_SUPPORT: f32 = 0.025;
-/// What the nearest sentence of a passage counts beside the passage as a whole, in that order. The gate looks at whole passages: the nearest
-/// sentences of questions that nothing answers are as near.
-const SENTENCE_IN_ORDER: f32 = 1.0;
-/// How much farther the embedder sets what is in another language than the question, whether it answers or not.
-const OTHER_LANGUAGE: f32 = 0.03;
 /// Chunks that are looked at for editions that are not in effect.
 const OTHERS: usize = 20;
 
@@ -116,34 +103,6 @@ struct Asked {
     terms: QueryTerms,
     vector: Option<Vec<f32>>,
     cosines: Option<Cosines>,
-}
-
-/// Gives the last place to the best passage of another guideline, where all places would go to one and the other is nearly as good, held
-/// against the best one and the one whose place it takes: two guidelines that hold at once may disagree, and then a reader must see both.
-fn show_both(hits: &mut [Passage], limit: usize, nearly_as_good: impl Fn(f32, [f32; 2]) -> bool) {
-    let [first, .., last] = &hits[..limit.min(hits.len())] else { return };
-    let (best, lowest) = (first.score, last.score);
-    let guideline = first.guideline.clone();
-    if limit < 2 || hits[..limit.min(hits.len())].iter().any(|hit| hit.guideline != guideline) {
-        return;
-    }
-    let other = hits.iter().position(|hit| hit.guideline != guideline);
-    if let Some(other) = other.filter(|at| nearly_as_good(hits[*at].score, [best, lowest])) {
-        hits.swap(limit - 1, other);
-        // Scores stay in order for whoever cuts by them.
-        hits[limit - 1].score = hits[limit - 1].score.min(lowest);
-    }
-}
-
-/// Coverage and similarity of the passage that supports an answer best.
-fn best_supported(passages: &[Passage]) -> Option<(f32, Option<f32>)> {
-    let of = passages.iter().map(|passage| (passage.coverage, passage.similarity));
-    of.max_by(|a, b| weight(a.0, a.1).total_cmp(&weight(b.0, b.1)))
-}
-
-/// Best first. Ties go to the chunk id, so that the same question always gets the same order.
-fn sort(hits: &mut [Passage]) {
-    hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.chunk_id.cmp(&b.chunk_id)));
 }
 
 /// One generation, open for searching. While it lives, its files stay.
@@ -271,7 +230,7 @@ impl Snapshot {
         // Those of other days are ranked along: were one left out that matches best, its reader should know.
         let others = self.places.iter().any(|place| !place.in_effect(query.as_of));
         // More than asked for, so that the language preference has something to choose from.
-        let wanted = (limit * 2 + 10).max(WEIGHED);
+        let wanted = (limit * 2 + 10).max(order::WEIGHED);
         let found = self.rank_asked(&asked, ranking, &scope, wanted)?;
         let mut hits = found.into_iter().map(|hit| self.passage(hit)).collect::<Result<Vec<_>, _>>()?;
         for passage in &mut hits {
@@ -280,7 +239,7 @@ impl Snapshot {
                 passage.score *= factor;
             }
         }
-        sort(&mut hits);
+        order::sort(&mut hits);
         let by_support = ranking == Ranking::Fused
             && self.tools.reranker.is_none()
             && hits.iter().all(|hit| hit.similarity.is_some());
@@ -290,50 +249,24 @@ impl Snapshot {
             for (passage, score) in hits.iter_mut().zip(scores) {
                 passage.score = score;
             }
-            sort(&mut hits);
+            order::sort(&mut hits);
         } else if by_support {
-            let weighed = hits.len().min(WEIGHED);
-            self.compare_sentences(&mut hits[..weighed], asked.vector.as_deref());
-            for passage in &mut hits {
-                let farther = if passage.language == language { 0.0 } else { OTHER_LANGUAGE };
-                let weight = weight(passage.coverage, passage.similarity) + farther;
-                passage.score = weight + SCORE_IN_SUPPORT * passage.score;
-                if self.sentences.stored() {
-                    // What has no sentence of its own is as near as it is as a whole.
-                    let sentence = passage.sentence_similarity.or(passage.similarity).unwrap_or_default();
-                    passage.score += SENTENCE_IN_ORDER * (sentence + farther);
-                }
-            }
-            sort(&mut hits[..weighed]);
-            best = best_supported(&hits[..weighed]);
-            // The others stay behind, so that few are the first of many.
-            for at in weighed.max(1)..hits.len() {
-                hits[at].score = hits[at].score.min(hits[at - 1].score);
-            }
+            let nearest = |row: usize| self.sentences.nearest(row, asked.vector.as_deref()?);
+            let stored = self.sentences.stored();
+            best = order::by_support(&mut hits, language, if stored { Some(&nearest) } else { None });
         }
-        show_both(&mut hits, limit, |score, [best, lowest]| match by_support {
-            true => score >= lowest - NEARLY_SUPPORTS,
-            false => score >= NEARLY_AS_GOOD * best,
-        });
+        order::show_both(&mut hits, limit, by_support);
         hits.truncate(limit);
         for (i, passage) in hits.iter_mut().enumerate() {
             passage.n = i + 1;
         }
-        let best = best.filter(|_| limit > 0).or_else(|| best_supported(&hits));
+        let best = best.filter(|_| limit > 0).or_else(|| order::best_supported(&hits));
         let not_in_effect = match others && limit > 0 {
             true => self.not_in_effect(&asked, ranking, query, (language, factor))?,
             false => Vec::new(),
         };
         let generation = self.generation().to_owned();
         Ok(Retrieval { passages: hits, best, not_in_effect, vector: asked.vector, generation })
-    }
-
-    /// Sees how near the nearest sentence of each is to the question.
-    fn compare_sentences(&self, passages: &mut [Passage], question: Option<&[f32]>) {
-        let Some(question) = question else { return };
-        for passage in passages {
-            passage.sentence_similarity = self.sentences.nearest(passage.row, question);
-        }
     }
 
     /// The editions that match better than all that are in effect on the day. Both are taken from one ranking: scores of two are not
