@@ -44,7 +44,9 @@ pub fn verify(index_dir: &Path, id: &str) -> Result<Checked, StoreError> {
     if snapshot.rows() != manifest.counts.chunks {
         checked.faults.push(format!("it holds {} passages, not {}", snapshot.rows(), manifest.counts.chunks));
     }
-    checked.faults.extend(vectors(&dir, snapshot.rows(), manifest.embedder.is_some())?);
+    if manifest.embedder.is_some() {
+        checked.faults.extend(fault_of_vectors(&dir, snapshot.rows())?);
+    }
     let places = snapshot.document_places().map_err(search_error("read", &dir))?;
     // Passages stand in the order of their documents, so one text at a time is enough.
     let mut text = (usize::MAX, String::new());
@@ -75,10 +77,7 @@ pub fn verify(index_dir: &Path, id: &str) -> Result<Checked, StoreError> {
 }
 
 /// What is wrong with the vectors of so many chunks.
-fn vectors(dir: &Path, chunks: usize, wanted: bool) -> Result<Option<String>, StoreError> {
-    if !wanted {
-        return Ok(None);
-    }
+fn fault_of_vectors(dir: &Path, chunks: usize) -> Result<Option<String>, StoreError> {
     let Some(vectors) = Vectors::read(dir)? else { return Ok(Some(format!("{VECTORS} is missing"))) };
     if vectors.rows() != chunks {
         return Ok(Some(format!("{VECTORS} holds {} vectors for {chunks} passages", vectors.rows())));
