@@ -25,6 +25,7 @@ use shishin::model::catalog::Catalog;
 use shishin::model::embed::{Embedder, TextKind, load};
 use shishin::model::fetch::{FetchOptions, default_cache_dir, ensure};
 use shishin::model::gguf::Value;
+use shishin::quote::QuoteChoice;
 use shishin::retrieve::{Filter, Gate, GuidelineIndex, Meaning, Ranking, SearchTools};
 
 #[allow(clippy::disallowed_methods, reason = "a test finds the user's cache as the program does")]
@@ -305,7 +306,10 @@ fn the_gate_keeps_questions_and_messages_that_a_guideline_answers() {
                 let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/questions").join(file);
                 let questions = passages::read(&path).unwrap();
                 let (all, today) = (Filter::default(), jiff::civil::date(2026, 11, 1));
-                judged.extend(passages::ask(&snapshot, &questions, &all, Some(ranking), (today, 2)).unwrap());
+                let choice = QuoteChoice { nearness: 240.0, bearing: 4.0, bar: 0.0 };
+                judged.extend(
+                    passages::ask(&snapshot, &questions, &all, Some(ranking), (today, 2), choice).unwrap(),
+                );
             }
             let gated = Gated::of(&judged, Gate::default());
             let found = Found::of(&judged).unwrap();

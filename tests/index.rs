@@ -412,16 +412,16 @@ fn of_the_sentences_that_may_be_quoted_the_nearest_is_known() {
     let open = || GuidelineIndex::open_with(&clinic.index(), Some(meaning_of(embedder.clone()))).unwrap();
     let index = open();
     let snapshot = index.snapshot().unwrap();
-    let text = "allopurinol lowers urate";
+    let asked = "allopurinol lowers urate";
     let query =
-        SearchQuery { text, as_of: day(TODAY), language: None, filter: None, limit: 2, ranking: None };
+        SearchQuery { text: asked, as_of: day(TODAY), language: None, filter: None, limit: 2, ranking: None };
     let found = snapshot.search(&query).unwrap();
     let at = found.passages.iter().position(|passage| passage.guideline == "gout").unwrap();
     let vector = found.vector.as_deref();
     let nearest = |passages: &[Passage]| {
-        let near = snapshot.nearness(vector, passages).unwrap();
+        let near = snapshot.signs(asked, vector, passages).unwrap();
         let said = near.len();
-        let (quote, _) = near.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+        let (quote, _) = near.into_iter().max_by(|a, b| a.1.cosine.total_cmp(&b.1.cosine)).unwrap();
         (quote.n, quote.text, said)
     };
     let embedded = embedder.1.load(Ordering::Relaxed);
@@ -434,9 +434,11 @@ fn of_the_sentences_that_may_be_quoted_the_nearest_is_known() {
     assert_eq!(nearest(&[cut.clone(), cut]), (1, text, 1), "said twice, it is quoted of the first");
     assert_eq!(nearest(&second), whole);
     assert_eq!(embedder.1.load(Ordering::Relaxed), embedded, "all of these were embedded by the build");
-    let alike = snapshot.nearness(None, &second).unwrap();
-    assert!(alike.len() == 3 && alike.iter().all(|(quote, nearness)| quote.n == 2 && *nearness == 0.0));
-    assert!(snapshot.nearness(vector, &[]).unwrap().is_empty());
+    // Without a vector what they say counts alone: the second shares all that is asked.
+    let alike = snapshot.signs(asked, None, &second).unwrap();
+    assert!(alike.len() == 3 && alike.iter().all(|(quote, signs)| quote.n == 2 && signs.cosine == 0.0));
+    assert!(alike.iter().all(|(quote, signs)| quote.text == whole.1 || signs.bearing < alike[1].1.bearing));
+    assert!(snapshot.signs(asked, vector, &[]).unwrap().is_empty());
 
     // A generation that was built without them is searched by its chunks, and its sentences are embedded when they are asked for.
     let passage = &found.passages[at];
@@ -456,9 +458,9 @@ fn of_the_sentences_that_may_be_quoted_the_nearest_is_known() {
     let scores = |found: &Retrieval| found.passages.iter().map(|p| p.score).collect::<Vec<_>>();
     assert!(scores(&again).iter().zip(scores(&found)).all(|(without, with)| *without < with), "{again:?}");
     let before = embedder.1.load(Ordering::Relaxed);
-    let kept = snapshot.nearness(vector, &second).unwrap();
+    let kept = snapshot.signs(asked, vector, &second).unwrap();
     assert_eq!(embedder.1.load(Ordering::Relaxed), before + 3);
-    assert!(kept.iter().any(|(quote, nearness)| quote.text == whole.1 && (nearness - near).abs() < 1e-3));
+    assert!(kept.iter().any(|(quote, signs)| quote.text == whole.1 && (signs.cosine - near).abs() < 1e-3));
 
     // The next build makes them, and takes the chunks along.
     let rebuilt = build_with(tools, &clinic.options(), day(TODAY), &mut |_| {}).unwrap();

@@ -1,5 +1,6 @@
 //! Figures with their units, as a fact is recognised by: `130/80mmHg`, `130／80 mm Hg` and `130/80 mmHg` are the same.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -25,12 +26,12 @@ const UNITS: [(&str, &[&str]); 27] = [
     ("y", &["years", "year", "歳", "年間", "年"]),
     ("%", &["percent", "パーセント"]),
     ("°c", &["度"]),
-    ("mg", &["ミリグラム"]),
-    ("μg", &["mcg", "ug", "マイクログラム"]),
+    ("mg", &["milligrams", "milligram", "ミリグラム"]),
+    ("μg", &["micrograms", "microgram", "mcg", "ug", "マイクログラム"]),
     ("kg", &[]),
     ("g", &["grams", "gram", "グラム"]),
     ("ml", &["ミリリットル", "cc"]),
-    ("l", &["litres", "litre", "liters", "liter"]),
+    ("l", &["litres", "litre", "liters", "liter", "リットル"]),
     ("mmhg", &["mm hg"]),
     ("cmh2o", &["cm h2o"]),
     ("mmol", &[]),
@@ -46,7 +47,7 @@ const UNITS: [(&str, &[&str]); 27] = [
 ];
 
 /// A text as figures are compared: compatibility forms folded, in lower case, thousands unseparated, white space as one space.
-fn folded(text: &str) -> String {
+pub(super) fn folded(text: &str) -> String {
     static THOUSANDS: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\d{1,3}(?:,\d{3})+").unwrap_or_else(|e| unreachable!("{e}")));
     let plain: String = text.nfkc().collect::<String>().to_lowercase();
@@ -55,24 +56,33 @@ fn folded(text: &str) -> String {
 }
 
 /// The figures of a text in order, citations left out.
+#[must_use]
+pub fn figures(text: &str) -> Vec<Figure> {
+    placed(&folded(&super::citations::without(text))).into_iter().map(|(_, figure)| figure).collect()
+}
+
+/// The figures of a folded text, each with its place there, the unit included.
 ///
 /// # Panics
 /// Never: the pattern is fixed.
-#[must_use]
-pub fn figures(text: &str) -> Vec<Figure> {
+pub(super) fn placed(text: &str) -> Vec<(Range<usize>, Figure)> {
     static NUMBER: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\d+(?:\.\d+)?").unwrap_or_else(|e| unreachable!("{e}")));
-    let text = folded(&super::citations::without(text));
-    let found = NUMBER.find_iter(&text).filter_map(|found| {
-        let value = found.as_str().parse().ok()?;
-        Some(Figure { value, unit: unit(&text[found.end()..]) })
+    let mut end = 0;
+    let found = NUMBER.find_iter(text).filter_map(|found| {
+        // Not the 2 of "33 cmH2O".
+        let value = found.as_str().parse().ok().filter(|_| found.start() >= end)?;
+        let (unit, length) = unit(&text[found.end()..]);
+        end = found.end() + length;
+        Some((found.start()..end, Figure { value, unit: unit.to_owned() }))
     });
     found.collect()
 }
 
-/// The unit that a text begins with: of all spellings the longest that is not the beginning of a longer word.
-fn unit(text: &str) -> String {
-    let text = text.trim_start();
+/// The unit that a folded text begins with, behind white space or not, and how many bytes reach to its end: of all spellings the longest
+/// that is not the beginning of a longer word.
+pub(super) fn unit(whole: &str) -> (&'static str, usize) {
+    let text = whole.trim_start();
     let spellings = UNITS.iter().flat_map(|(short, others)| {
         std::iter::once((*short, *short)).chain(others.iter().map(move |other| (*other, *short)))
     });
@@ -81,7 +91,30 @@ fn unit(text: &str) -> String {
         let latin = spelling.chars().all(|c| c.is_ascii_alphabetic() || c == 'μ');
         rest.is_some_and(|rest| !latin || !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
     });
-    fits.max_by_key(|(spelling, _)| spelling.len()).map(|(_, short)| short.to_owned()).unwrap_or_default()
+    let longest = fits.max_by_key(|(spelling, _)| spelling.len());
+    longest.map_or(("", 0), |(spelling, short)| (short, whole.len() - text.len() + spelling.len()))
+}
+
+/// Units that a text names without a figure before them: "how many micrograms?". Only those written in letters of their own; 分 or 回 may
+/// be part of any word.
+#[must_use]
+pub fn named_units(text: &str) -> Vec<&'static str> {
+    let text = folded(text);
+    let latin = |c: char| c.is_ascii_alphabetic() || c == 'μ';
+    let mut found = Vec::new();
+    for (at, _) in text.char_indices().filter(|(_, c)| latin(*c)) {
+        let before = text[..at].trim_end().chars().next_back();
+        let within = text[..at].ends_with(latin);
+        if within || before.is_some_and(|c| c.is_ascii_digit()) {
+            continue;
+        }
+        let (unit, length) = unit(&text[at..]);
+        // A letter alone is as often something else: "vitamin d".
+        if length > 1 && !found.contains(&unit) {
+            found.push(unit);
+        }
+    }
+    found
 }
 
 /// Whether every figure of `expected` stands in `said`, with the same unit where both name one that is known.
@@ -137,6 +170,9 @@ mod tests {
         assert_eq!(figures("take 5 mg for 3 days")[0].unit, "mg");
         // "m" of "more" is no unit, and an unknown unit is none.
         assert_eq!(figures("5 mallets")[0].unit, "");
+        assert_eq!(figures("33 cmH2O or more").len(), 1);
+        assert_eq!(named_units("How many micrograms, for 3 days? vitamin d"), ["μg"]);
+        assert_eq!(named_units("何mgを何分で？ grams/day"), ["mg", "g", "d"]);
     }
 
     proptest! {

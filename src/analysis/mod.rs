@@ -2,10 +2,11 @@
 //!
 //! In path order: [`normalise`] (NFKC, lower case, with a map back to the original bytes) → [`scan`] (words,
 //! numbers, CJK uni- and bigrams with true positions) → [`fields`] (the tantivy tokenizers of the two kinds of
-//! field); beside them, [`sentences`] finds where sentences end, [`figures`] numbers with their units and [`citations`] `[n]`. Index and query must agree to the letter, so [`VERSION`] is part of every tokenizer's name and of
+//! field); beside them, [`sentences`] finds where sentences end, [`figures`] numbers with their units, [`conditions`] what figures must be, and [`citations`] `[n]`. Index and query must agree to the letter, so [`VERSION`] is part of every tokenizer's name and of
 //! every generation's manifest: a change here that alters any term must change it.
 
 pub mod citations;
+pub mod conditions;
 pub mod fields;
 pub mod figures;
 pub mod normalise;

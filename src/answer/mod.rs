@@ -300,7 +300,7 @@ impl Answerer {
         let quotes = match searched.filter(|_| adapter.is_some()) {
             Some((vector, snapshot)) => {
                 let vector = vector.filter(|_| self.settings.quotes.nearness > 0.0);
-                snapshot.nearness(vector.as_deref(), &prompt.passages)?
+                snapshot.signs(asked.text, vector.as_deref(), &prompt.passages)?
             }
             None => Vec::new(),
         };

@@ -312,6 +312,7 @@ struct RawAnswer {
     default_adapter: String,
     prompts: PathBuf,
     quote_nearness: f32,
+    quote_bearing: f32,
     quote_bar: f32,
     max_tokens: usize,
     max_tokens_limit: usize,
@@ -400,6 +401,7 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
     share("index.min_support", raw.index.min_support, -1.0, 1.1)?;
     share("index.hybrid_slack", raw.index.hybrid_slack, 0.0, 1.0)?;
     share("answer.quote_nearness", raw.answer.quote_nearness, 0.0, 1000.0)?;
+    share("answer.quote_bearing", raw.answer.quote_bearing, 0.0, 10.0)?;
     share("answer.quote_bar", raw.answer.quote_bar, 0.0, 100.0)?;
     share("sampling.temperature", raw.sampling.temperature, 0.0, 2.0)?;
     share("sampling.top_p", raw.sampling.top_p, f32::EPSILON, 1.0)?;
@@ -534,7 +536,11 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
             passages: raw.index.passages,
             gate,
             hybrid_gate: gate.lowered(raw.index.hybrid_slack),
-            quotes: QuoteChoice { nearness: raw.answer.quote_nearness, bar: raw.answer.quote_bar },
+            quotes: QuoteChoice {
+                nearness: raw.answer.quote_nearness,
+                bearing: raw.answer.quote_bearing,
+                bar: raw.answer.quote_bar,
+            },
             max_tokens: raw.answer.max_tokens,
             sampling: Sampling {
                 temperature: raw.sampling.temperature,

@@ -25,9 +25,9 @@ use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{Role, TemplateError, Turn, encode_segments};
 use crate::model::tokenizer::TokenizerError;
 use crate::prompt::{Wording, WordingError};
-use crate::quote::{self, QuoteChoice, QuoteGuide};
+use crate::quote::{self, QuoteChoice, QuoteGuide, Signs};
 use crate::retrieve::Meaning;
-use crate::retrieve::sentences::nearness;
+use crate::retrieve::sentences::signs;
 
 /// Decides the resamples of every difference.
 pub(super) const SEED: u64 = 1;
@@ -325,7 +325,7 @@ fn guide(one: &Held, system: &System, generation: &Generation<'_>) -> Result<Quo
     let near = match generation.meaning.zip(one.question.as_ref()).filter(|_| !passages.is_empty()) {
         None => {
             let possible = quote::possible(passages.iter().map(|passage| passage.text));
-            possible.into_iter().map(|quote| (quote, 0.0)).collect()
+            possible.into_iter().map(|quote| (quote, Signs::default())).collect()
         }
         Some((meaning, question)) => {
             let failed = |source| AnswersError::Nearness { id: one.id.clone(), source };
@@ -333,8 +333,8 @@ fn guide(one: &Held, system: &System, generation: &Generation<'_>) -> Result<Quo
                 meaning.sentences(passage.title, passage.section, passage.text, HashMap::new())
             };
             let sentences = passages.iter().map(of).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-            let question = meaning.of_question(question).map_err(failed)?;
-            nearness(&question, sentences.iter().map(|sentences| &sentences[..]))
+            let vector = meaning.of_question(question).map_err(failed)?;
+            signs((question, Some(&vector)), sentences.iter().map(|sentences| &sentences[..]))
         }
     };
     Ok(QuoteGuide::choosing(near, generation.quotes))

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::metrics::Mean;
 use crate::files::{self, FileError};
 use crate::language::Language;
-use crate::quote;
+use crate::quote::{self, QuoteChoice, Signs};
 use crate::retrieve::{Filter, Gate, Passage, Ranking, Retrieval, RetrieveError, SearchQuery, Snapshot};
 
 /// Passages that are looked at for a question.
@@ -132,7 +132,7 @@ pub struct Judged {
     pub rank: Option<usize>,
     /// Whether one that answers is among those that a prompt shows.
     pub shown: bool,
-    /// Whether the sentence of those that is nearest to the question is what answers, or a part of it, or holds it; where a quote tells that.
+    /// Whether the sentence of those that is preferred before a model is asked is what answers, or a part of it, or holds it; where a quote tells that.
     pub sentence: Option<bool>,
     /// Coverage and similarity of the passage that supports an answer best, by which a gate decides.
     pub best: Option<(f32, Option<f32>)>,
@@ -147,7 +147,7 @@ impl Judged {
     }
 }
 
-/// Asks the questions, for [`DEPTH`] passages and for as many as a prompt shows.
+/// Asks the questions, for [`DEPTH`] passages and for as many as a prompt shows, of which sentences are preferred by a choice.
 ///
 /// # Errors
 /// When the index cannot be searched.
@@ -157,6 +157,7 @@ pub fn ask(
     filter: &Filter,
     ranking: Option<Ranking>,
     (today, shown): (Date, usize),
+    choice: QuoteChoice,
 ) -> Result<Vec<Judged>, RetrieveError> {
     let judge = |asked: &AskedQuestion| {
         let search = |limit: usize| {
@@ -181,26 +182,31 @@ pub fn ask(
             answerable: !asked.answers.is_empty(),
             rank: answers(&found).map(|at| at + 1),
             shown,
-            sentence: sentence(snapshot, asked, &in_prompt)?,
+            sentence: sentence(snapshot, asked, &in_prompt, choice)?,
             best: in_prompt.best,
         })
     };
     questions.iter().map(judge).collect()
 }
 
-/// Whether the nearest sentence of the passages in a prompt is, or holds, what answers; `None` where no quote tells.
+/// Whether the sentence of the passages in a prompt that is preferred before a model is asked is, or holds, what answers; `None` where no
+/// quote tells.
 fn sentence(
     snapshot: &Snapshot,
     asked: &AskedQuestion,
     found: &Retrieval,
+    choice: QuoteChoice,
 ) -> Result<Option<bool>, RetrieveError> {
     let quotes: Vec<&Place> =
         asked.answers.iter().filter(|place| matches!(place, Place::Quote(..))).collect();
     if quotes.is_empty() || found.vector.is_none() {
         return Ok(None);
     }
-    let near = snapshot.nearness(found.vector.as_deref(), &found.passages)?;
-    let Some((nearest, _)) = near.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)) else {
+    let possible = snapshot.signs(&asked.question, found.vector.as_deref(), &found.passages)?;
+    let preference = |signs: &Signs| choice.preference(*signs);
+    let Some((nearest, _)) =
+        possible.into_iter().max_by(|a, b| preference(&a.1).total_cmp(&preference(&b.1)))
+    else {
         return Ok(Some(false));
     };
     let Some(passage) = found.passages.get(nearest.n - 1) else { return Ok(Some(false)) };
@@ -222,7 +228,7 @@ pub struct Found {
     pub shown: Mean,
     /// The share of which one of [`DEPTH`] passages answers.
     pub recall_5: Mean,
-    /// The share whose nearest sentence in a prompt answers, over those of which a quote tells what does.
+    /// The share whose preferred sentence in a prompt answers, over those of which a quote tells what does.
     pub sentence: Option<Mean>,
 }
 

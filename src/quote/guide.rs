@@ -25,9 +25,29 @@ pub struct QuoteChoice {
     /// How much likelier than by its own choice an adapter quotes a sentence for being near the question: e to the power of so many times the
     /// cosine of their vectors. 0 leaves that to the adapter.
     pub nearness: f32,
+    /// The same for what a sentence says and where it stands, as [`Bearing`](super::Bearing) weighs it: 1 for as much as that finds, 0 for not
+    /// at all.
+    pub bearing: f32,
     /// How much likelier than all else an adapter must find it to begin with a quote, in powers of e; where it does not, it says what else it
     /// would, and that is that the passages do not answer. 0 leaves that to the adapter too.
     pub bar: f32,
+}
+
+/// What tells whether a sentence answers a question, apart from what a model thinks.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Signs {
+    /// The cosine of their vectors; 0 for all sentences where there are none.
+    pub cosine: f32,
+    /// See [`Bearing::on`](super::Bearing::on).
+    pub bearing: f32,
+}
+
+impl QuoteChoice {
+    /// How much a sentence with these signs is preferred, as the logarithm of a factor.
+    #[must_use]
+    pub fn preference(&self, signs: Signs) -> f32 {
+        self.nearness * signs.cosine + self.bearing * signs.bearing
+    }
 }
 
 /// What an answer's text is at its end.
@@ -69,9 +89,9 @@ impl QuoteGuide {
         Self { units, quoted: 0, bar: 0.0, written }
     }
 
-    /// For an answer that may quote these, each so near to the question.
-    pub fn choosing(possible: impl IntoIterator<Item = (Quote, f32)>, choice: QuoteChoice) -> Self {
-        let preferred = possible.into_iter().map(|(quote, near)| (quote.text, choice.nearness * near));
+    /// For an answer that may quote these, each with its signs.
+    pub fn choosing(possible: impl IntoIterator<Item = (Quote, Signs)>, choice: QuoteChoice) -> Self {
+        let preferred = possible.into_iter().map(|(quote, signs)| (quote.text, choice.preference(signs)));
         Self { bar: choice.bar, ..Self::preferring(preferred) }
     }
 
@@ -299,9 +319,11 @@ mod tests {
         guide.push(b"> Do.");
         assert_eq!((of(&guide, "\n"), of(&guide, " W")), (Some(-1.0), Some(0.0)));
         // The first quote must be so much likelier than all else.
-        let near =
-            [(Quote { n: 1, text: "Do give.".into() }, 0.5), (Quote { n: 1, text: "Wait.".into() }, 1.0)];
-        let mut guide = QuoteGuide::choosing(near.clone(), QuoteChoice { nearness: 4.0, bar: 0.5 });
+        let sign =
+            |text: &str, cosine, bearing| (Quote { n: 1, text: text.into() }, Signs { cosine, bearing });
+        let near = [sign("Do give.", 0.5, 2.0), sign("Wait.", 1.0, 2.5)];
+        let mut guide =
+            QuoteGuide::choosing(near.clone(), QuoteChoice { nearness: 3.0, bearing: 1.0, bar: 0.5 });
         assert_eq!(
             (of(&guide, ">"), of(&guide, "Yes"), of(&guide, "\n")),
             (Some(-0.5), Some(0.0), Some(0.0))
@@ -309,7 +331,8 @@ mod tests {
         assert_eq!(of(&guide, "\n> Do"), Some(-2.5));
         guide.push(b"> Do give.\n");
         assert_eq!((guide.prefers(), of(&guide, ">")), (false, Some(0.0)));
-        let guide = QuoteGuide::choosing(near[..1].to_vec(), QuoteChoice { nearness: 0.0, bar: 0.5 });
+        let guide =
+            QuoteGuide::choosing(near[..1].to_vec(), QuoteChoice { bar: 0.5, ..QuoteChoice::default() });
         assert!(guide.prefers());
         // With all alike the choice is left to the model.
         let mut guide = QuoteGuide::new([PASSAGE]);

@@ -8,12 +8,16 @@
 //! nothing else come of a line once `> ` is written, and [`QuoteReader`] takes nothing else for a quote: any other line stays where it is,
 //! since taking it out would hide what the model said.
 
+mod bearing;
 mod guide;
 mod units;
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
-pub use guide::{QuoteChoice, QuoteGuide};
+pub use bearing::{Bearing, Standing};
+pub use guide::{QuoteChoice, QuoteGuide, Signs};
 pub use units::{possible, units_around};
 
 /// What a quote begins with, and then a blank.
@@ -144,6 +148,40 @@ pub fn split<'p>(answer: &str, passages: impl IntoIterator<Item = &'p str>) -> (
 pub fn with(quotes: &[impl AsRef<str>], answer: &str) -> String {
     let lines: String = quotes.iter().map(|quote| format!("{MARK} {}\n", flat(quote.as_ref()))).collect();
     lines + answer
+}
+
+/// The parts of an answer that choose whether and what it quotes, as bytes of it: each quote's mark, what follows while that stands more than
+/// once in the prompt, and, behind the last one, the first character of the answer. All else of a quote repeats what has been chosen.
+///
+/// ```
+/// use shishin::quote::choices;
+/// let prompt = "Give 5 mg. Give water. Wait.";
+/// let answer = "> Give 5 mg.\n> Wait.\nFive milligrams [1].";
+/// let chosen: Vec<&str> = choices(answer, prompt).into_iter().map(|part| &answer[part]).collect();
+/// assert_eq!(chosen, ["> Give 5", "> W", "F"]);
+/// ```
+#[must_use]
+pub fn choices(answer: &str, prompt: &str) -> Vec<Range<usize>> {
+    let prompt = flat(prompt);
+    let first = |text: &str| text.chars().next().map_or(0, char::len_utf8);
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for line in answer.split_inclusive('\n') {
+        let Some(quote) = line.strip_prefix(MARK).and_then(|rest| rest.strip_prefix(' ')) else {
+            if start > 0 {
+                parts.push(start..start + first(line));
+            }
+            break;
+        };
+        let from = start + line.len() - quote.len();
+        let places = quote.trim_end().char_indices().map(|(at, _)| at);
+        // Before its first character all is open.
+        let open = places.take_while(|at| *at == 0 || prompt.match_indices(&quote[..*at]).nth(1).is_some());
+        let last = open.last().unwrap_or_default();
+        parts.push(start..from + last + first(&quote[last..]));
+        start += line.len();
+    }
+    parts
 }
 
 /// The text with all white space made one blank.

@@ -1,4 +1,4 @@
-//! Which sentence answers: how near each that may be quoted is to the question.
+//! Which sentence answers: how near each that may be quoted is to the question, and what it says.
 //!
 //! Two things go by it. A search puts the passages that it has found in order, since a passage that answers often does so in one sentence
 //! that its own vector says little of. And an adapter that quotes before it answers is told which of the sentences, list items and rows in
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Meaning, Passage, RetrieveError, Snapshot};
 use crate::model::embed::{EmbedError, TextKind};
-use crate::quote::{self, Quote};
+use crate::quote::{self, Bearing, Quote, Signs, Standing};
 use crate::store::StoreError;
 use crate::store::sentences::{SENTENCES, Sentences as Stored};
 use crate::store::vectors::{VectorKey, embedded_text};
@@ -116,16 +116,21 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// What may be quoted, each once, and how near it is to a question: the cosine of their vectors.
-pub fn nearness<'s>(
-    question: &[f32],
+/// What may be quoted, each once, with what tells whether it answers a question: the cosine of their vectors, if the question has one, and
+/// what it says.
+pub fn signs<'s>(
+    (question, vector): (&str, Option<&[f32]>),
     passages: impl IntoIterator<Item = &'s [(String, Vec<f32>)]>,
-) -> Vec<(Quote, f32)> {
-    let mut all: Vec<(Quote, f32)> = Vec::new();
+) -> Vec<(Quote, Signs)> {
+    let bearing = Bearing::of(question);
+    let mut all: Vec<(Quote, Signs)> = Vec::new();
     for (sentences, n) in passages.into_iter().zip(1..) {
-        for (text, vector) in sentences {
+        for (at, (text, own)) in sentences.iter().enumerate() {
             if all.iter().all(|(quote, _)| quote.text != *text) {
-                all.push((Quote { n, text: text.clone() }, cosine(question, vector)));
+                let standing = Standing { begins: at == 0, first: n == 1 };
+                let cosine = vector.map_or(0.0, |vector| cosine(vector, own));
+                let signs = Signs { cosine, bearing: bearing.on(text, standing) };
+                all.push((Quote { n, text: text.clone() }, signs));
             }
         }
     }
@@ -133,22 +138,27 @@ pub fn nearness<'s>(
 }
 
 impl Snapshot {
-    /// What may be quoted of passages, and how near each is to the question that was searched with this vector. Without vectors all are as
-    /// near.
+    /// What may be quoted of passages, and what tells whether each answers a question, which was searched with this vector. Without
+    /// vectors all are as near.
     ///
     /// # Errors
     /// When a sentence has no vector.
-    pub fn nearness(
+    pub fn signs(
         &self,
-        question: Option<&[f32]>,
+        question: &str,
+        vector: Option<&[f32]>,
         passages: &[Passage],
-    ) -> Result<Vec<(Quote, f32)>, RetrieveError> {
-        let (Some(question), Some(meaning)) = (question, self.meaning()) else {
-            let possible = quote::possible(passages.iter().map(|passage| passage.text.as_str()));
-            return Ok(possible.into_iter().map(|quote| (quote, 0.0)).collect());
+    ) -> Result<Vec<(Quote, Signs)>, RetrieveError> {
+        let of = |passage: &Passage| -> Result<Sentences, RetrieveError> {
+            match vector.and(self.meaning()) {
+                Some(meaning) => Ok(self.sentences().of(meaning, passage)?),
+                None => {
+                    let possible = quote::possible([passage.text.as_str()]);
+                    Ok(possible.into_iter().map(|quote| (quote.text, Vec::new())).collect())
+                }
+            }
         };
-        let sentences = passages.iter().map(|passage| self.sentences().of(meaning, passage));
-        let sentences = sentences.collect::<Result<Vec<_>, _>>()?;
-        Ok(nearness(question, sentences.iter().map(|sentences| &sentences[..])))
+        let sentences = passages.iter().map(of).collect::<Result<Vec<_>, _>>()?;
+        Ok(signs((question, vector), sentences.iter().map(|sentences| &sentences[..])))
     }
 }

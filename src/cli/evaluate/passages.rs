@@ -60,7 +60,14 @@ pub(super) fn run(settings: &Settings, args: &PassagesArgs, out: &mut dyn Write)
     let mut all: Vec<Judged> = Vec::new();
     let mut figures = Vec::new();
     for (name, questions) in &sets {
-        let judged = passages::ask(&snapshot, questions, &filter, args.ranking, (today, shown))?;
+        let judged = passages::ask(
+            &snapshot,
+            questions,
+            &filter,
+            args.ranking,
+            (today, shown),
+            settings.answer.quotes,
+        )?;
         let found = Found::of(&judged);
         if args.json {
             let gated = Gated::of(&judged, gate);
@@ -75,7 +82,7 @@ pub(super) fn run(settings: &Settings, args: &PassagesArgs, out: &mut dyn Write)
                 write!(out, "; recall@1 {}, in prompts of {shown} {}", show(recall_1), show(in_prompts))?;
                 write!(out, ", recall@{} {}", passages::DEPTH, show(recall_5))?;
                 if let Some(sentence) = sentence {
-                    write!(out, "; nearest sentence of a prompt {}", show(sentence))?;
+                    write!(out, "; preferred sentence of a prompt {}", show(sentence))?;
                 }
             }
             writeln!(out)?;
