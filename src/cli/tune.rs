@@ -33,7 +33,8 @@ pub struct TuneArgs {
     /// The run's settings
     #[arg(long, value_name = "FILE", default_value = "config/tune.toml")]
     run: PathBuf,
-    /// Print so many examples token by token, those that are learnt between » and «, and train nothing
+    /// Print so many examples token by token, those that are learnt between » and «, those that weigh more by training.quote_weight with ◆
+    /// behind them, and train nothing
     #[arg(long, value_name = "N")]
     preview: Option<usize>,
     /// Write every step's examples as tokens, and the adapter that training starts from, into a folder, and train nothing: another
@@ -167,6 +168,7 @@ impl Prepared {
             wording: tune.data.instructions.then_some(&wording),
             max_tokens: tune.data.max_tokens,
             invocation: invocation.clone(),
+            choices: tune.training.quote_weight != 1.0,
         };
         let from = tune.lora.from.as_deref();
         let start = from.map(|path| started(path, &model, invocation.as_deref())).transpose()?;
@@ -380,7 +382,7 @@ fn dump(
         let examples: Vec<_> = run
             .members(step)
             .iter()
-            .map(|e| serde_json::json!({"tokens": e.tokens, "learnt": e.learnt, "late": e.late}))
+            .map(|e| serde_json::json!({"tokens": e.tokens, "learnt": e.learnt, "choices": e.choices, "late": e.late}))
             .collect();
         let rate = rate(run.settings, step, run.steps());
         let line = serde_json::json!({"step": step, "rate": rate, "examples": examples});
@@ -411,7 +413,8 @@ fn preview(
                 inside = *learnt;
             }
             line.push_str(&printable(&model.tokenizer.display(*token)));
-            line.push('·');
+            // What chooses a quote, where that weighs more.
+            line.push(if example.choices.binary_search(&at).is_ok() { '◆' } else { '·' });
         }
         if inside {
             line.push('«');

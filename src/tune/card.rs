@@ -125,7 +125,7 @@ impl Card<'_> {
         };
         line(format!(
             "Rank {}, alpha {}{}, dropout {}, on {}, {start}. {}{} examples a step, AdamW, learning rate {:e} (warm-up {}, cosine to {} of it), \
-             weight decay {}, gradients clipped at {}, KL weight {}, seed {}, weights of the base as {}.\n",
+             weight decay {}, gradients clipped at {}, KL weight {},{} seed {}, weights of the base as {}.\n",
             lora.rank,
             lora.alpha,
             if lora.rslora { " (rank-stabilised)" } else { "" },
@@ -147,6 +147,10 @@ impl Card<'_> {
             training.weight_decay,
             training.clip,
             training.kl,
+            match training.quote_weight {
+                1.0 => String::new(),
+                weight => format!(" tokens that choose a quote weighed {weight} times,"),
+            },
             training.seed,
             match training.weights {
                 WeightForm::Stored => "stored",

@@ -3,7 +3,10 @@
 //! The model's own template marks the turns, and texts become tokens segment by segment as in serving. Learnt are the assistant's
 //! words and the token that ends its turn, without which a tuned model never stops.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
 
 use super::batch::{Batch, Target};
 use crate::dataset::{general, read};
@@ -12,6 +15,7 @@ use crate::model::lora::last_of;
 use crate::model::template::{ChatTemplate, Role, Segment, TemplateError, Turn};
 use crate::model::tokenizer::{Tokenizer, TokenizerError};
 use crate::prompt::{Wording, WordingError};
+use crate::quote;
 
 pub use crate::dataset::general::DAY;
 
@@ -24,6 +28,9 @@ pub struct Example {
     pub tokens: Vec<u32>,
     /// For each token, whether it is learnt.
     pub learnt: Vec<bool>,
+    /// Tokens that choose what an answer quotes, in order; see
+    /// [`TrainingSettings::quote_weight`](super::settings::TrainingSettings::quote_weight).
+    pub choices: Vec<usize>,
     /// Leading tokens that the base reads alone, before a late adapter begins; 0 for an adapter that is there from the start.
     pub late: usize,
 }
@@ -96,6 +103,8 @@ pub struct ExampleMaker<'a> {
     /// For adapters that begin late: the tokens that they begin with. A dialogue then becomes an example for each turn to learn, because
     /// each is asked for after the base has read the others.
     pub invocation: Option<Vec<u32>>,
+    /// Whether the tokens that choose a quote are told apart.
+    pub choices: bool,
 }
 
 impl ExampleMaker<'_> {
@@ -166,7 +175,8 @@ impl ExampleMaker<'_> {
         if let Some(wording) = self.wording.filter(|_| !instructed) {
             instruct(wording, &mut turns, &mut trained)?;
         }
-        let (tokens, learnt) = self.encode(&turns, &trained, &place)?;
+        let Encoded { tokens, learnt, choices } =
+            self.encode(&turns, &trained, self.choices && over_passages(text), &place)?;
         if tokens.len() > self.max_tokens {
             return Err(fault(format!(
                 "it has {} tokens and data.max_tokens is {}; shorten it or raise that",
@@ -175,22 +185,23 @@ impl ExampleMaker<'_> {
             )));
         }
         match &self.invocation {
-            None => Ok(vec![Example { place, tokens, learnt, late: 0 }]),
-            Some(invocation) => late(&place, &tokens, &learnt, invocation).map_err(fault),
+            None => Ok(vec![Example { place, tokens, learnt, choices, late: 0 }]),
+            Some(invocation) => late(&place, &Encoded { tokens, learnt, choices }, invocation).map_err(fault),
         }
     }
 
-    /// Tokens of a conversation up to its last assistant turn's end, and which of them are learnt.
+    /// Tokens of a conversation up to its last assistant turn's end.
     fn encode(
         &self,
         turns: &[Turn],
         trained: &[bool],
+        over_passages: bool,
         place: &str,
-    ) -> Result<(Vec<u32>, Vec<bool>), ExampleError> {
+    ) -> Result<Encoded, ExampleError> {
         let template = |source| ExampleError::Template { place: place.to_owned(), source };
         let segments = self.template.segments(turns).map_err(template)?;
         let order = self.template.order(turns).map_err(template)?;
-        let (mut tokens, mut learnt): (Vec<u32>, Vec<bool>) = (Vec::new(), Vec::new());
+        let Encoded { mut tokens, mut learnt, mut choices } = Encoded::default();
         let (mut contents, mut closing) = (order.into_iter(), false);
         for segment in &segments {
             match segment {
@@ -198,6 +209,12 @@ impl ExampleMaker<'_> {
                     let turn = contents.next().unwrap_or_default();
                     let ids = self.tokenizer.encode_content(text)?;
                     closing = trained.get(turn).copied().unwrap_or_default();
+                    if closing && over_passages {
+                        let said = turns[..turn].iter().filter(|turn| turn.role != Role::Assistant);
+                        let prompt = said.map(|turn| turn.content.as_str()).collect::<Vec<_>>().join("\n");
+                        let chosen = self.choices(&ids, text, &quote::choices(text, &prompt));
+                        choices.extend(chosen.into_iter().map(|at| tokens.len() + at));
+                    }
                     learnt.resize(learnt.len() + ids.len(), closing);
                     tokens.extend(ids);
                 }
@@ -214,6 +231,7 @@ impl ExampleMaker<'_> {
         if let Some(bos) = bos.filter(|bos| tokens.first() != Some(bos)) {
             tokens.insert(0, bos);
             learnt.insert(0, false);
+            choices.iter_mut().for_each(|at| *at += 1);
         }
         // What follows the last thing to learn, such as the mark of the next turn, teaches nothing.
         let end = learnt.iter().rposition(|learnt| *learnt).map_or(0, |last| last + 1);
@@ -225,12 +243,51 @@ impl ExampleMaker<'_> {
         }
         tokens.truncate(end);
         learnt.truncate(end);
-        Ok((tokens, learnt))
+        Ok(Encoded { tokens, learnt, choices })
+    }
+
+    /// Which of an answer's tokens begin within these parts of it; its first one also chooses whether it quotes at all.
+    fn choices(&self, ids: &[u32], text: &str, parts: &[Range<usize>]) -> Vec<usize> {
+        // A vocabulary may put a blank before the text.
+        let bytes: usize = ids.iter().map(|id| self.tokenizer.text_bytes(*id).len()).sum();
+        let added = bytes.saturating_sub(text.len());
+        let starts = ids.iter().scan(0usize, |start, id| {
+            let own = start.saturating_sub(added);
+            *start += self.tokenizer.text_bytes(*id).len();
+            Some(own)
+        });
+        let chosen = |(at, start): &(usize, usize)| *at == 0 || parts.iter().any(|part| part.contains(start));
+        starts.enumerate().filter(chosen).map(|(at, _)| at).collect()
     }
 }
 
+/// A conversation as tokens.
+#[derive(Default)]
+struct Encoded {
+    tokens: Vec<u32>,
+    learnt: Vec<bool>,
+    choices: Vec<usize>,
+}
+
+/// Whether an example is asked over passages, as `shishin dataset ground` notes it.
+fn over_passages(line: &str) -> bool {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Meta {
+        passages: Vec<String>,
+    }
+    #[derive(Deserialize)]
+    struct Row {
+        #[serde(default)]
+        meta: Option<Meta>,
+    }
+    let row: Option<Row> = serde_json::from_str(line).ok();
+    row.and_then(|row| row.meta).is_some_and(|meta| !meta.passages.is_empty())
+}
+
 /// An example for each stretch that is learnt, which ends with it and has nothing else to learn.
-fn late(place: &str, tokens: &[u32], learnt: &[bool], invocation: &[u32]) -> Result<Vec<Example>, String> {
+fn late(place: &str, encoded: &Encoded, invocation: &[u32]) -> Result<Vec<Example>, String> {
+    let Encoded { tokens, learnt, choices } = encoded;
     let mut examples = Vec::new();
     let mut end = 0;
     while let Some(start) = learnt[end..].iter().position(|learnt| *learnt).map(|at| end + at) {
@@ -242,6 +299,7 @@ fn late(place: &str, tokens: &[u32], learnt: &[bool], invocation: &[u32]) -> Res
             place: place.to_owned(),
             tokens: tokens[..end].to_vec(),
             learnt: (0..end).map(|at| at >= start).collect(),
+            choices: choices.iter().copied().filter(|at| (start..end).contains(at)).collect(),
             late,
         });
     }
@@ -265,17 +323,24 @@ pub fn fingerprint(examples: &[Example]) -> String {
         .flat_map(|e| {
             let tokens = e.tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
             let learnt = e.learnt.iter().map(|learnt| u8::from(*learnt)).collect();
-            [tokens, learnt, (e.late as u64).to_le_bytes().to_vec()]
+            // Without choices nothing is added, so that a run goes on that began before there were any.
+            let choices = e.choices.iter().flat_map(|at| (*at as u64).to_le_bytes());
+            [tokens, learnt, (e.late as u64).to_le_bytes().into_iter().chain(choices).collect()]
         })
         .collect();
     crate::model::fingerprint(parts.iter().map(Vec::as_slice))
 }
 
 /// Examples packed into batches of at most `row_tokens` tokens that do not see each other: each goes into the first batch with room,
-/// longest first. Every target weighs the same; also returns which examples are in each batch. What the base reads alone is not run
-/// with the rest and counts an eighth: its keys and values are what it costs.
+/// longest first. Every target weighs the same, those that choose a quote `quote_weight` times as much; also returns which examples are in
+/// each batch. What the base reads alone is not run with the rest and counts an eighth: its keys and values are what it costs.
 #[must_use]
-pub fn pack(examples: &[&Example], row_tokens: usize, weight: f32) -> Vec<(Batch, Vec<usize>)> {
+pub fn pack(
+    examples: &[&Example],
+    row_tokens: usize,
+    weight: f32,
+    quote_weight: f32,
+) -> Vec<(Batch, Vec<usize>)> {
     let size = |at: usize| examples[at].active().len() + examples[at].late / 8;
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|at| (std::cmp::Reverse(size(*at)), *at));
@@ -301,7 +366,10 @@ pub fn pack(examples: &[&Example], row_tokens: usize, weight: f32) -> Vec<(Batch
         batch.targets.extend(learnt.filter(|(_, (_, learnt))| **learnt).map(|(i, (token, _))| Target {
             row: start + i - 1,
             token: *token,
-            weight,
+            weight: match example.choices.binary_search(&(example.late + i)) {
+                Ok(_) => weight * quote_weight,
+                Err(_) => weight,
+            },
         }));
     }
     rows

@@ -54,7 +54,7 @@ impl Run<'_> {
         let regularisation = Regularisation { dropout: self.dropout, seed: 1, kl: self.settings.kl };
         let mut turn = |prefixes: &mut Prefixes| {
             let started = Instant::now();
-            for (mut batch, places) in pack(&members, self.settings.row_tokens, 1.0) {
+            for (mut batch, places) in pack(&members, self.settings.row_tokens, 1.0, 1.0) {
                 fill(prefixes, &mut graph, &mut batch, &members, &places);
                 graph.gradients(&batch, parameters, regularisation, &mut slopes);
             }

@@ -365,7 +365,8 @@ impl Run<'_> {
         let tokens = members.iter().map(|e| e.tokens.len()).sum();
         slopes.fill(0.0);
         let (mut loss, mut kl) = (0.0, 0.0);
-        let rows = pack(&members, self.settings.row_tokens, 1.0 / targets.max(1) as f32);
+        let rows =
+            pack(&members, self.settings.row_tokens, 1.0 / targets.max(1) as f32, self.settings.quote_weight);
         for (at, (mut batch, places)) in rows.into_iter().enumerate() {
             if watch.stop() {
                 return Ok(None);
@@ -424,7 +425,7 @@ impl Run<'_> {
     ) -> Option<f64> {
         let all: Vec<&Example> = examples.iter().collect();
         let (mut sum, mut count) = (0.0, 0);
-        for (mut batch, places) in pack(&all, self.settings.row_tokens, 1.0) {
+        for (mut batch, places) in pack(&all, self.settings.row_tokens, 1.0, 1.0) {
             fill(prefixes, graph, &mut batch, &all, &places);
             let losses = graph.losses(&batch, parameters);
             sum += losses.nll.iter().map(|l| f64::from(*l)).sum::<f64>();
@@ -446,8 +447,8 @@ impl Run<'_> {
         let quantised = self.model.decoder.is_quantised();
         let (change, tolerance) = if quantised { (0.1, 0.25) } else { (0.01, 0.02) };
         let members = self.members(1);
-        let Some((mut batch, places)) = pack(&members, self.settings.row_tokens, 1.0).into_iter().next()
-        else {
+        let rows = pack(&members, self.settings.row_tokens, 1.0, self.settings.quote_weight);
+        let Some((mut batch, places)) = rows.into_iter().next() else {
             return Err(RunError::SelfTest("there is no example".into()));
         };
         fill(prefixes, graph, &mut batch, &members, &places);
@@ -460,7 +461,10 @@ impl Run<'_> {
                 return Err(RunError::SelfTest(what));
             }
         }
-        let total = |losses: &Losses| losses.nll.iter().map(|l| f64::from(*l)).sum::<f64>();
+        let weights: Vec<f64> = batch.targets.iter().map(|target| f64::from(target.weight)).collect();
+        let total = |losses: &Losses| {
+            losses.nll.iter().zip(&weights).map(|(loss, weight)| weight * f64::from(*loss)).sum::<f64>()
+        };
         let norm = slopes.iter().map(|s| f64::from(*s).powi(2)).sum::<f64>().sqrt();
         let reach = change * total(&losses) / norm;
         let mut along = |sign: f64| {

@@ -154,6 +154,12 @@ pub struct TrainingSettings {
     pub clip: f64,
     /// Weight of the divergence from the base model on the same tokens.
     pub kl: f32,
+    /// How many times as much as others those tokens weigh that choose whether and what an answer over passages quotes: its first one, in
+    /// each quote those before which what it has said stands more than once in the prompt, and the first one behind the quotes. They are
+    /// few among many that repeat what is chosen. Their divergence weighs as
+    /// much; the losses that a run shows are unweighted.
+    #[serde(skip_serializing_if = "is_one")]
+    pub quote_weight: f32,
     /// Decides the start, the order and the dropout.
     pub seed: u64,
     /// Steps between evaluations on `data.valid`; 0 for once an epoch.
@@ -190,6 +196,11 @@ fn is_zero(number: &usize) -> bool {
     *number == 0
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_one(number: &f32) -> bool {
+    *number == 1.0
+}
+
 impl Default for LoraSettings {
     fn default() -> Self {
         Self {
@@ -217,6 +228,7 @@ impl Default for TrainingSettings {
             weight_decay: 0.0,
             clip: 1.0,
             kl: 0.0,
+            quote_weight: 1.0,
             seed: 1,
             evaluate_every: 0,
             patience: 3,
@@ -322,6 +334,11 @@ impl TuneSettings {
             ("training.weight_decay", !share(training.weight_decay), "must be at least 0 and below 1"),
             ("training.clip", !(training.clip > 0.0 && training.clip.is_finite()), "must be above 0"),
             ("training.kl", !(training.kl >= 0.0 && training.kl.is_finite()), "must be at least 0"),
+            (
+                "training.quote_weight",
+                !(training.quote_weight > 0.0 && training.quote_weight.is_finite()),
+                "must be above 0",
+            ),
             ("training.checkpoint_every", training.checkpoint_every == 0, "must be at least 1"),
             (
                 "training.prefix_gigabytes",

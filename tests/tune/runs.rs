@@ -81,7 +81,8 @@ impl Workplace {
         let asks = || model.tokenizer.encode_template(&template.generation_prompt().unwrap()).unwrap();
         let invocation = late.then(asks);
         let tokenizer = &model.tokenizer;
-        let maker = ExampleMaker { tokenizer, template, wording: None, max_tokens: 200, invocation };
+        let maker =
+            ExampleMaker { tokenizer, template, wording: None, max_tokens: 200, invocation, choices: false };
         let read = |name: &str, words: &[&str]| {
             let path = folder.path().join(name);
             std::fs::write(&path, lines(words)).unwrap();
@@ -401,6 +402,7 @@ fn a_late_example_is_made_of_each_turn_that_is_learnt() {
         wording: None,
         max_tokens: 200,
         invocation,
+        choices: false,
     };
     let whole = maker(None).read(std::slice::from_ref(&path)).unwrap().remove(0);
     for invocation in [&asks, &answers] {
@@ -421,6 +423,54 @@ fn a_late_example_is_made_of_each_turn_that_is_learnt() {
     }
 }
 
+/// What chooses a quote can weigh more, and the self-test before a run holds then too.
+#[test]
+fn tokens_that_choose_a_quote_weigh_more() {
+    let mut place = Workplace::new(Architecture::Qwen2);
+    let template = place.model.template.as_ref().unwrap();
+    let row = |answer: &str, passages: &[&str]| {
+        let turn = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
+        let system = turn("system", "Give 5 mg. Give water. Wait.");
+        let messages = [system, turn("user", "how much"), turn("assistant", answer)];
+        serde_json::json!({"messages": messages, "meta": {"passages": passages}}).to_string() + "\n"
+    };
+    let path = place.folder.path().join("quotes.jsonl");
+    let quoted = "> Give 5 mg.\n> Wait.\nFive.";
+    let rows = [row(quoted, &["a"]), row("Nothing.", &["a"]), row(quoted, &[])];
+    std::fs::write(&path, rows.concat()).unwrap();
+    let asks = place.model.tokenizer.encode_template(&template.generation_prompt().unwrap()).unwrap();
+    for invocation in [None, Some(asks)] {
+        let tokenizer = &place.model.tokenizer;
+        let maker =
+            ExampleMaker { tokenizer, template, wording: None, max_tokens: 400, invocation, choices: true };
+        let examples = maker.read(std::slice::from_ref(&path)).unwrap();
+        let chosen = |example: &Example| -> String {
+            let ids: Vec<u32> = example.choices.iter().map(|at| example.tokens[*at]).collect();
+            tokenizer.decode(&ids)
+        };
+        assert_eq!(chosen(&examples[0]), "> Give 5> WF");
+        assert!(!chosen(&examples[1]).is_empty() && "Nothing".starts_with(&chosen(&examples[1])));
+        assert_eq!(chosen(&examples[2]), "");
+        let all: Vec<&Example> = examples.iter().collect();
+        for (batch, members) in pack(&all, 1, 0.5, 6.0) {
+            let example = all[members[0]];
+            let weighs = |weight: f32| batch.targets.iter().filter(|t| t.weight == weight).count();
+            assert_eq!(weighs(3.0), example.choices.len());
+            assert_eq!(weighs(0.5), batch.targets.len() - example.choices.len());
+        }
+        let maker = ExampleMaker { choices: false, ..maker };
+        assert!(maker.read(std::slice::from_ref(&path)).unwrap().iter().all(|e| e.choices.is_empty()));
+        place.train = examples;
+    }
+    place.valid.clear();
+    let hash = |quote_weight: f32| {
+        let settings = TrainingSettings { quote_weight, epochs: 1, kl: 0.0, row_tokens: 400, ..settings() };
+        let folder = place.folder(&format!("weight {quote_weight}"));
+        done(place.run(&folder, &settings, &mut Watcher::new(usize::MAX)).unwrap()).hash
+    };
+    assert_ne!(hash(1.0), hash(20.0));
+}
+
 /// Packed sequences do not see each other: losses are those of each alone.
 #[test]
 fn packing_changes_no_loss() {
@@ -430,7 +480,7 @@ fn packing_changes_no_loss() {
         let parameters = place.parameters();
         let all: Vec<&Example> = place.train.iter().collect();
         let mut packed = vec![Vec::new(); all.len()];
-        for (batch, members) in pack(&all, 80, 1.0) {
+        for (batch, members) in pack(&all, 80, 1.0, 1.0) {
             let mut losses = graph.losses(&batch, Some(&parameters)).nll.into_iter();
             for member in members {
                 let count = all[member].learnt.iter().filter(|learnt| **learnt).count();
@@ -438,7 +488,7 @@ fn packing_changes_no_loss() {
             }
         }
         for (example, packed) in all.iter().zip(packed) {
-            let (batch, _) = pack(&[example], 1, 1.0).remove(0);
+            let (batch, _) = pack(&[example], 1, 1.0, 1.0).remove(0);
             let alone = graph.losses(&batch, Some(&parameters)).nll;
             assert_eq!(alone.len(), packed.len());
             assert!(alone.iter().zip(&packed).all(|(a, b)| (a - b).abs() < 1e-4), "{alone:?} {packed:?}");
@@ -451,7 +501,7 @@ fn packing_changes_no_loss() {
 fn threads_change_no_bit() {
     let place = Workplace::new(Architecture::Qwen2);
     let all: Vec<&Example> = place.train.iter().collect();
-    let (batch, _) = pack(&all, 400, 0.1).remove(0);
+    let (batch, _) = pack(&all, 400, 0.1, 1.0).remove(0);
     let parameters = place.parameters();
     let slopes = |threads: usize| {
         let cpu = Cpu::new(Variant::best(), threads).unwrap();
