@@ -95,6 +95,9 @@ pub(super) fn unit(whole: &str) -> (&'static str, usize) {
     longest.map_or(("", 0), |(spelling, short)| (short, whole.len() - text.len() + spelling.len()))
 }
 
+/// Words for one of a unit.
+const ONE: [&str; 10] = ["second", "minute", "hour", "day", "week", "month", "year", "unit", "point", "dose"];
+
 /// Units that a text names without a figure before them: "how many micrograms?". Only those written in letters of their own; 分 or 回 may
 /// be part of any word.
 #[must_use]
@@ -109,8 +112,8 @@ pub fn named_units(text: &str) -> Vec<&'static str> {
             continue;
         }
         let (unit, length) = unit(&text[at..]);
-        // A letter alone is as often something else: "vitamin d".
-        if length > 1 && !found.contains(&unit) {
+        // A letter alone and one of a thing are as often something else: "vitamin d", "the second dose", "on the day".
+        if length > 1 && !ONE.contains(&&text[at..at + length]) && !found.contains(&unit) {
             found.push(unit);
         }
     }
@@ -172,7 +175,8 @@ mod tests {
         assert_eq!(figures("5 mallets")[0].unit, "");
         assert_eq!(figures("33 cmH2O or more").len(), 1);
         assert_eq!(named_units("How many micrograms, for 3 days? vitamin d"), ["μg"]);
-        assert_eq!(named_units("何mgを何分で？ grams/day"), ["mg", "g", "d"]);
+        assert_eq!(named_units("何mgを何分で？ grams/day"), ["mg", "g"]);
+        assert_eq!(named_units("on the day of the second dose"), [""; 0]);
     }
 
     proptest! {

@@ -221,7 +221,7 @@ pub struct Generation<'m> {
     pub at_once: usize,
     /// What counts in an adapter's choice of quotes.
     pub quotes: QuoteChoice,
-    /// Tells how near sentences are to a question; without it all are as near.
+    /// Tells how near sentences are to a question; without it only what they say counts.
     pub meaning: Option<&'m Meaning>,
 }
 
@@ -319,25 +319,26 @@ fn passages(one: &Held, quotes: bool) -> Vec<InPrompt<'_>> {
     turn.content.split("<passage ").skip(1).filter_map(InPrompt::read).collect()
 }
 
-/// What a system may quote, as the server keeps it to that. Of data that does not say what the question alone is, all is as near.
+/// What a system may quote, as the server keeps it to that. Of data that does not say what the question alone is, nothing is preferred.
 fn guide(one: &Held, system: &System, generation: &Generation<'_>) -> Result<QuoteGuide, AnswersError> {
     let passages = passages(one, system.adapter.is_some());
-    let near = match generation.meaning.zip(one.question.as_ref()).filter(|_| !passages.is_empty()) {
+    let Some(question) = one.question.as_ref().filter(|_| !passages.is_empty()) else {
+        let possible = quote::possible(passages.iter().map(|passage| passage.text));
+        let possible = possible.into_iter().map(|quote| (quote, Signs::default()));
+        return Ok(QuoteGuide::choosing(possible, generation.quotes));
+    };
+    let failed = |source| AnswersError::Nearness { id: one.id.clone(), source };
+    let of = |passage: &InPrompt<'_>| match generation.meaning {
+        Some(meaning) => meaning.sentences(passage.title, passage.section, passage.text, HashMap::new()),
         None => {
-            let possible = quote::possible(passages.iter().map(|passage| passage.text));
-            possible.into_iter().map(|quote| (quote, Signs::default())).collect()
-        }
-        Some((meaning, question)) => {
-            let failed = |source| AnswersError::Nearness { id: one.id.clone(), source };
-            let of = |passage: &InPrompt<'_>| {
-                meaning.sentences(passage.title, passage.section, passage.text, HashMap::new())
-            };
-            let sentences = passages.iter().map(of).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-            let vector = meaning.of_question(question).map_err(failed)?;
-            signs((question, Some(&vector)), sentences.iter().map(|sentences| &sentences[..]))
+            Ok(quote::possible([passage.text]).into_iter().map(|quote| (quote.text, Vec::new())).collect())
         }
     };
-    Ok(QuoteGuide::choosing(near, generation.quotes))
+    let sentences = passages.iter().map(of).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let vector = generation.meaning.map(|meaning| meaning.of_question(question));
+    let vector = vector.transpose().map_err(failed)?;
+    let signs = signs((question, vector.as_deref()), sentences.iter().map(|sentences| &sentences[..]));
+    Ok(QuoteGuide::choosing(signs, generation.quotes))
 }
 
 fn wait(mut events: Receiver<EngineEvent>) -> Result<(String, Completion), EngineFailure> {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use crate::analysis::conditions::conditions;
+use crate::analysis::conditions::{conditions, stated};
 use crate::analysis::fields::{is_english_word, stem_all};
 use crate::analysis::figures::{Figure, figures, named_units};
 use crate::analysis::normalise::fold_text;
@@ -44,7 +44,7 @@ impl Bearing {
     /// Of a question.
     #[must_use]
     pub fn of(question: &str) -> Self {
-        Self { figures: figures(question), asked: asked(question), words: words(question) }
+        Self { figures: stated(question), asked: asked(question), words: words(question) }
     }
 
     /// How much likelier a sentence answers than another of which nothing is known, as the logarithm of a factor.
@@ -76,13 +76,13 @@ fn asked(question: &str) -> Vec<&'static str> {
         [
             (
                 pattern(
-                    r"\bhow (long|soon|often|quickly|fast|frequently|late|early)\b|\bfor how\b|\bby when\b|\bwhen\b|\binterval\b|\bwhat age\b|\bhow old\b|いつ|期間|間隔|頻度|(ごと|おき)(に|です|か|で|の)|どの(くらい|ぐらい)の?間|どれ(くらい|ぐらい)の?間|何(時間|日|分|秒|週|か月|年|歳)",
+                    r"\bhow (long|soon|often|quickly|fast|frequently|late|early)\b|\bfor how\b|\bby when\b|\bwhen\b|\binterval\b|\bwhat age\b|\bhow old\b|いつ(?:[^もくいた]|$)|期間|間隔|頻度|(ごと|おき)(に|です|か|で|の)|どの(くらい|ぐらい)の?間|どれ(くらい|ぐらい)の?間|何(時間|日|分|秒|週|か月|年|歳)",
                 ),
                 TIME,
             ),
             (
                 pattern(
-                    r"\bhow much\b|\bdose\b|\bdosage\b|\bstrength\b|\bvolume\b|\bhow many (mg|ml|micro|milli|units|g)|用量|投与量|量は|どれだけ|何(mg|ml|g|μg|単位|ミリ|グラム|マイクロ)",
+                    r"\bhow much\b|\bdose\b|\bdosage\b|\bstrength\b|\bvolume\b|\bhow many (mg|ml|micro|milli|units|g\b|grams)|用量|投与量|量は|どれだけ|何(mg|ml|g|μg|単位|ミリ|グラム|マイクロ)",
                 ),
                 AMOUNT,
             ),

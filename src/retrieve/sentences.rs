@@ -2,9 +2,9 @@
 //!
 //! Two things go by it. A search puts the passages that it has found in order, since a passage that answers often does so in one sentence
 //! that its own vector says little of. And an adapter that quotes before it answers is told which of the sentences, list items and rows in
-//! its prompt mean most like what was asked: a small model chooses worse than the vectors do. `shishin evaluate passages` says how often
-//! the passage that answers is in the prompt, and how often the nearest sentence answers; `shishin compare` how often what an adapter
-//! quotes does.
+//! its prompt mean most like what was asked and say what answers it: a small model chooses worse than that. `shishin evaluate passages` says
+//! how often the passage that answers is in the prompt, and how often the sentence that is preferred so answers; `shishin compare` how often
+//! what an adapter quotes does.
 
 use std::collections::HashMap;
 use std::path::Path;
