@@ -23,7 +23,7 @@ pub struct QuoteGuide {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct QuoteChoice {
     /// How much likelier than by its own choice an adapter quotes a sentence for being near the question: e to the power of so many times the
-    /// cosine of their vectors. 0 leaves that to the adapter.
+    /// cosine of their vectors. 0 leaves nearness out.
     pub nearness: f32,
     /// The same for what a sentence says and where it stands, as [`Bearing`](super::Bearing) weighs it: 1 for as much as that finds, 0 for not
     /// at all.
