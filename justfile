@@ -41,7 +41,7 @@ adapter-clinic base="qwen2.5-coder-0.5b":
     cargo build --release
     data=models/datasets out=target/datasets/clinic
     for language in en ja; do
-        target/release/shishin dataset ground $data/grounded/{samples,invented,cases,unanswerable,nearmiss}.$language.jsonl \
+        target/release/shishin dataset ground $data/grounded/{samples,invented,cases,polar,unanswerable,nearmiss}.$language.jsonl \
             --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
             --passages 2 --ranked --without 0.25 --declined 0.33 --quotes --out $out/$language
         target/release/shishin dataset ground $data/bedside/{leaflets,uncovered}.$language.jsonl \
