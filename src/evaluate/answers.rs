@@ -28,6 +28,7 @@ use crate::prompt::{Wording, WordingError};
 use crate::quote::{self, QuoteChoice, QuoteGuide, Signs};
 use crate::retrieve::Meaning;
 use crate::retrieve::sentences::signs;
+use crate::store::vectors::embedded_text;
 
 /// Decides the resamples of every difference.
 pub(super) const SEED: u64 = 1;
@@ -337,7 +338,9 @@ fn guide(one: &Held, system: &System, generation: &Generation<'_>) -> Result<Quo
     let sentences = passages.iter().map(of).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let vector = generation.meaning.map(|meaning| meaning.of_question(question));
     let vector = vector.transpose().map_err(failed)?;
-    let signs = signs((question, vector.as_deref()), sentences.iter().map(|sentences| &sentences[..]));
+    let above: Vec<String> = passages.iter().map(|p| embedded_text(p.title, p.section, "")).collect();
+    let quotable = above.iter().zip(&sentences).map(|(above, sentences)| (&above[..], &sentences[..]));
+    let signs = signs((question, vector.as_deref()), quotable);
     Ok(QuoteGuide::choosing(signs, generation.quotes))
 }
 

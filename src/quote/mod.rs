@@ -4,7 +4,7 @@
 //! in a passage is taken out of the answer and told apart, with the passage's number: whoever reads the answer can hold it against what the
 //! guideline says.
 //!
-//! A quote is a whole unit of a passage: a sentence, list item or row of a table, so that no "not" is left out. [`QuoteGuide`] lets
+//! A quote is a whole unit of a passage: a sentence, list item or row of a table below its head, so that no "not" is left out. [`QuoteGuide`] lets
 //! nothing else come of a line once `> ` is written, and [`QuoteReader`] takes nothing else for a quote: any other line stays where it is,
 //! since taking it out would hide what the model said.
 
@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-pub use bearing::{Bearing, Standing};
+pub use bearing::{Bearing, Candidate, FEATURES, WEIGHTS};
 pub use guide::{QuoteChoice, QuoteGuide, Signs};
 pub use units::{possible, units_around};
 
@@ -200,14 +200,13 @@ mod tests {
         - Stay in bed until then\n  and call.\n- No.\n1. Weigh the child.\n2. 体重を量る。次に１２ mLを注ぐ。\n\n\
         | mm | what to do |\n| --- | --- |\n| 9. | Scope. Then wait |\n";
     /// All that may be quoted of it.
-    pub(super) const UNITS: [&str; 8] = [
+    pub(super) const UNITS: [&str; 7] = [
         "Do not give more than 5 mg.",
         "Repeat after 20 minutes, e.g. in shock.",
         "Stay in bed until then and call.",
         "1. Weigh the child.",
         "2. 体重を量る。",
         "次に１２ mLを注ぐ。",
-        "| mm | what to do |",
         "| 9. | Scope. Then wait |",
     ];
 

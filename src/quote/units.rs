@@ -10,8 +10,8 @@ const SHORTEST: usize = 9;
 /// Characters at the most: more is no quote, and an answer must have room beside it.
 const LONGEST: usize = 400;
 
-/// The sentences, list items and rows of tables of a passage, each without the white space around it. Headings and what is too short or too
-/// long are left out.
+/// The sentences, list items and rows of tables of a passage, each without the white space around it. Headings, those of a table's columns
+/// among them, and what is too short or too long are left out.
 pub(super) fn units(passage: &str) -> Vec<Range<usize>> {
     let mut units = Vec::new();
     for block in blocks(passage) {
@@ -60,6 +60,8 @@ pub fn units_around(passage: &str, part: &str) -> Vec<String> {
 fn blocks(text: &str) -> Vec<Range<usize>> {
     let mut blocks: Vec<Range<usize>> = Vec::new();
     let mut goes_on = false;
+    // Rows of the table that is open, and whether the second is the line under a head.
+    let (mut rows, mut ruled) = (0, false);
     let mut end = 0;
     for line in text.split_inclusive('\n') {
         let start = end + line.len() - line.trim_start().len();
@@ -72,14 +74,22 @@ fn blocks(text: &str) -> Vec<Range<usize>> {
             blocks.push(start + mark.len()..start + line.len());
             goes_on = true;
         } else if line.starts_with('|') {
+            rows += 1;
+            // The head of a table, two rows above its first, says which columns it has, and answers nothing.
+            if rows == 3 && ruled {
+                blocks.truncate(blocks.len().saturating_sub(2));
+            }
+            ruled = rows == 2 && is_rule(line);
             blocks.push(start..start + line.len());
             goes_on = false;
+            continue;
         } else if let Some(block) = blocks.last_mut().filter(|_| goes_on && !is_numbered(line)) {
             block.end = start + line.len();
         } else {
             blocks.push(start..start + line.len());
             goes_on = true;
         }
+        rows = 0;
     }
     blocks
 }
@@ -87,6 +97,11 @@ fn blocks(text: &str) -> Vec<Range<usize>> {
 fn is_heading(line: &str) -> bool {
     let rest = line.trim_start_matches('#');
     (1..=6).contains(&(line.len() - rest.len())) && rest.starts_with(' ')
+}
+
+/// Whether a row of a table is the line under its head.
+fn is_rule(row: &str) -> bool {
+    row.contains('-') && row.chars().all(|c| matches!(c, '|' | '-' | ':' | ' ' | '\t'))
 }
 
 /// Whether a line is an item of a numbered list.
@@ -112,6 +127,11 @@ mod tests {
         // A line that looks like a mark is still part of its sentence.
         let compared = "Give it unless the eGFR is\n<30 mL/min or\n#3 holds.";
         assert_eq!(said(compared), [compared.replace('\n', " ")]);
+        let table = "| 9 mm | scope |\n\n| mm | then |\n|:--|--:|\n| 2 mm | wait |\n|---|---|\n| - | rest |";
+        assert_eq!(said(table), ["| 9 mm | scope |", "| 2 mm | wait |", "| - | rest |"]);
+        for below in ["\n\n| --- | --- |\n| a | b |", "\n| --- | --- |\n"] {
+            assert_eq!(said(&format!("| ACE | ramipril |{below}")), ["| ACE | ramipril |"], "{below}");
+        }
         assert_eq!(said(&"a".repeat(LONGEST)).len(), 1);
         assert!(said(&"a".repeat(LONGEST + 1)).is_empty());
         assert_eq!(
@@ -123,7 +143,9 @@ mod tests {
     #[test]
     fn a_part_lies_in_whole_units() {
         assert_eq!(units_around(PASSAGE, "5 mg. Repeat"), UNITS[..2]);
-        assert_eq!(units_around(PASSAGE, "what to do"), [UNITS[6]]);
-        assert!(units_around(PASSAGE, "50 mg").is_empty());
+        assert_eq!(units_around(PASSAGE, "Scope. T"), [UNITS[6]]);
+        for none in ["50 mg", "what to do"] {
+            assert!(units_around(PASSAGE, none).is_empty(), "{none}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Meaning, Passage, RetrieveError, Snapshot};
 use crate::model::embed::{EmbedError, TextKind};
-use crate::quote::{self, Bearing, Quote, Signs, Standing};
+use crate::quote::{self, Bearing, Candidate, Quote, Signs};
 use crate::store::StoreError;
 use crate::store::sentences::{SENTENCES, Sentences as Stored};
 use crate::store::vectors::{VectorKey, embedded_text};
@@ -116,25 +116,30 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
+/// A passage's title and headings, and what may be quoted of it, each with its vector.
+pub type Quotable<'s> = (&'s str, &'s [(String, Vec<f32>)]);
+
 /// What may be quoted, each once, with what tells whether it answers a question: the cosine of their vectors, if the question has one, and
 /// what it says.
 pub fn signs<'s>(
     (question, vector): (&str, Option<&[f32]>),
-    passages: impl IntoIterator<Item = &'s [(String, Vec<f32>)]>,
+    passages: impl IntoIterator<Item = Quotable<'s>>,
 ) -> Vec<(Quote, Signs)> {
-    let bearing = Bearing::of(question);
-    let mut all: Vec<(Quote, Signs)> = Vec::new();
-    for (sentences, n) in passages.into_iter().zip(1..) {
+    let mut all: Vec<(usize, f32, Candidate<'s>)> = Vec::new();
+    for ((headings, sentences), n) in passages.into_iter().zip(1..) {
         for (at, (text, own)) in sentences.iter().enumerate() {
-            if all.iter().all(|(quote, _)| quote.text != *text) {
-                let standing = Standing { begins: at == 0, first: n == 1 };
+            if all.iter().all(|(.., other)| other.text != *text) {
                 let cosine = vector.map_or(0.0, |vector| cosine(vector, own));
-                let signs = Signs { cosine, bearing: bearing.on(text, standing) };
-                all.push((Quote { n, text: text.clone() }, signs));
+                all.push((n, cosine, Candidate { text, headings, begins: at == 0, first: n == 1 }));
             }
         }
     }
-    all
+    let candidates: Vec<Candidate<'_>> = all.iter().map(|(.., candidate)| *candidate).collect();
+    let bearings = Bearing::of(question).on(&candidates);
+    let signed = all.into_iter().zip(bearings).map(|((n, cosine, candidate), bearing)| {
+        (Quote { n, text: candidate.text.to_owned() }, Signs { cosine, bearing })
+    });
+    signed.collect()
 }
 
 impl Snapshot {
@@ -159,6 +164,8 @@ impl Snapshot {
             }
         };
         let sentences = passages.iter().map(of).collect::<Result<Vec<_>, _>>()?;
-        Ok(signs((question, vector), sentences.iter().map(|sentences| &sentences[..])))
+        let above: Vec<String> = passages.iter().map(|p| embedded_text(&p.title, &p.section, "")).collect();
+        let quotable = above.iter().zip(&sentences).map(|(above, sentences)| (&above[..], &sentences[..]));
+        Ok(signs((question, vector), quotable))
     }
 }

@@ -243,6 +243,7 @@ impl Walk {
                 self.writer.start_table();
             }
             "tr" => self.writer.start_row(),
+            "tblHeader" if on() => self.writer.head(true),
             "tc" => self.cells.push(Cell { columns: 1, ..Cell::default() }),
             "gridSpan" => self.with_cell(|cell, n| cell.columns = n.unwrap_or(1), number()),
             "vMerge" => {
@@ -385,17 +386,22 @@ pub(super) mod tests {
             format!("<w:p><w:pPr><w:numPr><w:ilvl w:val=\"0\"/><w:numId w:val=\"3\"/></w:numPr></w:pPr>{}</w:p>", run("first")),
             format!("<w:p><w:pPr><w:numPr><w:ilvl w:val=\"1\"/><w:numId w:val=\"3\"/></w:numPr></w:pPr>{}</w:p>", run("second")),
             format!(
-                "<w:tbl><w:tr>{}{}</w:tr><w:tr>{}{}</w:tr></w:tbl>",
+                "<w:tbl><w:tr>{}{}</w:tr><w:tr>{}{}</w:tr></w:tbl>\
+                 <w:tbl><w:tr><w:trPr><w:tblHeader/></w:trPr>{}{}</w:tr><w:tr>{}{}</w:tr></w:tbl>",
                 cell("<w:vMerge w:val=\"restart\"/>", "ACE"),
                 cell("", "ramipril"),
                 cell("<w:vMerge/>", ""),
                 cell("", "enalapril"),
+                cell("", "Drug"),
+                cell("", "Dose"),
+                cell("", "ramipril"),
+                cell("", "5 mg"),
             ),
             "<w:p><w:r><w:t>10</w:t></w:r><w:r><w:rPr><w:vertAlign w:val=\"superscript\"/></w:rPr><w:t>9</w:t></w:r></w:p>".to_owned(),
         ];
         let read = extract(&package(&body.concat())).unwrap();
-        let want = "## 降圧目標\n\nBelow 130/80 mmHg & no lower.\n\n- first\n  - second\n\n| ACE | ramipril |\n| --- | --- |\n\
-            | ACE | enalapril |\n\n10^9";
+        let want = "## 降圧目標\n\nBelow 130/80 mmHg & no lower.\n\n- first\n  - second\n\n|  |  |\n| --- | --- |\n\
+            | ACE | ramipril |\n| ACE | enalapril |\n\n| Drug | Dose |\n| --- | --- |\n| ramipril | 5 mg |\n\n10^9";
         assert_eq!(read.text, want);
         assert!(read.hidden.is_empty() && read.warnings.is_empty());
     }

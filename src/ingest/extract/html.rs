@@ -157,6 +157,7 @@ impl Walk {
             "table" => self.writer.start_table(),
             "tr" => self.writer.start_row(),
             "td" | "th" => {
+                self.writer.head(element.name() == "th");
                 self.writer.start_cell(number("rowspan").unwrap_or(1), number("colspan").unwrap_or(1));
             }
             "br" => self.writer.line_break(),
@@ -350,6 +351,9 @@ mod tests {
         );
         assert_eq!(markdown("<p># no heading"), "\\# no heading");
         assert_eq!(markdown("<table><tr><td><p>boxed<p>text</table>"), "boxed text");
+        // Rows may have heads of their own.
+        let rows = "<table><tr><th>Dose<td>5 mg<tr><th>Days<td>3</table>";
+        assert_eq!(markdown(rows), "|  |  |\n| --- | --- |\n| Dose | 5 mg |\n| Days | 3 |");
     }
 
     #[test]

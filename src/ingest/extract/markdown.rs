@@ -79,6 +79,8 @@ struct Cell {
 struct Table {
     rows: Vec<Vec<Cell>>,
     in_cell: bool,
+    /// Whether its first row is said to be the head of its columns, and no cell of it not to be.
+    headed: Option<bool>,
 }
 
 /// Collects blocks.
@@ -155,6 +157,15 @@ impl MarkdownWriter {
         }
     }
 
+    /// Says whether the cell that starts next, or all of the row that is open, heads columns.
+    pub(super) fn head(&mut self, heads: bool) {
+        if let (Some(table), 0) = (&mut self.table, self.nested)
+            && table.rows.len() <= 1
+        {
+            table.headed = Some(heads && table.headed.unwrap_or(true));
+        }
+    }
+
     /// Starts a cell that spans so many rows and columns.
     pub(super) fn start_cell(&mut self, rows: usize, columns: usize) {
         self.cell(Cell {
@@ -200,8 +211,12 @@ impl MarkdownWriter {
         let Some(table) = self.table.take() else { return Ok(()) };
         // A caption, which stands above.
         self.flush();
-        let rows = grid(table.rows);
+        let mut rows = grid(table.rows);
         let width = rows.iter().map(Vec::len).max().unwrap_or(0);
+        // In Markdown a table has a head: where the source names none, an empty one, so that no row of facts is taken for it.
+        if width > 1 && table.headed != Some(true) {
+            rows.insert(0, Vec::new());
+        }
         for (n, row) in rows.iter().enumerate() {
             if width == 1 {
                 // A table of one column is a box around text.

@@ -185,7 +185,7 @@ pub(super) mod tests {
         assert!(read.text.starts_with(&want[..want.len() - 5]), "{}", read.text);
         assert!(read.text.contains("10^9/L"), "{}", read.text);
         assert!(
-            read.text.ends_with("| Drug | Dose |\n| --- | --- |\n| ramipril | 2.5 mg |"),
+            read.text.ends_with("|  |  |\n| --- | --- |\n| Drug | Dose |\n| ramipril | 2.5 mg |"),
             "{}",
             read.text
         );
