@@ -56,12 +56,12 @@ adapter-clinic base="qwen2.5-coder-0.5b":
         if [ -f $run ]; then target/release/shishin tune --run $run; fi
     done
 
-# Make the data of the adapters for fixed forms, and train them
-adapter-forms:
+# Make the data of the adapters for fixed forms, and train them for a base
+adapter-forms base="qwen2.5-coder-0.5b":
     #!/usr/bin/env bash
     set -euo pipefail
     cargo build --release
     for form in radiology-summary referral-letter; do
         target/release/shishin dataset ground models/datasets/$form/{en,ja}.jsonl --guidelines index/guidelines --out target/datasets/$form
-        target/release/shishin tune --run models/adapters/$form/tune.toml
+        target/release/shishin tune --run models/adapters/$form/{{base}}.toml
     done

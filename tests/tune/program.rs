@@ -1,7 +1,7 @@
 //! `shishin tune` and `shishin dataset ground` as a user runs them, on the real small model: killed, resumed, and the adapter served.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -524,15 +524,17 @@ fn questions_are_written_out_over_passages() {
 
 #[test]
 fn the_shipped_run_is_sound_and_faults_are_named() {
-    for run in [
-        "datasets/pathology-report/tune",
-        "adapters/clinic/qwen2.5-coder-0.5b",
-        "adapters/clinic/qwen2.5-coder-1.5b",
-        "adapters/clinic/smollm2-135m",
-        "adapters/radiology-summary/tune",
-        "adapters/referral-letter/tune",
-    ] {
-        TuneSettings::read(Path::new(&root(&format!("models/{run}.toml")))).unwrap();
+    let folders = std::fs::read_dir(root("models/adapters")).unwrap().map(|entry| entry.unwrap().path());
+    let folders =
+        folders.filter(|path| path.is_dir()).chain([root("models/datasets/pathology-report").into()]);
+    let files = folders.flat_map(|folder| std::fs::read_dir(folder).unwrap());
+    let runs: Vec<PathBuf> = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "toml") && !path.ends_with("criteria.toml"))
+        .collect();
+    assert!(runs.len() >= 7, "{runs:?}");
+    for run in &runs {
+        TuneSettings::read(run).unwrap();
     }
     for language in ["en", "ja"] {
         let general = root(&format!("models/datasets/forgetting/{language}.txt"));
