@@ -4,9 +4,9 @@
 //! in a passage is taken out of the answer and told apart, with the passage's number: whoever reads the answer can hold it against what the
 //! guideline says.
 //!
-//! A quote is a whole unit of a passage: a sentence, list item or row of a table below its head, so that no "not" is left out. [`QuoteGuide`] lets
-//! nothing else come of a line once `> ` is written, and [`QuoteReader`] takes nothing else for a quote: any other line stays where it is,
-//! since taking it out would hide what the model said.
+//! A quote is a whole unit of a passage: a sentence, list item or row of a table below its head, so that no "not" is left out.
+//! [`QuoteGuide`] lets nothing else come of a line once `> ` is written, and [`QuoteReader`] takes nothing else for a quote: any other line
+//! stays where it is, since taking it out would hide what the model said.
 
 mod bearing;
 mod guide;
