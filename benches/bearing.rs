@@ -21,10 +21,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
+use shishin::evaluate::answers::InPrompt;
 use shishin::kernels::{Cpu, Variant};
 use shishin::model::embed;
 use shishin::quote::{Bearing, Candidate, FEATURES, WEIGHTS};
 use shishin::retrieve::Meaning;
+use shishin::retrieve::sentences::candidates;
 use shishin::store::vectors::embedded_text;
 
 const EMBEDDER: &str = "multilingual-e5-small";
@@ -66,6 +68,9 @@ impl Example {
     }
 }
 
+/// What may be quoted of a passage, with its vectors, below its title and headings.
+type Passage = (String, Vec<(String, Vec<f32>)>);
+
 /// Reads an example; `None` where nothing is quoted.
 fn read(line: &str, file: usize, meaning: &Meaning, known: &mut HashMap<String, Passage>) -> Option<Example> {
     let row: Value = serde_json::from_str(line).expect("JSON Lines, as `shishin dataset ground` writes them");
@@ -73,54 +78,29 @@ fn read(line: &str, file: usize, meaning: &Meaning, known: &mut HashMap<String, 
     let quotes: Vec<&str> =
         turns.last()?["content"].as_str()?.lines().filter_map(|l| l.strip_prefix("> ")).collect();
     let question = row["meta"]["question"].as_str()?;
-    let parts = turns.first()?["content"].as_str()?.split("<passage ").skip(1);
-    // Whatever its number.
-    let parts: Vec<&str> = parts.filter_map(|part| Some(part.split_once(' ')?.1)).collect();
-    for part in &parts {
-        if !known.contains_key(*part) {
-            known.insert((*part).to_owned(), Passage::read(part, meaning)?);
-        }
+    let shown: Vec<InPrompt<'_>> = InPrompt::of(turns.first()?["content"].as_str()?).collect();
+    let key = |one: &InPrompt<'_>| embedded_text(one.title, one.section, one.text);
+    for one in &shown {
+        known.entry(key(one)).or_insert_with(|| {
+            let sentences = meaning.sentences(one.title, one.section, one.text, HashMap::new()).unwrap();
+            (embedded_text(one.title, one.section, ""), sentences)
+        });
     }
-    let passages = parts.iter().map(|part| &known[*part]);
-    let asked = meaning.of_question(question).unwrap();
-    let (mut candidates, mut cosines): (Vec<Candidate<'_>>, Vec<f32>) = Default::default();
-    for (n, passage) in passages.enumerate() {
-        for (at, (text, vector)) in passage.sentences.iter().enumerate() {
-            if candidates.iter().all(|other| other.text != text) {
-                let (begins, first) = (at == 0, n == 0);
-                candidates.push(Candidate { text, headings: &passage.headings, begins, first });
-                cosines.push(asked.iter().zip(vector).map(|(a, b)| a * b).sum());
-            }
-        }
-    }
-    let features = Bearing::of(question).features(&candidates);
-    let right = candidates.iter().find(|candidate| quotes.contains(&candidate.text))?;
+    let passages = shown.iter().map(|one| &known[&key(one)]);
+    let quotable = passages.map(|(headings, sentences)| (&headings[..], &sentences[..]));
+    let vector = meaning.of_question(question).unwrap();
+    let all = candidates(Some(&vector), quotable);
+    let said: Vec<Candidate<'_>> = all.iter().map(|(.., candidate)| *candidate).collect();
+    let right = said.iter().find(|candidate| quotes.contains(&candidate.text))?;
     let title = right.headings.split(['>', '\n']).next().unwrap_or_default();
     let part = title.bytes().fold(0, |hash, byte| (hash * 7 + usize::from(byte)) % PARTS);
-    let sentences = candidates.iter().zip(cosines).zip(features);
-    let sentences = sentences.map(|((candidate, cosine), features)| Sentence {
-        cosine,
+    let sentences = all.iter().zip(Bearing::of(question).features(&said));
+    let sentences = sentences.map(|((_, cosine, candidate), features)| Sentence {
+        cosine: *cosine,
         features,
         quoted: quotes.contains(&candidate.text),
     });
     Some(Example { file, part, sentences: sentences.collect() })
-}
-
-struct Passage {
-    headings: String,
-    sentences: Vec<(String, Vec<f32>)>,
-}
-
-impl Passage {
-    /// Of what stands behind `<passage ` and its number.
-    fn read(part: &str, meaning: &Meaning) -> Option<Self> {
-        let (marks, rest) = part.split_once(">\n")?;
-        let (text, _) = rest.split_once("\n</passage>")?;
-        let mark = |key: &str| marks.split_once(key)?.1.split_once('"').map(|(value, _)| value);
-        let (title, section) = (mark("title=\"")?, mark("section=\"").unwrap_or_default());
-        let sentences = meaning.sentences(title, section, text, HashMap::new()).unwrap();
-        Some(Self { headings: embedded_text(title, section, ""), sentences })
-    }
 }
 
 /// The weights that make what is quoted likeliest (a local best, where examples quote several sentences), and the largest change of the last

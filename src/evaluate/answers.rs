@@ -296,13 +296,22 @@ pub fn answer(
 }
 
 /// A passage in a prompt.
-struct InPrompt<'a> {
-    title: &'a str,
-    section: &'a str,
-    text: &'a str,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InPrompt<'a> {
+    /// The guideline's title.
+    pub title: &'a str,
+    /// Its headings there.
+    pub section: &'a str,
+    /// What it says.
+    pub text: &'a str,
 }
 
 impl<'a> InPrompt<'a> {
+    /// Those of a prompt, by the marks that the server's prompts put around them.
+    pub fn of(prompt: &'a str) -> impl Iterator<Item = Self> {
+        prompt.split("<passage ").skip(1).filter_map(Self::read)
+    }
+
     /// What stands behind `<passage `, if it is one.
     fn read(part: &'a str) -> Option<Self> {
         let (marks, rest) = part.split_once(">\n")?;
@@ -313,11 +322,10 @@ impl<'a> InPrompt<'a> {
     }
 }
 
-/// The passages that an example's answer may quote, if quotes are looked for: what stands in its instructions between the marks that the
-/// server's prompts put around them.
+/// The passages that an example's answer may quote, if quotes are looked for: those in its instructions.
 fn passages(one: &Held, quotes: bool) -> Vec<InPrompt<'_>> {
     let Some(turn) = one.turns.first().filter(|_| quotes && one.passages > 0) else { return Vec::new() };
-    turn.content.split("<passage ").skip(1).filter_map(InPrompt::read).collect()
+    InPrompt::of(&turn.content).collect()
 }
 
 /// What a system may quote, as the server keeps it to that. Of data that does not say what the question alone is, nothing is preferred.

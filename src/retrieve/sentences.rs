@@ -119,23 +119,33 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
 /// A passage's title and headings, and what may be quoted of it, each with its vector.
 pub type Quotable<'s> = (&'s str, &'s [(String, Vec<f32>)]);
 
+/// What may be quoted, each once, with the number of the first passage that says it and the cosine of its vector and a question's; 0 for all
+/// where the question has none.
+pub fn candidates<'s>(
+    question: Option<&[f32]>,
+    passages: impl IntoIterator<Item = Quotable<'s>>,
+) -> Vec<(usize, f32, Candidate<'s>)> {
+    let mut all: Vec<(usize, f32, Candidate<'s>)> = Vec::new();
+    for ((headings, sentences), n) in passages.into_iter().zip(1..) {
+        for (at, (text, own)) in sentences.iter().enumerate() {
+            if all.iter().all(|(.., other)| other.text != *text) {
+                let cosine = question.map_or(0.0, |question| cosine(question, own));
+                all.push((n, cosine, Candidate { text, headings, begins: at == 0, first: n == 1 }));
+            }
+        }
+    }
+    all
+}
+
 /// What may be quoted, each once, with what tells whether it answers a question: the cosine of their vectors, if the question has one, and
 /// what it says.
 pub fn signs<'s>(
     (question, vector): (&str, Option<&[f32]>),
     passages: impl IntoIterator<Item = Quotable<'s>>,
 ) -> Vec<(Quote, Signs)> {
-    let mut all: Vec<(usize, f32, Candidate<'s>)> = Vec::new();
-    for ((headings, sentences), n) in passages.into_iter().zip(1..) {
-        for (at, (text, own)) in sentences.iter().enumerate() {
-            if all.iter().all(|(.., other)| other.text != *text) {
-                let cosine = vector.map_or(0.0, |vector| cosine(vector, own));
-                all.push((n, cosine, Candidate { text, headings, begins: at == 0, first: n == 1 }));
-            }
-        }
-    }
-    let candidates: Vec<Candidate<'_>> = all.iter().map(|(.., candidate)| *candidate).collect();
-    let bearings = Bearing::of(question).on(&candidates);
+    let all = candidates(vector, passages);
+    let said: Vec<Candidate<'_>> = all.iter().map(|(.., candidate)| *candidate).collect();
+    let bearings = Bearing::of(question).on(&said);
     let signed = all.into_iter().zip(bearings).map(|((n, cosine, candidate), bearing)| {
         (Quote { n, text: candidate.text.to_owned() }, Signs { cosine, bearing })
     });
