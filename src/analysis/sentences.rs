@@ -56,7 +56,20 @@ fn ends_at(before: &str, rest: &str) -> bool {
 fn is_abbreviation(before: &str) -> bool {
     let word = before.rsplit(|c: char| c.is_whitespace() || c == '(').next().unwrap_or_default();
     matches!(word, "e.g" | "i.e" | "vs" | "cf" | "Dr" | "Fig" | "No" | "approx" | "et al" | "al")
-        || (word.len() <= 2 && !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()))
+        || (word.len() <= 2
+            && !word.is_empty()
+            && word.bytes().all(|b| b.is_ascii_digit())
+            && opens_an_item(&before[..before.len() - word.len()]))
+}
+
+/// Whether a number that follows `before` numbers an item of a list: it opens a line or a sentence, where the
+/// one in "a score of 16." ends its sentence.
+fn opens_an_item(before: &str) -> bool {
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    let line =
+        line.trim_start_matches([' ', '\t', '>', '-', '+', '*', '#', '|']).trim_end_matches([' ', '\t', '(']);
+    let line = line.trim_end_matches(CLOSING);
+    line.is_empty() || line.ends_with([':', ';', '：', '；']) || line.ends_with(MARKS)
 }
 
 #[cfg(test)]
@@ -87,6 +100,19 @@ mod tests {
         assert_eq!(
             sentences("**急にやめない。** 中止は医師と。（休む。）**次**は？"),
             ["**急にやめない。**", "中止は医師と。", "（休む。）", "**次**は？"]
+        );
+        assert_eq!(
+            sentences(
+                "A high risk is a score above 16. Sitting 2 - 3. Out. 1. Call. 2. Lie flat.\n 3. Wait."
+            ),
+            [
+                "A high risk is a score above 16.",
+                "Sitting 2 - 3.",
+                "Out.",
+                "1. Call.",
+                "2. Lie flat.",
+                "3. Wait."
+            ]
         );
         assert_eq!(sentences("one\n\ntwo"), ["one", "two"]);
         assert_eq!(sentences(""), [""]);
