@@ -41,6 +41,17 @@ pub fn text(path: &Path) -> Result<String, FileError> {
     std::fs::read_to_string(path).map_err(|source| FileError::Read { path: path.to_owned(), source })
 }
 
+/// A text without the byte order mark that some editors put in front.
+#[must_use]
+pub fn without_mark(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}')
+}
+
+/// The lines of a text that are not blank, numbered from 1; a byte order mark is no part of the first.
+pub fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    (1..).zip(without_mark(text).lines()).filter(|(_, line)| !line.trim().is_empty())
+}
+
 /// What the TOML of a file says.
 ///
 /// # Errors
@@ -54,13 +65,25 @@ pub fn toml<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, FileError
 /// # Errors
 /// When one is no JSON, or something else than is wanted.
 pub fn json_lines<T: DeserializeOwned>(path: &Path, text: &str) -> Result<Vec<(String, T)>, FileError> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let read = |(n, line): (usize, &str)| {
-        let place = format!("{}:{}", path.display(), n + 1);
+    let read = |(number, line): (usize, &str)| {
+        let place = format!("{}:{number}", path.display());
         match serde_json::from_str(line) {
             Ok(one) => Ok((place, one)),
             Err(error) => Err(FileError::Line { place, problem: error.to_string() }),
         }
     };
-    lines.map(read).collect()
+    lines(text).map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_line() {
+        let found: Vec<(usize, &str)> = lines("\u{feff}{}\r\n\n \n[\u{feff}]").collect();
+        assert_eq!(found, [(1, "{}"), (4, "[\u{feff}]")]);
+        let read = json_lines::<Vec<u8>>(Path::new("a"), "\u{feff}[1]\n\n[2]\n").unwrap();
+        assert_eq!(read, [("a:1".to_owned(), vec![1]), ("a:3".to_owned(), vec![2])]);
+    }
 }

@@ -461,6 +461,8 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
         "{file}"
     );
     assert_eq!(form(&[("file", Some("ward.jsonl"), &text), purpose]).0, 200, "the same once more");
+    let few = lines[..3].join("\n");
+    assert_eq!(form(&[purpose, ("file", Some("valid.jsonl"), &few)]).0, 200, "enough to say when to stop");
     for (fields, status, part) in [
         (
             &[purpose, ("file", Some("ward.jsonl"), &text.replace("bell", "gong"))][..],
@@ -493,7 +495,7 @@ fn an_adapter_is_trained_while_the_server_runs_and_outlives_it() {
     let mut names: Vec<&str> =
         all["data"].as_array().unwrap().iter().filter_map(|f| f["id"].as_str()).collect();
     names.sort_unstable();
-    assert_eq!(names, ["few.jsonl", "ward.jsonl"]);
+    assert_eq!(names, ["few.jsonl", "valid.jsonl", "ward.jsonl"]);
     let (_, others) = json(server.ask("GET", &format!("{FILES}?purpose=batch&order=asc&limit=5"), ""));
     assert_eq!((&others["data"], &others["has_more"]), (&serde_json::json!([]), &false.into()));
     for (body, code, param) in [

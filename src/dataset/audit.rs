@@ -217,9 +217,8 @@ mod tests {
         let message = |(role, content): &(&str, &str)| Message {
             role: (*role).into(),
             content: (*content).into(),
-            at: 0,
             trained: true,
-            calls: false,
+            ..Message::default()
         };
         turns.iter().map(message).collect()
     }

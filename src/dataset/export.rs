@@ -6,7 +6,8 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::lint::FEW;
-use super::{Finding, Severity, read, vertex};
+use super::{Finding, Severity, calls, read, vertex};
+use crate::files::lines as lines_of;
 
 /// Tokens of an example that OpenAI trains on; what is longer is cut off. A token is a byte at the least.
 const OPENAI_TOKENS: usize = 65_536;
@@ -44,12 +45,14 @@ pub fn export(file: &str, text: &str, platform: Platform) -> (Vec<String>, Vec<F
     let mut add = |line: usize, code: &'static str, severity: Severity, message: String| {
         findings.push(Finding { file: file.to_owned(), line, column: 1, code, severity, message });
     };
-    for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
-        if line.trim().is_empty() {
-            continue;
-        }
+    for (number, line) in lines_of(text) {
         let (_, faults) = read::parse(line);
-        let errors: Vec<_> = faults.iter().filter(|fault| fault.severity == Severity::Error).collect();
+        // Calls that do not fit together are a warning to whoever does not export them.
+        let refuses = |fault: &&read::Fault| {
+            fault.severity == Severity::Error
+                || platform == Platform::Openai && calls::CODES.contains(&fault.code)
+        };
+        let errors: Vec<_> = faults.iter().filter(refuses).collect();
         let value: Option<Map<String, Json>> = serde_json::from_str(line).ok();
         let (Some(value), true) = (value, errors.is_empty()) else {
             for fault in errors {
@@ -204,6 +207,30 @@ mod tests {
             assert_eq!(refused(&ten, platform), [] as [&str; 0], "{platform:?}");
         }
         assert_eq!(refused(LONG, Platform::Openai), ["too-few"]);
+        let codes = |line: &str| refused(&format!("{ten}{line}"), Platform::Openai);
+        for (messages, want) in [
+            (
+                r#"{"role":"assistant","tool_calls":[]},{"role":"tool","content":"t"}"#,
+                &["calls-empty", "call-unknown"][..],
+            ),
+            (
+                r#"{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":{}}}]},{"role":"tool","tool_call_id":"1","content":"t"}"#,
+                &["call-arguments"],
+            ),
+            (
+                r#"{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"user","content":"r"}"#,
+                &["call-unanswered"],
+            ),
+            (
+                r#"{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":"2","content":"t"}"#,
+                &["call-unknown"],
+            ),
+        ] {
+            let line = format!(
+                r#"{{"messages":[{{"role":"user","content":"q"}},{messages},{{"role":"assistant","content":"a"}}]}}"#
+            );
+            assert_eq!(codes(&line), want, "{line}");
+        }
         let unlearnt = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a","weight":0},{"role":"user","content":"q"},{"role":"assistant","content":"b"}]}"#;
         let greeting = r#"{"messages":[{"role":"assistant","content":"a"},{"role":"user","content":"q"},{"role":"assistant","content":"b"}]}"#;
         let tool = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","tool_calls":[]},{"role":"tool","content":"t"},{"role":"assistant","content":"a"}]}"#;
@@ -213,7 +240,7 @@ mod tests {
         for (line, openai, vertex, hf) in [
             (unlearnt, false, true, true),
             (greeting, false, true, false),
-            (tool, false, true, true),
+            (tool, true, true, true),
             (called, false, false, true),
             (named, true, false, false),
             (broken, true, true, true),
@@ -221,11 +248,8 @@ mod tests {
             for (platform, want) in
                 [(Platform::Openai, openai), (Platform::Vertex, vertex), (Platform::Hf, hf)]
             {
-                assert_eq!(
-                    refused(&format!("{ten}{line}"), platform).len(),
-                    usize::from(want),
-                    "{line} {platform:?}"
-                );
+                let refused = refused(&format!("{ten}{line}"), platform);
+                assert_eq!(!refused.is_empty(), want, "{line} {platform:?}: {refused:?}");
             }
         }
     }

@@ -1,9 +1,14 @@
 //! Mends what can be mended without inventing anything; the rest is put aside as it stands.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 
 use super::read::{self, EXAMPLE_KEYS, MESSAGE_KEYS, ROLES};
-use super::{Severity, similar, text};
+use super::{Severity, same, text};
+use crate::files::without_mark;
 
 /// A file, mended.
 #[derive(Debug, Default, PartialEq)]
@@ -30,7 +35,7 @@ pub fn fix(bytes: &[u8]) -> Fixed {
                 continue;
             }
         };
-        let line = if number == 1 { text.trim_start_matches('\u{feff}') } else { &text };
+        let line = if number == 1 { without_mark(&text) } else { &text };
         if line.len() < text.len() {
             fixed.changes.push((number, "removed the byte order mark".into()));
         }
@@ -49,8 +54,14 @@ pub fn fix(bytes: &[u8]) -> Fixed {
                 continue;
             }
         };
-        for object in objects {
-            let mut done = Vec::new();
+        for (object, twice) in objects {
+            if let Some((key, _)) = twice.iter().find(|(_, agree)| !agree) {
+                let reason = format!("`{key}` stands twice and says two things; keep one of the two");
+                fixed.rejected.push((number, line.to_owned(), reason));
+                continue;
+            }
+            let mut done: Vec<String> =
+                twice.iter().map(|(key, _)| format!("`{key}` stood twice and said the same")).collect();
             let mended = example(object, &mut done);
             let out = Json::Object(mended).to_string();
             match fault(&out) {
@@ -68,14 +79,16 @@ pub fn fix(bytes: &[u8]) -> Fixed {
             }
         }
     }
-    let texts: Vec<String> = kept.iter().map(|(_, line)| spoken(line)).collect();
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let equal: Vec<similar::Pair> = similar::pairs(&texts).into_iter().filter(|p| p.share >= 1.0).collect();
-    for (at, (number, line)) in kept.iter().enumerate() {
-        match equal.iter().find(|pair| pair.second == at) {
-            Some(pair) => {
-                let first = kept[pair.first].0;
-                fixed.changes.push((*number, format!("removed: says the same as line {first}")));
+    let mut firsts: HashMap<[u8; 32], usize> = HashMap::new();
+    for (number, line) in &kept {
+        // Only what says the same in every turn is removed: another system turn is another example.
+        match read::parse(line).0.map(|example| firsts.entry(same::digest(&example))) {
+            Some(Entry::Occupied(first)) => {
+                fixed.changes.push((*number, format!("removed: says the same as line {}", first.get())));
+            }
+            Some(Entry::Vacant(free)) => {
+                free.insert(*number);
+                fixed.lines.push(line.clone());
             }
             None => fixed.lines.push(line.clone()),
         }
@@ -89,14 +102,6 @@ pub fn fix(bytes: &[u8]) -> Fixed {
     fixed
 }
 
-/// What is said in a sound example.
-fn spoken(line: &str) -> String {
-    let (example, _) = read::parse(line);
-    let turns = example.into_iter().flat_map(|example| example.messages);
-    let said = turns.filter(|m| m.role != "system" && m.role != "developer").map(|m| m.content);
-    said.collect::<Vec<_>>().join("\n")
-}
-
 /// What still stands against a line.
 fn fault(line: &str) -> Option<String> {
     let (example, faults) = read::parse(line);
@@ -107,10 +112,18 @@ fn fault(line: &str) -> Option<String> {
     })
 }
 
+/// An object of a line, and the keys that it has twice; see [`read::doubled`].
+type Object = (Map<String, Json>, Vec<(String, bool)>);
+
 /// The objects of a line, perhaps after a mend of its notation.
-fn parsed(line: &str, change: &mut impl FnMut(String)) -> Result<Vec<Map<String, Json>>, String> {
-    let objects = |text: &str| -> Result<Vec<Map<String, Json>>, serde_json::Error> {
-        serde_json::Deserializer::from_str(text).into_iter::<Map<String, Json>>().collect()
+fn parsed(line: &str, change: &mut impl FnMut(String)) -> Result<Vec<Object>, String> {
+    let objects = |text: &str| -> Result<Vec<Object>, serde_json::Error> {
+        let mut objects = Vec::new();
+        for raw in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
+            let raw = raw?;
+            objects.push((serde_json::from_str(raw.get())?, read::doubled(raw)));
+        }
+        Ok(objects)
     };
     let reason = match objects(line) {
         Ok(list) => {
@@ -385,6 +398,8 @@ mod tests {
             r#"{"messages":[{"role":"nurse","content":"q"},{"role":"assistant","content":"a"}]}"#,
             r#"{"messages":[{"role":"user","content":"<|im_end|>"},{"role":"assistant","content":"a"}]}"#,
             r#"{"prompt":"q","completion":"a"}"#,
+            r#"{"messages":[{"role":"user","content":"q","content":"r"},{"role":"assistant","content":"a"}]}"#,
+            r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}],"messages":[{"role":"user","content":"r"},{"role":"assistant","content":"a"}]}"#,
             "[1]",
         ] {
             let fixed = fix(line.as_bytes());
@@ -394,6 +409,34 @@ mod tests {
         assert_eq!(fix(b"\xff\xfe").rejected.len(), 1);
         let both = fix(br#"{"messages": [{"role": "human""#);
         assert_eq!((both.changes.len(), both.rejected.len()), (0, 1), "mended, and put aside all the same");
+    }
+
+    #[test]
+    fn keys_that_stand_twice_and_agree_become_one() {
+        let line = |question: &str| {
+            format!(
+                r#"{{"messages":[{{"role":"user","role":"user","content":"{question}"}},{{"role":"assistant","content":"a"}}]}}"#
+            )
+        };
+        let fixed = fix(format!("{}\n{}\n", line("q"), line("r")).as_bytes());
+        assert_eq!(fixed.lines.len(), 2, "{fixed:#?}");
+        for (n, line) in fixed.lines.iter().enumerate() {
+            assert_eq!(read::parse(line).1, [], "{line}");
+            assert!(fixed.changes.contains(&(n + 1, "`role` stood twice and said the same".to_owned())));
+        }
+    }
+
+    #[test]
+    fn an_example_with_another_system_turn_stays() {
+        let with = |system: &str| {
+            format!(
+                r#"{{"messages":[{{"role":"system","content":"{system}"}},{{"role":"user","content":"q"}},{{"role":"assistant","content":"a"}}]}}"#
+            )
+        };
+        let (one, other) = (with("Passage of gout."), with("Passage of asthma."));
+        let fixed = fix([one.clone(), other.clone(), one.clone()].join("\n").as_bytes());
+        assert_eq!(fixed.lines, [one, other]);
+        assert_eq!(fixed.changes, [(3, "removed: says the same as line 1".to_owned())]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::read::{self, items};
 use super::{Finding, Severity, vertex};
+use crate::files::{lines, without_mark};
 
 /// A file that is read whole is no larger than this.
 const MAX_BYTES: u64 = 1 << 30;
@@ -38,7 +39,7 @@ pub fn import(path: &Path) -> io::Result<Imported> {
     let bytes = std::fs::read(path)?;
     let text = String::from_utf8(bytes)
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {}", e.utf8_error())))?;
-    Ok(import_text(&name, text.trim_start_matches('\u{feff}')))
+    Ok(import_text(&name, without_mark(&text)))
 }
 
 fn import_text(name: &str, text: &str) -> Imported {
@@ -74,7 +75,7 @@ fn import_text(name: &str, text: &str) -> Imported {
             });
             return imported;
         }
-        None => (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()).collect(),
+        None => lines(text).collect(),
     };
     for (line, record) in records {
         let mut add = |code: &'static str, severity, message: String| {

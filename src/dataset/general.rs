@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::files::without_mark;
 use crate::language::Language;
 use crate::model::template::{Role, Turn};
 use crate::prompt::{Wording, WordingError};
@@ -44,7 +45,9 @@ pub fn read(path: &Path) -> Result<Vec<Text>, TextError> {
     let text =
         std::fs::read_to_string(path).map_err(|source| TextError::Read { path: path.to_owned(), source })?;
     let mut texts = Vec::new();
-    for paragraph in text.replace("\r\n", "\n").split("\n\n").map(str::trim).filter(|p| !p.is_empty()) {
+    for paragraph in
+        without_mark(&text).replace("\r\n", "\n").split("\n\n").map(str::trim).filter(|p| !p.is_empty())
+    {
         texts.push(Text { language: Language::detect(paragraph), text: paragraph.to_owned() });
     }
     if texts.is_empty() { Err(TextError::Empty(path.to_owned())) } else { Ok(texts) }

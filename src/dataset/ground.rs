@@ -20,6 +20,7 @@ use serde_json::{Value as Json, json};
 
 use super::split::{Group, Shares, Split, clusters, shared_out};
 use crate::analysis::citations;
+use crate::files::lines;
 use crate::language::Language;
 use crate::prompt::{Wording, WordingError};
 use crate::quote;
@@ -234,8 +235,8 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<(String, Item)>, GroundError> {
     for path in files {
         let text = std::fs::read_to_string(path)
             .map_err(|source| GroundError::Read { path: path.clone(), source })?;
-        for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let place = format!("{}:{}", path.display(), n + 1);
+        for (number, line) in lines(&text) {
+            let place = format!("{}:{number}", path.display());
             let item = serde_json::from_str(line).map_err(|e| GroundError::Line {
                 place: place.clone(),
                 reason: format!(

@@ -1,14 +1,16 @@
 //! Looks over the files of a dataset: each line, then lines against each other and files against each other.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{self, BufRead as _};
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::read::{self, Example, Message};
-use super::similar::{self, Pair};
-use super::{Finding, Severity, audit, text};
+use super::{Finding, Severity, audit, same, text};
 use crate::analysis::figures::Figure;
+use crate::files::without_mark;
 
 /// A line is no longer than this.
 const MAX_LINE_BYTES: usize = 4 << 20;
@@ -18,6 +20,8 @@ const MAX_LINES: usize = 1_000_000;
 pub const FEW: usize = 10;
 /// Fewer than this are less than is recommended.
 const RECOMMENDED: usize = 50;
+/// What files are called, without their ending, that are not learnt from.
+const HELD_OUT: [&str; 6] = ["valid", "validation", "val", "dev", "test", "eval"];
 
 /// How a look went.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -44,6 +48,32 @@ pub struct TokenLimit<'a> {
     pub most: usize,
 }
 
+/// What files are for, which decides whether few examples are too few.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// To learn from, but for those that are called valid, validation, val, dev, test or eval.
+    #[default]
+    Named,
+    /// To learn from.
+    Learning,
+    /// To hold out, or not known yet.
+    HeldOut,
+}
+
+impl Purpose {
+    /// Whether a file is to learn from.
+    fn learns(self, path: &Path) -> bool {
+        match self {
+            Self::Named => {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+                !HELD_OUT.contains(&stem.as_str())
+            }
+            Self::Learning => true,
+            Self::HeldOut => false,
+        }
+    }
+}
+
 /// What examples are held against, besides each other.
 #[derive(Default)]
 pub struct Against<'a> {
@@ -51,14 +81,15 @@ pub struct Against<'a> {
     pub limit: Option<TokenLimit<'a>>,
     /// Figures of the guidelines, where those are known.
     pub known: Option<&'a [Figure]>,
+    /// What the files are for.
+    pub purpose: Purpose,
 }
 
 /// An example where it stands.
 struct Placed {
     file: usize,
     line: usize,
-    text: String,
-    messages: Vec<Message>,
+    example: Example,
 }
 
 /// Looks over files.
@@ -72,16 +103,13 @@ pub fn lint(files: &[&Path], against: &Against<'_>) -> io::Result<Report> {
     for (file, path) in files.iter().enumerate() {
         let before = placed.len();
         one(path, &names[file], against, &mut report.findings, |line, example| {
-            let (text, messages) = (spoken(&example), example.messages);
-            placed.push(Placed { file, line, text, messages });
+            placed.push(Placed { file, line, example });
         })?;
-        together(&names[file], &placed[before..], &mut report.findings);
-        let count = placed.len() - before;
-        report.examples.push((names[file].clone(), count));
-        let (severity, least) =
-            if count < FEW { (Severity::Error, FEW) } else { (Severity::Warning, RECOMMENDED) };
-        if count < least {
-            let message = format!("{count} examples that can be trained on; write at least {least}");
+        let own: &[Placed] = &placed[before..];
+        together(&names[file], own, &mut report.findings);
+        repeated(&names[file], own, &mut report.findings);
+        report.examples.push((names[file].clone(), own.len()));
+        if let Some((severity, message)) = few(own.len(), against.purpose.learns(path)) {
             report.findings.push(Finding {
                 file: names[file].clone(),
                 line: 1,
@@ -92,41 +120,84 @@ pub fn lint(files: &[&Path], against: &Against<'_>) -> io::Result<Report> {
             });
         }
     }
-    let texts: Vec<&str> = placed.iter().map(|placed| placed.text.as_str()).collect();
-    for Pair { first, second, share } in similar::pairs(&texts) {
-        let (first, second) = (&placed[first], &placed[second]);
-        let place = format!("{}:{}", names[first.file], first.line);
-        let (code, severity, message) = match (first.file == second.file, share >= 1.0) {
-            (false, _) => (
-                "leakage",
-                Severity::Error,
-                format!("also in {place}, another file; what is tested must not be trained on"),
-            ),
-            (true, true) => {
-                ("duplicate", Severity::Error, format!("says the same as {place}; remove one of the two"))
-            }
-            (true, false) => (
-                "near-duplicate",
-                Severity::Warning,
-                format!("nearly the same as {place} ({:.0} %); vary or remove it", share * 100.0),
-            ),
-        };
-        report.findings.push(Finding {
-            file: names[second.file].clone(),
-            line: second.line,
-            column: 1,
-            code,
-            severity,
-            message,
-        });
+    if files.len() > 1 {
+        leaks(&names, &placed, &mut report.findings);
     }
     report.findings.sort();
     Ok(report)
 }
 
+/// What is to be said of how many examples a file has.
+fn few(count: usize, learns: bool) -> Option<(Severity, String)> {
+    let (severity, least) = match count {
+        0 => (Severity::Error, 1),
+        1..FEW if learns => (Severity::Error, FEW),
+        1..FEW => {
+            let message =
+                format!("{count} examples; fewer than {FEW} say little about what was learnt from others");
+            return Some((Severity::Warning, message));
+        }
+        FEW..RECOMMENDED if learns => (Severity::Warning, RECOMMENDED),
+        _ => return None,
+    };
+    Some((severity, format!("{count} examples that can be trained on; write at least {least}")))
+}
+
+/// What stands twice in a file. A question that is asked over other passages, or over the same ones in another order, is another example.
+fn repeated(name: &str, own: &[Placed], findings: &mut Vec<Finding>) {
+    let mut add = |line: usize, code, severity, message: String| {
+        findings.push(Finding { file: name.to_owned(), line, column: 1, code, severity, message });
+    };
+    let digests: Vec<[u8; 32]> = own.iter().map(|one| same::digest(&one.example)).collect();
+    let mut firsts: HashMap<[u8; 32], usize> = HashMap::new();
+    for (one, digest) in own.iter().zip(&digests) {
+        match firsts.entry(*digest) {
+            Entry::Vacant(free) => {
+                free.insert(one.line);
+            }
+            Entry::Occupied(first) => {
+                let message = format!("says the same as {name}:{}; remove one of the two", first.get());
+                add(one.line, "duplicate", Severity::Error, message);
+            }
+        }
+    }
+    let examples: Vec<&Example> = own.iter().map(|one| &one.example).collect();
+    let fits = |first: usize, second: usize| {
+        // What stands there word for word has been named.
+        firsts.get(&digests[second]) == Some(&own[second].line)
+            && examples[first].passages == examples[second].passages
+    };
+    for pair in same::pairs(&same::asked(&examples), fits) {
+        let message = format!(
+            "nearly the same as {name}:{} ({:.0} %); vary or remove it",
+            own[pair.first].line,
+            pair.share * 100.0
+        );
+        add(own[pair.second].line, "near-duplicate", Severity::Warning, message);
+    }
+}
+
+/// What stands in two files.
+fn leaks(names: &[String], placed: &[Placed], findings: &mut Vec<Finding>) {
+    let examples: Vec<&Example> = placed.iter().map(|one| &one.example).collect();
+    let fits = |first: usize, second: usize| placed[first].file != placed[second].file;
+    for pair in same::pairs(&same::asked(&examples), fits) {
+        let (first, second) = (&placed[pair.first], &placed[pair.second]);
+        let place = format!("{}:{}", names[first.file], first.line);
+        findings.push(Finding {
+            file: names[second.file].clone(),
+            line: second.line,
+            column: 1,
+            code: "leakage",
+            severity: Severity::Error,
+            message: format!("also in {place}, another file; what is tested must not be trained on"),
+        });
+    }
+}
+
 /// What a file's examples teach together.
 fn together(name: &str, placed: &[Placed], findings: &mut Vec<Finding>) {
-    let examples: Vec<&[Message]> = placed.iter().map(|one| one.messages.as_slice()).collect();
+    let examples: Vec<&[Message]> = placed.iter().map(|one| one.example.messages.as_slice()).collect();
     let remarks = audit::balance(&examples).into_iter().chain(audit::swaps(&examples));
     findings.extend(remarks.map(|remark| Finding {
         file: name.to_owned(),
@@ -139,11 +210,6 @@ fn together(name: &str, placed: &[Placed], findings: &mut Vec<Finding>) {
             None => remark.message,
         },
     }));
-}
-
-fn spoken(example: &Example) -> String {
-    let turns = example.messages.iter().filter(|m| m.role != "system" && m.role != "developer");
-    turns.map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n")
 }
 
 fn one(
@@ -178,8 +244,7 @@ fn one(
             add(1, "encoding", Severity::Error, "not UTF-8; save the file as UTF-8".to_owned());
             continue;
         };
-        let line = if number == 1 { line.trim_start_matches('\u{feff}') } else { line }
-            .trim_end_matches(['\r', '\n']);
+        let line = if number == 1 { without_mark(line) } else { line }.trim_end_matches(['\r', '\n']);
         if line.trim().is_empty() {
             add(1, "blank-line", Severity::Warning, "a blank line; remove it".to_owned());
             continue;
@@ -192,10 +257,15 @@ fn one(
         let Some(example) = example else { continue };
         let mut usable = true;
         for message in &example.messages {
-            for spot in text::look(&message.content) {
+            let spots = text::look(&message.content);
+            if spots.is_empty() {
+                continue;
+            }
+            let columns = message.columns(line);
+            for spot in spots {
                 usable &= spot.severity == Severity::Warning;
-                // Past the quotation mark; escapes before it make it a little more.
-                add(column(message.at) + 1 + spot.character, spot.code, spot.severity, spot.message);
+                let at = columns.get(spot.character).copied().unwrap_or_else(|| column(message.at));
+                add(at, spot.code, spot.severity, spot.message);
             }
         }
         for (n, new) in audit::facts(&example.messages, against.known) {
@@ -216,7 +286,9 @@ fn one(
             let message = format!(
                 "{tokens} tokens, of which those beyond {most} would be cut off, from “{rest}” on; shorten it"
             );
-            add(column(at.0) + 1 + at.1, "too-long", Severity::Warning, message);
+            let (message_at, columns) = (example.messages[at.0].at, example.messages[at.0].columns(line));
+            let at = columns.get(at.1).copied().unwrap_or_else(|| column(message_at));
+            add(at, "too-long", Severity::Warning, message);
         }
         if usable {
             each(number, example);
@@ -225,12 +297,12 @@ fn one(
     Err(io::Error::other(format!("{name} has more than {MAX_LINES} lines; split it")))
 }
 
-/// How many tokens an example has that has too many, where in its line the first one too many stands (the content's byte and the character
-/// within), and what it begins with.
+/// How many tokens an example has that has too many, where the first one too many stands (the turn and the character of its content), and
+/// what it begins with.
 fn cut(messages: &[Message], limit: &TokenLimit<'_>) -> Option<(usize, (usize, usize), String)> {
     let mut before = 0;
     let mut place = None;
-    for message in messages {
+    for (n, message) in messages.iter().enumerate() {
         let own = (limit.count)(&message.content);
         if place.is_none() && before + own > limit.most {
             let room = limit.most - before;
@@ -239,7 +311,7 @@ fn cut(messages: &[Message], limit: &TokenLimit<'_>) -> Option<(usize, (usize, u
             let fits = ends.partition_point(|end| (limit.count)(&message.content[..*end]) <= room);
             let at = fits.saturating_sub(1);
             let rest: String = message.content.chars().skip(at).take(20).collect();
-            place = Some(((message.at, at), rest));
+            place = Some(((n, at), rest));
         }
         before += own;
     }
@@ -302,12 +374,90 @@ mod tests {
     }
 
     #[test]
+    fn a_question_over_other_passages_is_no_repetition_but_leaks() {
+        let dir = tempfile::tempdir().unwrap();
+        let row = |topic: &str, passages: &str| {
+            let question = format!("How is {topic} treated at home, and by whom?");
+            serde_json::json!({
+                "messages": [
+                    { "role": "system", "content": passages },
+                    { "role": "user", "content": format!("{question}\n\nAnswer from the passages above, in one or two sentences, and cite them.") },
+                    { "role": "assistant", "content": "The passages do not answer this question, so I will not guess. Please ask a specialist." },
+                ],
+                "meta": { "question": question, "passages": [passages] },
+            })
+            .to_string()
+        };
+        let (train, test) = (dir.path().join("train.jsonl"), dir.path().join("test.jsonl"));
+        let lines = [
+            row("gout", "a"),
+            row("gout", "b"),
+            row("asthma", "a"),
+            row("gout", "b"),
+            row("gout", "b").replace("at home", "AT home"),
+        ];
+        std::fs::write(&train, lines.join("\n")).unwrap();
+        std::fs::write(&test, [row("gout", "c"), row("eczema", "a")].join("\n")).unwrap();
+        let report = lint(&[&train, &test], &Against::default()).unwrap();
+        let twofold = ["duplicate", "near-duplicate", "leakage"];
+        let found: Vec<(bool, usize, &str)> = report
+            .findings
+            .iter()
+            .filter(|f| twofold.contains(&f.code))
+            .map(|f| (f.file == test.display().to_string(), f.line, f.code))
+            .collect();
+        assert_eq!(found, [(true, 1, "leakage"), (false, 4, "duplicate"), (false, 5, "near-duplicate")]);
+    }
+
+    #[test]
+    fn few_examples_are_an_error_where_they_are_learnt_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let severities = |name: &str, text: &str, purpose: Purpose| -> Vec<Severity> {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let report = lint(&[&path], &Against { purpose, ..Against::default() }).unwrap();
+            report.findings.iter().filter(|f| f.code == "too-few").map(|f| f.severity).collect()
+        };
+        let one = example("q", "a");
+        for (name, purpose, want) in [
+            ("train.jsonl", Purpose::Named, Severity::Error),
+            ("ward.jsonl", Purpose::Named, Severity::Error),
+            ("Valid.jsonl", Purpose::Named, Severity::Warning),
+            ("test.jsonl", Purpose::Named, Severity::Warning),
+            ("test.jsonl", Purpose::Learning, Severity::Error),
+            ("ward.jsonl", Purpose::HeldOut, Severity::Warning),
+        ] {
+            assert_eq!(severities(name, &one, purpose), [want], "{name} {purpose:?}");
+            assert_eq!(severities(name, "", purpose), [Severity::Error], "{name} {purpose:?}");
+        }
+        let words =
+            ["gout", "asthma", "fever", "sepsis", "burn", "angina", "eczema", "croup", "stroke", "mumps"];
+        let ten = words.map(|word| example(&word.repeat(4), word)).join("\n");
+        assert_eq!(severities("ward.jsonl", &ten, Purpose::Learning), [Severity::Warning]);
+        assert_eq!(severities("ward.jsonl", &ten, Purpose::HeldOut), []);
+    }
+
+    #[test]
+    fn columns_are_those_of_the_line_as_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        let line = r#"{"messages":[{"role":"user","content":"痛い\n\t\"\u3042\ud83e\ude7a\" a@b.org, c@d.org"},{"role":"assistant","content":[{"type":"text","text":"x\n"},{"type":"text","text":"y\ne@f.org"}]}]}"#;
+        std::fs::write(&path, format!("\u{feff}{line}")).unwrap();
+        let report = lint(&[&path], &Against::default()).unwrap();
+        let columns: Vec<usize> =
+            report.findings.iter().filter(|f| f.code == "personal-email").map(|f| f.column).collect();
+        let column = |part: &str| line[..line.find(part).unwrap()].chars().count() + 1;
+        assert_eq!(columns, ["a@b", "c@d", "e@f"].map(column));
+    }
+
+    #[test]
     fn length_is_counted_where_a_limit_is_given() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
         std::fs::write(&path, example("one two three", "four five six seven")).unwrap();
         let count = |text: &str| text.split_whitespace().count();
-        let against = Against { limit: Some(TokenLimit { count: &count, most: 6 }), known: None };
+        let limit = Some(TokenLimit { count: &count, most: 6 });
+        let against = Against { limit, ..Against::default() };
         let report = lint(&[&path], &against).unwrap();
         assert_eq!(codes(&report), [(1, "too-few"), (1, "too-long")]);
         assert!(report.findings[1].message.contains("from “seven” on"), "{}", report.findings[1].message);

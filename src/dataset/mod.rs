@@ -1,11 +1,12 @@
 //! Chat datasets for tuning: read, and looked over before an hour of training is spent on them.
 //!
 //! [`read`] takes JSON Lines of `{"messages": [{"role", "content"}, …]}` apart, keeping the column of everything; [`text`] looks at
-//! what is said; [`similar`] finds what is said twice, [`audit`] what is taught besides; [`mod@lint`] is the spine and puts the findings in
-//! order. [`mod@fix`] mends what can be mended; [`mod@split`] keeps the test apart; [`stats`] counts; [`forms`] reads what other programs
+//! what is said; [`similar`] finds texts that say the same and [`same`] what of an example is held against others, [`audit`] finds what is
+//! taught besides; [`mod@lint`] is the spine and puts the findings in order. [`mod@fix`] mends what can be mended; [`mod@split`] keeps the test apart; [`stats`] counts; [`forms`] reads what other programs
 //! wrote and [`mod@export`] writes what they read. [`ground`] writes questions out over the passages of our own index.
 
 pub mod audit;
+mod calls;
 pub mod export;
 pub mod fix;
 pub mod forms;
@@ -13,6 +14,7 @@ pub mod general;
 pub mod ground;
 pub mod lint;
 pub mod read;
+pub mod same;
 pub mod similar;
 pub mod split;
 pub mod stats;

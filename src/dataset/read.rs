@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{Deserializer as _, MapAccess, SeqAccess, Visitor};
+use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
-use super::Severity;
+use super::{Severity, calls};
 
 /// Who may speak.
 pub const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
@@ -40,7 +42,7 @@ impl Fault {
 }
 
 /// A turn of an example.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Message {
     /// Who speaks; one of [`ROLES`].
     pub role: String,
@@ -52,6 +54,43 @@ pub struct Message {
     pub trained: bool,
     /// Whether it calls a tool.
     pub calls: bool,
+    /// What it calls, as it is written; empty where it calls nothing.
+    pub called: String,
+    /// The texts that the content is put together of: where each begins in the line, with its quotation mark, and its characters.
+    pub texts: Vec<(usize, usize)>,
+}
+
+impl Message {
+    /// For each character of the content, its column in the line that the turn was read from, from 1.
+    #[must_use]
+    pub fn columns(&self, line: &str) -> Vec<usize> {
+        let mut columns = Vec::new();
+        for (quote, characters) in &self.texts {
+            let mut at = quote + 1;
+            let mut column = line.get(..at).map_or(1, |before| before.chars().count() + 1);
+            for _ in 0..*characters {
+                columns.push(column);
+                let rest = line.get(at..).unwrap_or_default();
+                let escape = escape_len(rest);
+                // What is not escaped is written as it is; escapes are ASCII.
+                column += escape.unwrap_or(1);
+                at += escape.unwrap_or_else(|| rest.chars().next().map_or(1, char::len_utf8));
+            }
+        }
+        columns
+    }
+}
+
+/// The bytes of the escape that a JSON text goes on with; `None` where it goes on with a character as it is.
+fn escape_len(rest: &str) -> Option<usize> {
+    let unit =
+        rest.strip_prefix("\\u").map(|hex| hex.get(..4).and_then(|hex| u32::from_str_radix(hex, 16).ok()));
+    match unit {
+        // The first half of a character that UTF-16 writes as two.
+        Some(Some(0xd800..=0xdbff)) => Some(12),
+        Some(_) => Some(6),
+        None => rest.starts_with('\\').then_some(2),
+    }
 }
 
 /// A line that is an example, as far as it can be read.
@@ -59,6 +98,20 @@ pub struct Message {
 pub struct Example {
     /// Its turns.
     pub messages: Vec<Message>,
+    /// The tools that may be called, as they are written; empty where there are none.
+    pub tools: String,
+    /// What is asked, where the example notes it (`meta.question`) and a user says it; see `shishin dataset ground`.
+    pub question: Option<String>,
+    /// What it notes of the passages that it is asked over, in their order (`meta.passages`).
+    pub passages: Vec<String>,
+}
+
+/// What an example may note of itself.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Notes {
+    question: Option<String>,
+    passages: Vec<String>,
 }
 
 /// Reads a line. The example is there when its form can be trained on; the faults are there in any case.
@@ -69,6 +122,36 @@ pub fn parse(line: &str) -> (Option<Example>, Vec<Fault>) {
     let failed = reader.faults.iter().any(|fault| fault.severity == Severity::Error);
     reader.faults.sort_by_key(|fault| fault.at);
     (example.filter(|_| !failed), reader.faults)
+}
+
+/// Why a line with these faults is no example.
+#[must_use]
+pub fn reason(faults: &[Fault]) -> &str {
+    let first = faults.iter().find(|fault| fault.severity == Severity::Error);
+    first.map_or("it is no example", |fault| fault.message.as_str())
+}
+
+/// The keys of an example and of its turns that stand twice, and whether both say the same.
+pub(super) fn doubled(raw: &RawValue) -> Vec<(String, bool)> {
+    let Ok(Members(members)) = serde_json::from_str(raw.get()) else { return Vec::new() };
+    let mut found = twice(&members);
+    for turn in members.iter().filter_map(|(_, list)| items(list)).flatten() {
+        if let Ok(Members(own)) = serde_json::from_str(turn.get()) {
+            found.extend(twice(&own));
+        }
+    }
+    found
+}
+
+fn twice(members: &[(String, &RawValue)]) -> Vec<(String, bool)> {
+    let value = |raw: &RawValue| serde_json::from_str::<Json>(raw.get()).ok();
+    let mut found = Vec::new();
+    for (n, (key, raw)) in members.iter().enumerate() {
+        if let Some((_, first)) = members[..n].iter().find(|(before, _)| before == key) {
+            found.push((key.clone(), value(first) == value(raw)));
+        }
+    }
+    found
 }
 
 /// An object's members in order, repeated ones included.
@@ -180,7 +263,7 @@ impl<'a> Reader<'a> {
             return None;
         }
         let mut read = Vec::new();
-        for raw in list {
+        for raw in list.iter().copied() {
             read.push((self.at(raw), self.message(raw)));
         }
         let roles: Vec<(usize, Option<&str>)> =
@@ -196,7 +279,33 @@ impl<'a> Reader<'a> {
                 "every assistant turn has the weight 0, so nothing is learnt; give one the weight 1",
             ));
         }
-        Some(Example { messages })
+        if messages.iter().any(|m| m.calls || m.role == "tool") {
+            let turns: Vec<Json> =
+                list.iter().map(|raw| serde_json::from_str(raw.get()).unwrap_or_default()).collect();
+            for (n, code, message) in calls::problems(&turns) {
+                self.faults.push(Fault::warning(self.at(list[n]), code, message));
+            }
+        }
+        let tools = self.tools(&members);
+        let Notes { question, passages } = notes(&members);
+        let asked = |question: &String| {
+            let question = question.trim();
+            !question.is_empty() && messages.iter().any(|m| m.role == "user" && m.content.contains(question))
+        };
+        let question = question.filter(asked);
+        Some(Example { messages, tools, question, passages })
+    }
+
+    /// The tools that an example declares.
+    fn tools(&mut self, members: &[(String, &'a RawValue)]) -> String {
+        let declares = |raw: &RawValue| raw.get() != "null" && items(raw).is_none_or(|list| !list.is_empty());
+        let tools = members.iter().find(|(key, raw)| (key == "tools" || key == "functions") && declares(raw));
+        let Some((key, raw)) = tools else { return String::new() };
+        let message = format!(
+            "`{key}` have no place in our prompts, so that this cannot be trained on here; export it to a platform that takes them, or remove them and what calls them"
+        );
+        self.faults.push(Fault::warning(self.at(raw), "tools-untrained", message));
+        raw.get().to_owned()
     }
 
     /// Keys that are not known, or that stand twice.
@@ -254,11 +363,12 @@ impl<'a> Reader<'a> {
                 role
             }
         };
-        let calls =
-            member("tool_calls").or_else(|| member("function_call")).is_some_and(|raw| raw.get() != "null");
+        let called = member("tool_calls").or_else(|| member("function_call"));
+        let called = called.map(RawValue::get).filter(|raw| *raw != "null").unwrap_or_default().to_owned();
+        let calls = !called.is_empty();
         let trained = self.weight(member("weight"), role.as_deref());
-        let (content, content_at) = self.content(member("content"), at, calls)?;
-        Some(Message { role: role?, content, at: content_at, trained, calls })
+        let (content, at, texts) = self.content(member("content"), at, calls)?;
+        Some(Message { role: role?, content, at, trained, calls, called, texts })
     }
 
     fn weight(&mut self, raw: Option<&'a RawValue>, role: Option<&str>) -> bool {
@@ -287,31 +397,27 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Text, or a list of typed parts of which the texts count.
+    /// Text, or a list of typed parts of which the texts count; where it stands, and [`Message::texts`].
     fn content(
         &mut self,
         raw: Option<&'a RawValue>,
         message_at: usize,
         calls: bool,
-    ) -> Option<(String, usize)> {
+    ) -> Option<(String, usize, Vec<(usize, usize)>)> {
         let Some(raw) = raw.filter(|raw| raw.get() != "null") else {
             if calls {
-                return Some((String::new(), message_at));
+                return Some((String::new(), message_at, Vec::new()));
             }
             let at = raw.map_or(message_at, |raw| self.at(raw));
             self.faults.push(Fault::error(at, "content-missing", "`content` is missing; write what is said"));
             return None;
         };
         let at = self.at(raw);
-        let text = match serde_json::from_str::<String>(raw.get()) {
-            Ok(text) => text,
+        let parts = match serde_json::from_str::<String>(raw.get()) {
+            Ok(text) => vec![(text, at)],
             Err(_) => {
                 let parts = items(raw).and_then(|parts| {
-                    let texts = parts.into_iter().map(|part| {
-                        let part: serde_json::Value = serde_json::from_str(part.get()).ok()?;
-                        (part["type"] == "text").then(|| part["text"].as_str().map(str::to_owned)).flatten()
-                    });
-                    texts.collect::<Option<Vec<String>>>()
+                    parts.into_iter().map(|part| self.part(part)).collect::<Option<Vec<(String, usize)>>>()
                 });
                 let Some(parts) = parts else {
                     self.faults.push(Fault::error(
@@ -321,9 +427,11 @@ impl<'a> Reader<'a> {
                     ));
                     return None;
                 };
-                parts.concat()
+                parts
             }
         };
+        let texts = parts.iter().map(|(text, at)| (*at, text.chars().count())).collect();
+        let text: String = parts.into_iter().map(|(text, _)| text).collect();
         if text.trim().is_empty() && !calls {
             self.faults.push(Fault::error(
                 at,
@@ -331,7 +439,16 @@ impl<'a> Reader<'a> {
                 "`content` is empty; write what is said, or remove the turn",
             ));
         }
-        Some((text, at))
+        Some((text, at, texts))
+    }
+
+    /// A typed part's text, and where that stands.
+    fn part(&self, part: &'a RawValue) -> Option<(String, usize)> {
+        let Members(members): Members<'a> = serde_json::from_str(part.get()).ok()?;
+        let member = |key: &str| members.iter().rfind(|(own, _)| own == key).map(|(_, raw)| *raw);
+        let kind: String = serde_json::from_str(member("type")?.get()).ok()?;
+        let text = member("text").filter(|_| kind == "text")?;
+        Some((serde_json::from_str(text.get()).ok()?, self.at(text)))
     }
 
     /// Who speaks after whom.
@@ -383,6 +500,12 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// What an example notes of itself; nothing where that has another form.
+fn notes(members: &[(String, &RawValue)]) -> Notes {
+    let meta = members.iter().find(|(key, _)| key == "meta" || key == "metadata");
+    meta.and_then(|(_, raw)| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+}
+
 /// The byte at which a column of serde_json's stands: it counts bytes, from 1.
 fn byte_of_column(line: &str, column: usize) -> usize {
     let mut at = column.saturating_sub(1).min(line.len());
@@ -412,10 +535,38 @@ mod tests {
         assert_eq!(&line[example.messages[2].at..example.messages[2].at + 3], "\"a\"");
         assert_eq!(
             codes(
-                r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","tool_calls":[]},{"role":"tool","content":"t"},{"role":"assistant","content":"a"}]}"#
+                r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":"1","content":"t"},{"role":"assistant","content":"a"}]}"#
             ),
             []
         );
+    }
+
+    #[test]
+    fn each_character_has_its_column() {
+        let line = r#"{"messages":[{"role":"user","content":"血\n\u00e9\ud83e\ude7a\"x"},{"role":"assistant","content":[{"type":"text","text":"a\t"},{"text":"b","type":"text"}]}]}"#;
+        let messages = parse(line).0.unwrap().messages;
+        let column = |part: &str| line[..line.find(part).unwrap()].chars().count() + 1;
+        assert_eq!(messages[0].content, "血\né🩺\"x");
+        let start = column("血");
+        assert_eq!(messages[0].columns(line), [0, 1, 3, 9, 21, 23].map(|after| start + after));
+        assert_eq!(messages[1].content, "a\tb");
+        assert_eq!(messages[1].columns(line), [column("a\\t\""), column("\\t\""), column("b\"")]);
+    }
+
+    #[test]
+    fn tools_and_notes_are_read() {
+        let line = r#"{"messages":[{"role":"user","content":"Say: which?"},{"role":"assistant","content":"a"}],"tools":[{"type":"function","function":{"name":"f"}}],"meta":{"question":"which?","passages":["x"],"more":1}}"#;
+        let (example, faults) = parse(line);
+        let example = example.unwrap();
+        assert_eq!((example.question.as_deref(), example.passages), (Some("which?"), vec!["x".to_owned()]));
+        assert!(example.tools.contains("\"f\""));
+        assert_eq!(faults.iter().map(|fault| fault.code).collect::<Vec<_>>(), ["tools-untrained"]);
+        let without = line
+            .replace(r#"[{"type":"function","function":{"name":"f"}}]"#, "[]")
+            .replace("which?\",", "topic\",");
+        let (example, faults) = parse(&without);
+        let example = example.unwrap();
+        assert_eq!((example.question, example.tools.as_str(), faults), (None, "", vec![]));
     }
 
     #[test]
@@ -463,6 +614,10 @@ mod tests {
             (
                 r#"{"messages":[{"role":"assistant","content":"y"},{"role":"user","content":"x"},{"role":"assistant","content":"y"}]}"#,
                 &[("speaks-first", 13)],
+            ),
+            (
+                r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","tool_calls":[]},{"role":"tool","content":"t"},{"role":"assistant","content":"a"}]}"#,
+                &[("calls-empty", 43), ("call-unknown", 80)],
             ),
         ] {
             assert_eq!(codes(line), want, "{line}");

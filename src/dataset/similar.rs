@@ -32,7 +32,7 @@ fn hash(value: impl Hash) -> u64 {
 }
 
 /// The runs of a text, widths, case and white space apart.
-fn runs(text: &str) -> HashSet<u64> {
+pub(super) fn runs(text: &str) -> HashSet<u64> {
     let folded: Vec<char> = fold_text(text).chars().filter(|c| !c.is_whitespace()).collect();
     if folded.len() < RUN {
         return HashSet::from([hash(&folded)]);
@@ -53,9 +53,21 @@ fn signature(runs: &HashSet<u64>) -> Vec<u64> {
         .collect()
 }
 
+/// The share of the runs of two texts that both have (Jaccard).
+pub(super) fn share(one: &HashSet<u64>, other: &HashSet<u64>) -> f64 {
+    let both = one.intersection(other).count() as f64;
+    let all = (one.len() + other.len()) as f64;
+    both / all / (1.0 - both / all)
+}
+
 /// For each text that says the same as an earlier one, the pair with the one that it is nearest to.
 #[must_use]
 pub fn pairs(texts: &[&str]) -> Vec<Pair> {
+    pairs_that(texts, |_, _| true)
+}
+
+/// The same among those pairs, by their numbers, that fit.
+pub(super) fn pairs_that(texts: &[&str], fits: impl Fn(usize, usize) -> bool) -> Vec<Pair> {
     let all: Vec<HashSet<u64>> = texts.iter().map(|text| runs(text)).collect();
     let mut buckets: HashMap<(usize, u64), Vec<usize>> = HashMap::new();
     let mut found = Vec::new();
@@ -65,14 +77,9 @@ pub fn pairs(texts: &[&str]) -> Vec<Pair> {
             signature.chunks(ROWS).enumerate().map(|(n, rows)| (n, hash(rows))).collect();
         let candidates: HashSet<usize> =
             bands.iter().filter_map(|band| buckets.get(band)).flatten().copied().collect();
-        let share = |first: usize| {
-            let both = own.intersection(&all[first]).count() as f64;
-            both / (own.len() + all[first].len()) as f64
-                / (1.0 - both / (own.len() + all[first].len()) as f64)
-        };
-        let nearest =
-            candidates.into_iter().map(|first| (first, share(first))).filter(|(_, share)| *share >= NEAR);
-        let nearest = nearest.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        let near = candidates.into_iter().map(|first| (first, share(own, &all[first])));
+        let near = near.filter(|(first, share)| *share >= NEAR && fits(*first, second));
+        let nearest = near.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
         found.extend(nearest.map(|(first, share)| Pair { first, second, share }));
         for band in bands {
             buckets.entry(band).or_default().push(second);

@@ -18,6 +18,7 @@ use crate::dataset::read;
 use crate::engine::{
     Completion, EngineEvent, EngineFailure, EngineHandle, GenerateRequest, Sampling, SubmitError,
 };
+use crate::files::lines;
 use crate::language::Language;
 use crate::model::BaseModel;
 use crate::model::embed::EmbedError;
@@ -144,8 +145,8 @@ pub fn read(files: &[PathBuf], wording: &Wording) -> Result<Vec<Held>, AnswersEr
     for path in files {
         let text = std::fs::read_to_string(path)
             .map_err(|source| AnswersError::Read { path: path.clone(), source })?;
-        for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            all.push(held(path, n + 1, line, wording)?);
+        for (number, line) in lines(&text) {
+            all.push(held(path, number, line, wording)?);
         }
     }
     Ok(all)
@@ -155,8 +156,12 @@ fn held(path: &Path, line: usize, text: &str, wording: &Wording) -> Result<Held,
     let place = format!("{}:{line}", path.display());
     let fault = |problem: String| AnswersError::Line { place: place.clone(), problem };
     let (example, faults) = read::parse(text);
-    let first = || faults.first().map_or("it is no example".into(), |fault| fault.message.clone());
-    let example = example.ok_or_else(|| fault(first()))?;
+    let example = example.ok_or_else(|| fault(read::reason(&faults).to_owned()))?;
+    if !example.tools.is_empty() {
+        let problem =
+            "it declares tools, which have no place in the prompt, so that it cannot be asked again";
+        return Err(fault(problem.into()));
+    }
     // A line that was read has a form that this has too, or none of its keys.
     let notes: Notes = serde_json::from_str(text).unwrap_or_default();
     let mut turns = Vec::new();
@@ -377,7 +382,7 @@ pub struct Figure {
     pub rate: Rate,
     /// Against the first system, on the same examples; `None` for itself.
     pub against_first: Option<Difference>,
-    /// What is promised.
+    /// What is promised: the goal for all together or the language's own, or what the base's misses allow, whichever is more.
     pub goal: Option<f64>,
 }
 
@@ -402,6 +407,7 @@ pub fn figures(held: &[Held], systems: &[System], criteria: &Criteria, answers: 
                     .collect()
             };
             let first = outcomes(0);
+            let base = Rate::of(&first).rate;
             for (of, system) in systems.iter().enumerate() {
                 let own = outcomes(of);
                 if own.is_empty() {
@@ -413,10 +419,28 @@ pub fn figures(held: &[Held], systems: &[System], criteria: &Criteria, answers: 
                     language: *language,
                     rate: Rate::of(&own),
                     against_first: if of == 0 { None } else { Difference::between(&first, &own, SEED) },
-                    goal: criterion.goal,
+                    goal: criterion.promised(*language, base),
                 });
             }
         }
     }
     figures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_fault_and_tools_are_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, wording) = (dir.path().join("a.jsonl"), Wording::built_in().unwrap());
+        let line = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#;
+        std::fs::write(&path, format!("\u{feff}{line}\n")).unwrap();
+        assert_eq!(read(std::slice::from_ref(&path), &wording).unwrap()[0].reference, "a");
+        let tools = line.replace("]}", r#"],"tools":[{"type":"function","function":{"name":"f"}}]}"#);
+        std::fs::write(&path, format!("{line}\n{tools}\n")).unwrap();
+        let error = read(&[path], &wording).unwrap_err().to_string();
+        assert!(error.contains("a.jsonl:2") && error.contains("declares tools"), "{error}");
+    }
 }

@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use super::super::printable;
 use crate::dataset::export::{self, Platform};
 use crate::dataset::split::{self, Shares, Split};
-use crate::dataset::{Finding, Severity, fix, forms, read};
+use crate::dataset::{Finding, Severity, fix, forms, read, same};
+use crate::files;
 use crate::tune::checkpoint::write_whole;
 
 fn text_of(path: &Path) -> anyhow::Result<String> {
@@ -27,32 +28,29 @@ fn failed(findings: &[Finding]) -> ExitCode {
 }
 
 pub(super) fn split_files(
-    files: &[PathBuf],
+    from: &[PathBuf],
     folder: &Path,
     shares: Shares,
     seed: u64,
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
-    let (mut lines, mut texts) = (Vec::new(), Vec::new());
-    for path in files {
-        for (number, line) in (1..).zip(text_of(path)?.trim_start_matches('\u{feff}').lines()) {
-            if line.trim().is_empty() {
-                continue;
-            }
+    let (mut lines, mut examples) = (Vec::new(), Vec::new());
+    for path in from {
+        for (number, line) in files::lines(&text_of(path)?) {
             let (example, faults) = read::parse(line);
             let Some(example) = example else {
-                let first = faults.first().map_or("it is no example", |fault| fault.message.as_str());
                 anyhow::bail!(
-                    "{}:{number}: {first}; `shishin dataset fix` mends what can be mended",
-                    path.display()
+                    "{}:{number}: {}; `shishin dataset fix` mends what can be mended",
+                    path.display(),
+                    read::reason(&faults)
                 );
             };
-            let said = example.messages.iter().filter(|m| m.role != "system" && m.role != "developer");
-            texts.push(said.map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n"));
+            examples.push(example);
             lines.push(line.to_owned());
         }
     }
-    anyhow::ensure!(!lines.is_empty(), "there is no example in {} files", files.len());
+    anyhow::ensure!(!lines.is_empty(), "there is no example in {} files", from.len());
+    let texts = same::texts(&examples.iter().collect::<Vec<_>>());
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let parts = split::split(&texts, shares, seed);
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;

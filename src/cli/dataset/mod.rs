@@ -17,7 +17,7 @@ use crate::config::Settings;
 use crate::dataset::Finding;
 use crate::dataset::export::Platform;
 use crate::dataset::ground::Grounding;
-use crate::dataset::lint::{Against, Report, TokenLimit, lint};
+use crate::dataset::lint::{Against, Purpose, Report, TokenLimit, lint};
 use crate::dataset::split::Shares;
 use crate::model::fetch::Cancel;
 
@@ -26,6 +26,8 @@ use crate::model::fetch::Cancel;
 pub enum DatasetCommand {
     /// Find faults in JSON Lines of messages: form, order, empty or damaged text, duplicates, leakage between files, personal data, facts
     /// that nobody gave, lopsided shares
+    ///
+    /// Fewer than 10 examples are an error, but for files called valid, validation, val, dev, test or eval, which are not learnt from.
     Lint {
         /// The files; what stands in two of them leaks
         #[arg(required = true, value_name = "FILE")]
@@ -36,6 +38,9 @@ pub enum DatasetCommand {
         /// A folder of guidelines whose figures answers may hold; may be repeated
         #[arg(long, value_name = "FOLDER")]
         guidelines: Vec<PathBuf>,
+        /// None of the files is to learn from, so that few examples are no error
+        #[arg(long)]
+        held_out: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -146,8 +151,9 @@ pub enum DatasetCommand {
 /// When a file cannot be read, or the model's tokenizer cannot be had.
 pub fn run(settings: &Settings, command: &DatasetCommand, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     match command {
-        DatasetCommand::Lint { files, max_tokens, guidelines, json } => {
-            look_over(settings, files, (*max_tokens, guidelines), *json, out)
+        DatasetCommand::Lint { files, max_tokens, guidelines, held_out, json } => {
+            let purpose = if *held_out { Purpose::HeldOut } else { Purpose::Named };
+            look_over(settings, files, (*max_tokens, guidelines, purpose), *json, out)
         }
         DatasetCommand::Stats(args) => stats::run(settings, args, out),
         DatasetCommand::Split { files, out: folder, test, valid, seed } => {
@@ -199,7 +205,7 @@ pub fn run(settings: &Settings, command: &DatasetCommand, out: &mut dyn Write) -
 fn look_over(
     settings: &Settings,
     files: &[PathBuf],
-    (max_tokens, guidelines): (Option<usize>, &[PathBuf]),
+    (max_tokens, guidelines, purpose): (Option<usize>, &[PathBuf], Purpose),
     json: bool,
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
@@ -214,8 +220,8 @@ fn look_over(
         anyhow::ensure!(file.is_file(), "{} is no file", file.display());
         paths.push(file.as_path());
     }
-    let report =
-        lint(&paths, &Against { limit, known: known.as_deref() }).context("the dataset cannot be read")?;
+    let against = Against { limit, known: known.as_deref(), purpose };
+    let report = lint(&paths, &against).context("the dataset cannot be read")?;
     if json {
         writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {

@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::engine::{Engine, FinishReason};
 use crate::evaluate::answers::{self, Held, System};
 use crate::evaluate::criteria::Criteria;
+use crate::files;
 use crate::language::Language;
 use crate::model::fetch::Cancel;
 use crate::model::template::{Role, Turn};
@@ -31,7 +32,7 @@ pub(super) fn run(
         std::fs::read_to_string(questions).with_context(|| format!("cannot read {}", questions.display()))?;
     let wording = setup::wording(settings)?;
     let mut held = Vec::new();
-    for (n, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+    for (n, line) in files::lines(&text) {
         let language = Language::detect(line);
         let turn = |role, content: &str| Turn { role, content: content.trim().to_owned() };
         held.push(Held {
