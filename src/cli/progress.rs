@@ -1,4 +1,4 @@
-//! How a model download shows on the terminal; `model pull` and `serve` share it.
+//! How work shows on the terminal: a model download, which `model pull` and `serve` share, and a count of things to do.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -73,5 +73,71 @@ impl Progress for DownloadBar {
     fn end(&mut self) {
         self.bar.finish_and_clear();
         self.bar = ProgressBar::hidden();
+    }
+}
+
+/// How many of so many things are done: a bar on a terminal; elsewhere a line at each tenth of them. On standard error.
+#[derive(Debug)]
+pub struct Tally {
+    bar: ProgressBar,
+    plain: bool,
+    what: &'static str,
+    total: usize,
+    told_tenths: usize,
+}
+
+impl Tally {
+    /// Draws on standard error, in the way that fits it.
+    #[must_use]
+    pub fn stderr(what: &'static str, total: usize) -> Self {
+        let plain = !std::io::stderr().is_terminal();
+        let bar = if plain { ProgressBar::hidden() } else { ProgressBar::new(total as u64) };
+        if let Ok(style) = ProgressStyle::with_template("  [{bar:24}] {pos}/{len} {msg}  {eta}") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(what);
+        Self { bar, plain, what, total, told_tenths: 0 }
+    }
+
+    /// So many are done.
+    pub fn at(&mut self, done: usize) {
+        self.bar.set_position(done as u64);
+        if self.plain
+            && let Some(line) = self.line(done)
+        {
+            // Nothing can be said about a standard error that is gone.
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }
+
+    /// What there is to say of a count; nothing before another tenth is done.
+    fn line(&mut self, done: usize) -> Option<String> {
+        let tenths = done.saturating_mul(10) / self.total.max(1);
+        let new = tenths > self.told_tenths;
+        self.told_tenths = self.told_tenths.max(tenths);
+        new.then(|| format!("  {done} of {} {}", self.total, self.what))
+    }
+
+    /// All are.
+    pub fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_said_at_each_tenth() {
+        let tally =
+            |total| Tally { bar: ProgressBar::hidden(), plain: true, what: "texts", total, told_tenths: 0 };
+        let mut many = tally(48);
+        let lines: Vec<String> = (1..=48).filter_map(|done| many.line(done)).collect();
+        assert_eq!(lines.len(), 10);
+        assert_eq!([lines[0].as_str(), lines[9].as_str()], ["  5 of 48 texts", "  48 of 48 texts"]);
+        let mut few = tally(2);
+        assert_eq!((1..=2).filter_map(|done| few.line(done)).count(), 2);
+        assert_eq!(tally(0).line(0), None);
     }
 }

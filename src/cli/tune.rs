@@ -18,8 +18,8 @@ use crate::model::fetch::Cancel;
 use crate::model::fingerprint;
 use crate::model::frozen::FrozenModel;
 use crate::model::lora::Adapter;
-use crate::tune::card::{Card, Source};
-use crate::tune::examples::{self, Example, ExampleMaker};
+use crate::tune::card::Card;
+use crate::tune::examples::{self, Example, ExampleMaker, Source};
 use crate::tune::optimiser::rate;
 use crate::tune::output::{write_gguf, write_peft};
 use crate::tune::parameters::Parameters;
@@ -53,7 +53,7 @@ pub struct TuneArgs {
     /// Also write the adapter as a GGUF file, for llama.cpp
     #[arg(long)]
     gguf: bool,
-    /// Throw away what an earlier run has left in the output folder
+    /// Throw away what an earlier run has left in the output folder; refused while one is at work there
     #[arg(long)]
     restart: bool,
 }
@@ -79,11 +79,7 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
         return rates(&prepared, &tune, args, cancel, out);
     }
     let folder = tune.output.join("run");
-    if args.restart && folder.exists() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let _lock = lock(&folder, args.job)?;
+    let _lock = enter(&folder, args.job, args.restart)?;
     describe(model, name, train, valid, out)?;
     let run = prepared.run(&tune, &folder);
     let mut parameters = prepared.parameters(&tune)?;
@@ -100,14 +96,10 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     };
     parameters.numbers.clone_from(&summary.numbers);
     write_peft(&tune.output, name, &parameters, tune.lora.dropout, invocation.as_deref())?;
-    let sources = |files: &[PathBuf]| -> anyhow::Result<Vec<Source>> {
-        let of = |path: &PathBuf| Source::of(path).with_context(|| format!("cannot read {}", path.display()));
-        files.iter().map(of).collect()
-    };
     let card = Card {
         settings: &tune,
         base: (name, &model.fingerprint),
-        data: [sources(&tune.data.train)?, sources(&tune.data.replay)?, sources(&tune.data.valid)?],
+        data: prepared.sources.clone(),
         replayed: prepared.replayed,
         counts: counts(train),
         start: prepared.start.as_ref().map(Adapter::fingerprint),
@@ -135,6 +127,8 @@ pub(super) struct Prepared {
     pub(super) train: Vec<Example>,
     /// So many of them, the last, were drawn to be learnt along.
     replayed: usize,
+    /// What was read: to learn from, to draw from, and to say when to stop.
+    sources: [Vec<Source>; 3],
     /// What says when to stop.
     valid: Vec<Example>,
     /// General text, which must not become less likely.
@@ -172,14 +166,15 @@ impl Prepared {
         };
         let from = tune.lora.from.as_deref();
         let start = from.map(|path| started(path, &model, invocation.as_deref())).transpose()?;
-        let mut train = maker.read(&tune.data.train)?;
-        let replay = maker.read(&tune.data.replay)?;
+        let (mut train, learnt_from) = maker.read_sourced(&tune.data.train)?;
+        let (replay, drawn_from) = maker.read_sourced(&tune.data.replay)?;
         let learnt = train.len();
         train.extend(replayed(replay, learnt, tune.data.replay_share, tune.training.seed));
         let replayed = train.len() - learnt;
-        let valid = maker.read(&tune.data.valid)?;
+        let (valid, looked_at) = maker.read_sourced(&tune.data.valid)?;
         let general = maker.texts(&tune.budget.texts, &wording)?;
-        Ok(Self { name: located.name, model, invocation, start, train, replayed, valid, general })
+        let sources = [learnt_from, drawn_from, looked_at];
+        Ok(Self { name: located.name, model, invocation, start, train, replayed, sources, valid, general })
     }
 
     /// The run, with its files in a folder.
@@ -306,9 +301,38 @@ fn report(summary: &Summary, folder: &Path, out: &mut dyn Write) -> std::io::Res
     writeln!(out, "{}: serve it with --load-adapter NAME={}", folder.display(), folder.display())
 }
 
+/// The file in a run's folder that only one run at a time holds.
+const LOCK: &str = "run.lock";
+
+/// Makes a run's folder and keeps other runs out of it for as long as the file lives; empties it if asked, which only its holder may.
+fn enter(folder: &Path, wait: bool, restart: bool) -> anyhow::Result<std::fs::File> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let lock = lock(folder, wait)?;
+    if restart {
+        empty(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    Ok(lock)
+}
+
+/// Removes all but the lock: a new file of that name would keep nobody out who holds the old one.
+fn empty(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name() == LOCK {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Keeps another run out of the folder for as long as this one lasts; a killed one leaves no lock behind.
 fn lock(folder: &Path, wait: bool) -> anyhow::Result<std::fs::File> {
-    let path = folder.join("run.lock");
+    let path = folder.join(LOCK);
     let file = std::fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     // The process of a server that was killed ends in a moment.
     if wait {
@@ -461,5 +485,65 @@ impl Watch for Terminal {
 
     fn stop(&self) -> bool {
         self.cancel.is_cancelled()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_emptied_only_by_who_holds_its_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        let first = enter(&folder, false, false).unwrap();
+        std::fs::write(folder.join("checkpoint.safetensors"), "numbers").unwrap();
+        std::fs::create_dir(folder.join("more")).unwrap();
+        std::fs::write(folder.join("more/file"), "").unwrap();
+        let names = || {
+            let entries = std::fs::read_dir(&folder).unwrap();
+            let mut names: Vec<String> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        let refused = enter(&folder, false, true).unwrap_err().to_string();
+        assert!(refused.contains("another run is at work"), "{refused}");
+        assert_eq!(names(), ["checkpoint.safetensors", "more", LOCK]);
+        drop(first);
+        let second = enter(&folder, false, true).unwrap();
+        assert_eq!(names(), [LOCK]);
+        // What it holds is still what others look at.
+        assert!(enter(&folder, false, true).is_err());
+        drop(second);
+    }
+
+    #[test]
+    fn what_is_learnt_along_is_a_share_that_the_seed_draws() {
+        let example = |n: u32| Example {
+            place: format!("replay.jsonl:{n}"),
+            tokens: vec![n],
+            learnt: vec![true],
+            choices: Vec::new(),
+            late: 0,
+        };
+        let all: Vec<Example> = (1..=40).map(example).collect();
+        let drawn = |others: usize, share: f64, seed: u64| -> Vec<u32> {
+            replayed(all.clone(), others, share, seed).iter().map(|example| example.tokens[0]).collect()
+        };
+        // A tenth of all is one to nine others.
+        assert_eq!(drawn(90, 0.1, 1).len(), 10);
+        assert_eq!(drawn(9, 0.1, 1).len(), 1);
+        assert_eq!(drawn(10, 0.5, 1).len(), 10);
+        assert!(drawn(10, 0.0, 1).is_empty());
+        // There may be fewer than the share asks for; then it is all of them, each once.
+        let mut few = drawn(400, 0.5, 1);
+        few.sort_unstable();
+        assert_eq!(few, (1..=40).collect::<Vec<u32>>());
+        // Which, only the seed says, and it draws from all of the file.
+        assert_eq!(drawn(10, 0.5, 7), drawn(10, 0.5, 7));
+        assert_ne!(drawn(10, 0.5, 7), drawn(10, 0.5, 8));
+        assert!(drawn(10, 0.5, 7).iter().any(|n| *n > 20), "not the first of them");
+        assert!(replayed(Vec::new(), 10, 0.5, 1).is_empty());
     }
 }

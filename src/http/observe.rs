@@ -48,6 +48,7 @@ struct Outcome {
     prompt_tokens: Option<usize>,
     completion_tokens: Option<usize>,
     finish: Option<&'static str>,
+    failed: bool,
     streams: bool,
 }
 
@@ -75,15 +76,22 @@ impl Record {
         self.outcome().streams = true;
     }
 
+    /// An answer is complete. A comparison has several: their tokens are added up.
     pub(super) fn done(&self, done: &Done) {
         let mut outcome = self.outcome();
-        outcome.prompt_tokens = Some(done.usage.prompt_tokens);
-        outcome.completion_tokens = Some(done.usage.completion_tokens);
-        outcome.finish = Some(done.finish_reason.as_str());
+        let add = |sum: &mut Option<usize>, more: usize| *sum = Some(sum.unwrap_or_default() + more);
+        add(&mut outcome.prompt_tokens, done.usage.prompt_tokens);
+        add(&mut outcome.completion_tokens, done.usage.completion_tokens);
+        // That one has failed says more than how another ended.
+        if !outcome.failed {
+            outcome.finish = Some(done.finish_reason.as_str());
+        }
     }
 
     pub(super) fn failed(&self, code: &'static str) {
-        self.outcome().finish = Some(code);
+        let mut outcome = self.outcome();
+        outcome.finish = Some(code);
+        outcome.failed = true;
     }
 
     fn outcome(&self) -> MutexGuard<'_, Outcome> {

@@ -13,7 +13,7 @@ use super::extract;
 use super::state::AppState;
 use crate::tune::files::FileError;
 use crate::tune::queue::{Hyperparameters, Job, JobRequest, JobStatus, Queue, QueueError};
-use crate::tune::run::Step;
+use crate::tune::run::{self, Step};
 
 /// Entries of a page, unless a request says, and the most that it may say.
 const PAGE: usize = 20;
@@ -253,7 +253,7 @@ pub(super) async fn events(
 }
 
 /// `GET /v1/fine_tuning/jobs/ID/checkpoints`: the steps at which the validation examples were looked at, the newest first. The adapter of
-/// the best one is what a finished job serves.
+/// the best one, within the recipe's budget where there is one, is what a finished job serves, and has its name.
 pub(super) async fn checkpoints(
     State(state): State<AppState>,
     Path(id): Path<String>,
@@ -261,11 +261,7 @@ pub(super) async fn checkpoints(
 ) -> Result<Json<Value>, ApiError> {
     let queue = queue(&state)?;
     let (job, steps) = blocking(move || Ok((queue.get(&id)?, queue.steps(&id)))).await?;
-    let best = steps.iter().filter(|s| s.valid.is_some()).min_by(|a, b| {
-        let loss = |step: &Step| step.valid.unwrap_or(f64::INFINITY);
-        loss(a).total_cmp(&loss(b)).then(a.step.cmp(&b.step))
-    });
-    let best = best.map(|step| step.step);
+    let best = run::best(&steps);
     let looks = steps.iter().rev().filter_map(|step| Some((step, step.valid?)));
     let shown = looks.map(|(step, valid)| {
         let adapter = job.fine_tuned_model.as_ref().filter(|_| best == Some(step.step));

@@ -3,9 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use super::checkpoint::{CheckpointError, write_whole};
+use super::examples::Source;
 use super::run::Summary;
 use super::settings::{Begins, TuneSettings};
 use crate::model::weights::WeightForm;
@@ -13,33 +12,10 @@ use crate::model::weights::WeightForm;
 /// What stands around the part that evaluation writes.
 const BEGIN: &str = "<!-- evaluation -->";
 const END: &str = "<!-- end of evaluation -->";
-
-/// A file that was learnt from or looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Source {
-    /// Its name, without folders.
-    pub name: String,
-    /// SHA-256.
-    pub sha256: String,
-    /// Lines that are no blank ones.
-    pub lines: usize,
-}
-
-impl Source {
-    /// Of a file.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn of(path: &Path) -> std::io::Result<Self> {
-        let bytes = std::fs::read(path)?;
-        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
-        Ok(Self {
-            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            sha256: crate::model::hex(&<sha2::Sha256 as sha2::Digest>::digest(&bytes)),
-            lines: lines.count(),
-        })
-    }
-}
+/// What stands around the name of one of several evaluations, in a line before it.
+const ON: (&str, &str) = ("<!-- evaluation on ", " -->");
+/// What stands there before there is one.
+const NOT_JUDGED: &str = "Not judged yet: `shishin evaluate answers … --card` writes it here.";
 
 /// What a card says.
 pub struct Card<'a> {
@@ -60,7 +36,8 @@ pub struct Card<'a> {
 }
 
 impl Card<'_> {
-    /// Writes `README.md` into the adapter's folder, and the picture of its losses beside it.
+    /// Writes `README.md` into the adapter's folder, and the picture of its losses beside it. Evaluations of an earlier card stay where they
+    /// are of the same numbers on the same base.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -70,10 +47,20 @@ impl Card<'_> {
         if let Some(picture) = &drawn {
             write_whole(&folder.join("loss.svg"), picture)?;
         }
-        write_whole(&folder.join("README.md"), self.text(drawn.is_some()).as_bytes())
+        let path = folder.join("README.md");
+        let earlier = std::fs::read_to_string(&path).unwrap_or_default();
+        let text = self.text(drawn.is_some(), self.judged(&earlier).unwrap_or(NOT_JUDGED));
+        write_whole(&path, text.as_bytes())
     }
 
-    fn text(&self, drawn: bool) -> String {
+    /// The evaluations of an earlier card, where they are of this adapter.
+    fn judged<'c>(&self, earlier: &'c str) -> Option<&'c str> {
+        let (begin, end) = place(earlier)?;
+        let same = earlier.contains(&based_on(self.base.1)) && earlier.contains(&hashed(&self.summary.hash));
+        same.then(|| earlier[begin..end].trim())
+    }
+
+    fn text(&self, drawn: bool, judged: &str) -> String {
         let TuneSettings { objective, lora, training, card, .. } = self.settings;
         let (base, fingerprint) = self.base;
         let mut to = String::new();
@@ -92,9 +79,10 @@ impl Card<'_> {
         line(format!("\n# {}\n", folder_name(&self.settings.output)));
         line(format!("{}\n", objective.trim()));
         line(format!(
-            "A LoRA adapter for `{base}` (sha256 of the base `{fingerprint}`), made by shishin {}. The numbers' sha256 is `{}`.\n",
+            "A LoRA adapter for `{base}` ({}), made by shishin {}. {}.\n",
+            based_on(fingerprint),
             env!("CARGO_PKG_VERSION"),
-            self.summary.hash
+            hashed(&self.summary.hash)
         ));
         line("## Data\n".into());
         line("| file | used to | examples | sha256 |\n| --- | --- | --: | --- |".into());
@@ -169,9 +157,7 @@ impl Card<'_> {
             line("\n![losses by step](loss.svg)".into());
         }
         line("\n## Evaluation\n".into());
-        line(format!(
-            "{BEGIN}\nNot judged yet: `shishin evaluate answers … --card` writes it here.\n{END}\n"
-        ));
+        line(format!("{BEGIN}\n{judged}\n{END}\n"));
         line("## Limits\n".into());
         let limits = card.limits.as_deref().unwrap_or("Not a medical device.");
         line(limits.trim().to_owned());
@@ -179,7 +165,19 @@ impl Card<'_> {
     }
 }
 
-fn folder_name(path: &Path) -> String {
+/// What a card says of the base, by which it is known again.
+fn based_on(fingerprint: &str) -> String {
+    format!("sha256 of the base `{fingerprint}`")
+}
+
+/// What it says of the numbers.
+fn hashed(numbers: &str) -> String {
+    format!("The numbers' sha256 is `{numbers}`")
+}
+
+/// The last two parts of a path: what adapters and data are called after.
+#[must_use]
+pub fn folder_name(path: &Path) -> String {
     let parts: Vec<String> =
         path.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy().into_owned()).collect();
     parts.into_iter().rev().collect::<Vec<_>>().join("/")
@@ -209,19 +207,58 @@ pub enum CardError {
     Write(#[from] CheckpointError),
 }
 
-/// Puts an evaluation into the card of an adapter, in place of an earlier one.
+/// Where the evaluations of a card stand.
+fn place(card: &str) -> Option<(usize, usize)> {
+    let begin = card.find(BEGIN)? + BEGIN.len();
+    Some((begin, begin + card[begin..].find(END)?))
+}
+
+/// The evaluations of a card with their names, behind what has none: cards of before held one without.
+fn evaluations(text: &str) -> (String, Vec<(String, String)>) {
+    let mut unnamed = String::new();
+    let mut named: Vec<(String, String)> = Vec::new();
+    for line in text.trim().lines() {
+        if let Some(name) = line.strip_prefix(ON.0).and_then(|rest| rest.strip_suffix(ON.1)) {
+            named.push((name.to_owned(), String::new()));
+            continue;
+        }
+        let to = match named.last_mut() {
+            Some((_, text)) => text,
+            None => &mut unnamed,
+        };
+        to.push_str(line);
+        to.push('\n');
+    }
+    (unnamed, named)
+}
+
+/// Puts an evaluation into the card of an adapter, in place of an earlier one of that name; those of other names stay. One that a card of
+/// before holds without a name stays too, unless it begins with the same line, which says what was judged.
 ///
 /// # Errors
 /// When there is no card, or it has no place for it.
-pub fn put_evaluation(folder: &Path, evaluation: &str) -> Result<PathBuf, CardError> {
+pub fn put_evaluation(folder: &Path, name: &str, evaluation: &str) -> Result<PathBuf, CardError> {
     let path = folder.join("README.md");
-    let text =
+    let card =
         std::fs::read_to_string(&path).map_err(|source| CardError::Read { path: path.clone(), source })?;
-    let begin = text.find(BEGIN).map(|at| at + BEGIN.len());
-    let place = begin.and_then(|begin| Some((begin, begin + text[begin..].find(END)?)));
-    let (begin, end) = place.ok_or_else(|| CardError::NoPlace(path.clone()))?;
-    let text = format!("{}\n{}\n{}", &text[..begin], evaluation.trim(), &text[end..]);
-    write_whole(&path, text.as_bytes())?;
+    let (begin, end) = place(&card).ok_or_else(|| CardError::NoPlace(path.clone()))?;
+    // It stands in a comment, which it must not end.
+    let name: String = name.chars().map(|c| if c.is_control() || c == '>' { ' ' } else { c }).collect();
+    let evaluation = evaluation.trim();
+    let (unnamed, mut named) = evaluations(&card[begin..end]);
+    let unnamed = unnamed.trim();
+    let again = unnamed == NOT_JUDGED || unnamed.lines().next() == evaluation.lines().next();
+    let block = format!("### {name}\n\n{evaluation}\n");
+    match named.iter_mut().find(|(other, _)| *other == name) {
+        Some((_, text)) => *text = block,
+        None => named.push((name, block)),
+    }
+    let mut inside = if again { String::new() } else { format!("{unnamed}\n\n") };
+    let blocks: Vec<String> =
+        named.iter().map(|(name, text)| format!("{}{name}{}\n{}\n", ON.0, ON.1, text.trim())).collect();
+    inside.push_str(&blocks.join("\n"));
+    let card = format!("{}\n{}\n{}", &card[..begin], inside.trim(), &card[end..]);
+    write_whole(&path, card.as_bytes())?;
     Ok(path)
 }
 
@@ -233,7 +270,6 @@ mod tests {
     fn a_card_names_what_it_came_from_and_takes_an_evaluation_again_and_again() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("train.jsonl");
-        std::fs::write(&data, "{}\n\n{}\n").unwrap();
         let settings: TuneSettings = toml::from_str(
             "objective = \"Speak plainly.\"\nbase = \"b\"\noutput = \"x/clinic\"\n[data]\ntrain = [\"train.jsonl\"]\n[card]\nlicence = \"CC0-1.0\"\nlimits = \"Only a test.\"",
         )
@@ -246,7 +282,7 @@ mod tests {
             seconds: 3.0,
             hash: "abc".into(),
         };
-        let source = Source::of(&data).unwrap();
+        let source = Source::of(&data, b"{}\n\n{}\n");
         assert_eq!(source.lines, 2);
         let sha256 = source.sha256.clone();
         let card = Card {
@@ -278,12 +314,35 @@ mod tests {
         }
         assert!(!read().contains("loss.svg"));
         for turn in ["| one look |", "| another look |"] {
-            put_evaluation(dir.path(), turn).unwrap();
+            put_evaluation(dir.path(), "ward/test.jsonl", turn).unwrap();
             assert!(read().contains(turn) && read().contains("## Limits"));
         }
         assert!(!read().contains("one look") && !read().contains("Not judged"));
+        // Another one has its own place, whatever it is called.
+        put_evaluation(dir.path(), "clinic/test.jsonl -->", "| a third look |").unwrap();
+        put_evaluation(dir.path(), "ward/test.jsonl", "| a last look |").unwrap();
+        let judged = read();
+        assert!(
+            judged.contains("### ward/test.jsonl") && judged.contains("### clinic/test.jsonl"),
+            "{judged}"
+        );
+        assert!(judged.contains("a third look") && judged.contains("a last look"), "{judged}");
+        assert!(!judged.contains("another look"), "{judged}");
+        // The same adapter, written once more, was judged all the same; another one was not.
+        card.write(dir.path()).unwrap();
+        assert_eq!(read(), judged);
+        let other = Summary { hash: "abd".into(), ..summary.clone() };
+        Card { summary: &other, ..card }.write(dir.path()).unwrap();
+        assert!(read().contains("Not judged yet") && !read().contains("look |"), "{}", read());
+        // A card of before has one evaluation and no name for it.
+        let old = format!("{BEGIN}\nSpeak plainly.\n\n| old |\n{END}\n");
+        std::fs::write(dir.path().join("README.md"), &old).unwrap();
+        put_evaluation(dir.path(), "ward/test.jsonl", "Give doses.\n\n| new |").unwrap();
+        assert!(read().contains("| old |") && read().contains("| new |"), "{}", read());
+        put_evaluation(dir.path(), "clinic/test.jsonl", "Speak plainly.\n\n| newer |").unwrap();
+        assert!(!read().contains("| old |") && read().contains("| new |"), "{}", read());
         std::fs::write(dir.path().join("README.md"), "mine").unwrap();
-        assert!(matches!(put_evaluation(dir.path(), "x"), Err(CardError::NoPlace(_))));
-        assert!(matches!(put_evaluation(&dir.path().join("none"), "x"), Err(CardError::Read { .. })));
+        assert!(matches!(put_evaluation(dir.path(), "x", "x"), Err(CardError::NoPlace(_))));
+        assert!(matches!(put_evaluation(&dir.path().join("none"), "x", "x"), Err(CardError::Read { .. })));
     }
 }

@@ -8,6 +8,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::optimiser::AdamW;
+use super::run::Step;
 
 /// Version of the file's layout.
 const VERSION: u32 = 1;
@@ -32,13 +33,25 @@ pub struct State {
     /// Whether the budget was overrun, which ends the run.
     #[serde(default)]
     pub over_budget: bool,
+    /// The last step, where the run was stopped in the look that belongs to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Step>,
 }
 
 impl State {
     /// The start of a run.
     #[must_use]
     pub fn new(identity: String) -> Self {
-        Self { version: VERSION, identity, step: 0, best: None, worse: 0, seconds: 0.0, over_budget: false }
+        Self {
+            version: VERSION,
+            identity,
+            step: 0,
+            best: None,
+            worse: 0,
+            seconds: 0.0,
+            over_budget: false,
+            pending: None,
+        }
     }
 }
 

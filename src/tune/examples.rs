@@ -6,10 +6,11 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, Target};
 use crate::dataset::{general, read};
+use crate::files::lines;
 use crate::language::Language;
 use crate::model::lora::last_of;
 use crate::model::template::{ChatTemplate, Role, Segment, TemplateError, Turn};
@@ -46,6 +47,30 @@ impl Example {
     #[must_use]
     pub fn active(&self) -> &[u32] {
         &self.tokens[self.late..]
+    }
+}
+
+/// A file that was learnt from or looked at, as it was when it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Source {
+    /// Its name, without folders.
+    pub name: String,
+    /// SHA-256.
+    pub sha256: String,
+    /// Lines that are no blank ones.
+    pub lines: usize,
+}
+
+impl Source {
+    /// Of a file that holds these bytes.
+    #[must_use]
+    pub fn of(path: &Path, bytes: &[u8]) -> Self {
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+        Self {
+            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            sha256: crate::model::hex(&<sha2::Sha256 as sha2::Digest>::digest(bytes)),
+            lines: lines.count(),
+        }
     }
 }
 
@@ -113,23 +138,32 @@ impl ExampleMaker<'_> {
     /// # Errors
     /// When a file cannot be read, holds nothing, or a line has a fault.
     pub fn read(&self, files: &[PathBuf]) -> Result<Vec<Example>, ExampleError> {
-        let mut examples = Vec::new();
+        Ok(self.read_sourced(files)?.0)
+    }
+
+    /// Reads files, and says what was read: they may be others, or gone, by the time a run ends.
+    ///
+    /// # Errors
+    /// As [`ExampleMaker::read`].
+    pub fn read_sourced(&self, files: &[PathBuf]) -> Result<(Vec<Example>, Vec<Source>), ExampleError> {
+        let (mut examples, mut sources) = (Vec::new(), Vec::new());
         for path in files {
             let bytes =
                 std::fs::read(path).map_err(|source| ExampleError::Read { path: path.clone(), source })?;
+            sources.push(Source::of(path, &bytes));
             let before = examples.len();
             let text = String::from_utf8(bytes).map_err(|e| ExampleError::Read {
                 path: path.clone(),
                 source: std::io::Error::new(std::io::ErrorKind::InvalidData, e.utf8_error()),
             })?;
-            for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-                examples.extend(self.example(path, n + 1, line)?);
+            for (number, line) in lines(&text) {
+                examples.extend(self.example(path, number, line)?);
             }
             if examples.len() == before {
                 return Err(ExampleError::Empty(path.clone()));
             }
         }
-        Ok(examples)
+        Ok((examples, sources))
     }
 
     /// General texts, each where an answer stands.
@@ -155,10 +189,11 @@ impl ExampleMaker<'_> {
         let place = format!("{}:{line}", path.display());
         let fault = |problem: String| ExampleError::Line { place: place.clone(), problem };
         let (example, faults) = read::parse(text);
-        let Some(example) = example else {
-            let first = faults.into_iter().map(|fault| fault.message).next();
-            return Err(fault(first.unwrap_or_else(|| "it is no example".into())));
-        };
+        let example = example.ok_or_else(|| fault(read::reason(&faults).to_owned()))?;
+        if !example.tools.is_empty() {
+            let problem = "it declares tools, which have no place in the prompt and would not be learnt; remove `tools` and what calls them, or export it (`shishin dataset export`) to a platform that takes them";
+            return Err(fault(problem.into()));
+        }
         let mut turns = Vec::new();
         let mut trained = Vec::new();
         for message in example.messages {

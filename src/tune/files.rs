@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use super::checkpoint::sync_folder;
 use crate::dataset::Severity;
-use crate::dataset::lint::{Against, lint};
+use crate::dataset::lint::{Against, Purpose, lint};
 
 /// Bytes of a name at the most; file systems take 255.
 const LONGEST_NAME: usize = 200;
@@ -114,20 +114,30 @@ impl DataFiles {
     /// Where one of them lies that can be learnt from.
     ///
     /// # Errors
-    /// When there is none of that name, or it has faults.
+    /// When there is none of that name, or it has faults or too few examples.
     pub fn learnable(&self, name: &str) -> Result<PathBuf, FileError> {
         let path = self.path(name)?;
-        self.look_over(name, &path)?;
+        self.look_over(name, &path, Purpose::Learning)?;
+        Ok(path)
+    }
+
+    /// Where one of them lies that can say when to stop, for which few examples will do.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it has faults.
+    pub fn sound(&self, name: &str) -> Result<PathBuf, FileError> {
+        let path = self.path(name)?;
+        self.look_over(name, &path, Purpose::HeldOut)?;
         Ok(path)
     }
 
     /// Refuses what is wrong with the file that lies there and is called so.
-    fn look_over(&self, name: &str, path: &Path) -> Result<(), FileError> {
+    fn look_over(&self, name: &str, path: &Path, purpose: Purpose) -> Result<(), FileError> {
         let _one = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         // Where it lies for now is nobody's business.
         let called = |message: &str| message.replace(&path.display().to_string(), name);
-        let report =
-            lint(&[path], &Against::default()).map_err(|e| FileError::Faults(called(&e.to_string())))?;
+        let against = Against { purpose, ..Against::default() };
+        let report = lint(&[path], &against).map_err(|e| FileError::Faults(called(&e.to_string())))?;
         match report.findings.iter().find(|finding| finding.severity == Severity::Error) {
             None => Ok(()),
             Some(first) => Err(FileError::Faults(format!(
@@ -186,13 +196,14 @@ impl Upload {
         self.file.write_all(bytes).map_err(|e| disk("write", &self.aside, &e))
     }
 
-    /// Looks the file over and gives it its name. One that is there already with the same bytes stays.
+    /// Looks the file over and gives it its name. One that is there already with the same bytes stays. Whether its examples are enough is
+    /// asked when a job learns from it: what it is for is not known yet.
     ///
     /// # Errors
     /// When it cannot be learnt from, another one has its name, or the disk refuses.
     pub fn finish(self) -> Result<(), FileError> {
         self.file.sync_all().map_err(|e| disk("write", &self.aside, &e))?;
-        self.files.look_over(&self.name, &self.aside)?;
+        self.files.look_over(&self.name, &self.aside, Purpose::HeldOut)?;
         let folder = &self.files.folder;
         let path = folder.join(&self.name);
         // Unlike a renaming, a second name does not replace what is there; where there are none, the name is reserved first.
@@ -302,6 +313,12 @@ mod tests {
         let left: Vec<_> =
             std::fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.file_name()).collect();
         assert_eq!(left, ["ward.jsonl"], "nothing else is left");
+        let few: String = rows("It is").lines().take(3).map(|line| format!("{line}\n")).collect();
+        upload(&files, "valid.jsonl", &few).unwrap();
+        files.sound("valid.jsonl").unwrap();
+        let error = files.learnable("valid.jsonl").unwrap_err();
+        assert!(matches!(&error, FileError::Faults(why) if why.contains("at least 10")), "{error}");
+        files.remove("valid.jsonl").unwrap();
         let known = files.get("ward.jsonl").unwrap();
         assert_eq!(known.bytes, rows("It is").len() as u64);
         assert_eq!(std::fs::read_to_string(files.learnable("ward.jsonl").unwrap()).unwrap(), rows("It is"));

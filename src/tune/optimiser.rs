@@ -38,9 +38,15 @@ impl AdamW {
     }
 }
 
+/// The norm of gradients.
+#[must_use]
+pub fn norm(slopes: &[f32]) -> f64 {
+    slopes.iter().map(|s| f64::from(*s) * f64::from(*s)).sum::<f64>().sqrt()
+}
+
 /// Scales gradients down to a norm of `largest`; returns the norm that they had.
 pub fn clip(slopes: &mut [f32], largest: f64) -> f64 {
-    let norm = slopes.iter().map(|s| f64::from(*s) * f64::from(*s)).sum::<f64>().sqrt();
+    let norm = norm(slopes);
     if norm > largest {
         let factor = (largest / norm) as f32;
         slopes.iter_mut().for_each(|s| *s *= factor);

@@ -136,6 +136,7 @@ mod tests {
             seconds: 1.0,
             valid: n.is_multiple_of(10).then_some(2.2 / n as f64),
             forgotten: None,
+            over_budget: false,
         };
         let steps: Vec<Step> = (1..=40).map(step).collect();
         draw(dir.path(), Some(2.5), &steps).unwrap();

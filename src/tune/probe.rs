@@ -149,8 +149,14 @@ impl Run<'_> {
             }
             let last = &losses[losses.len() - losses.len().div_ceil(4)..];
             let train = (!last.is_empty()).then(|| last.iter().sum::<f64>() / last.len() as f64);
-            let valid = train.and_then(|_| run.evaluate(&mut graph, &mut prefixes, &own));
-            tried.push(Tried { rate: *rate, train, valid: valid.filter(|loss| loss.is_finite()) });
+            let valid = match train {
+                None => None,
+                Some(_) => match run.evaluate(&mut graph, &mut prefixes, &own, steps, watch) {
+                    Err(RunError::NotFinite { .. }) => None,
+                    valid => valid?,
+                },
+            };
+            tried.push(Tried { rate: *rate, train, valid });
         }
         Ok(tried)
     }

@@ -195,8 +195,6 @@ fn lock(directory: &Path) -> Result<File, QueueError> {
 
 struct State {
     jobs: BTreeMap<String, Job>,
-    /// The one to end, if it is running.
-    cancel: Option<String>,
     stopping: bool,
     made: u64,
 }
@@ -234,7 +232,7 @@ impl Queue {
             }
         }
         let made = jobs.values().map(|job| job.place).max().unwrap_or_default();
-        let state = State { jobs, cancel: None, stopping: false, made };
+        let state = State { jobs, stopping: false, made };
         Ok(Self(Arc::new(Shared {
             parts,
             files,
@@ -286,12 +284,13 @@ impl Queue {
         let invalid = |param, message: String| QueueError::Invalid { param, message };
         let mut tune = TuneSettings::read(&parts.recipe).map_err(|e| QueueError::Disk(e.to_string()))?;
         tune.base.clone_from(&parts.model);
-        let file = |param: &'static str, name: &str| match self.0.files.learnable(name) {
+        let files = &self.0.files;
+        let file = |param: &'static str, looked: Result<PathBuf, FileError>| match looked {
             Err(FileError::Disk(reason)) => Err(QueueError::Disk(reason)),
             other => other.map_err(|error| invalid(param, error.to_string())),
         };
-        tune.data.train = vec![file("training_file", &request.training_file)?];
-        let valid = request.validation_file.as_ref().map(|name| file("validation_file", name));
+        tune.data.train = vec![file("training_file", files.learnable(&request.training_file))?];
+        let valid = request.validation_file.as_ref().map(|name| file("validation_file", files.sound(name)));
         tune.data.valid = valid.transpose()?.into_iter().collect();
         let choices = request.hyperparameters;
         if let Some(epochs) = choices.n_epochs {
@@ -406,11 +405,10 @@ impl Queue {
             status => return Err(QueueError::Ended { id: id.to_owned(), status }),
         }
         let job = job.clone();
-        state.cancel = Some(id.to_owned());
+        let kept = self.keep(&job);
         drop(state);
         self.0.changed.notify_all();
-        self.keep(&job)?;
-        Ok(job)
+        kept.map(|()| job)
     }
 
     /// Ends the worker; a running job goes on at the next start.
@@ -419,6 +417,7 @@ impl Queue {
         self.0.changed.notify_all();
     }
 
+    /// Writes how a job stands, while the state is held: what was written last must be what holds.
     fn keep(&self, job: &Job) -> Result<(), QueueError> {
         let text = serde_json::to_vec_pretty(job).map_err(|e| QueueError::Disk(e.to_string()))?;
         write_whole(&self.folder(&job.id).join("job.json"), &text)
@@ -433,10 +432,13 @@ impl Queue {
             return;
         }
         change(job);
-        let job = job.clone();
-        drop(state);
-        if let Err(error) = self.keep(&job) {
-            tracing::error!(job = id, %error, "the state of a job was not kept");
+        self.note(job);
+    }
+
+    /// As [`Queue::keep`], where nobody waits to hear that it failed.
+    fn note(&self, job: &Job) {
+        if let Err(error) = self.keep(job) {
+            tracing::error!(job = job.id, %error, "the state of a job was not kept");
         }
     }
 
@@ -459,7 +461,6 @@ impl Queue {
                     None => state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 }
             };
-            state.cancel = None;
             drop(state);
             self.run(&id);
         }
@@ -491,22 +492,23 @@ impl Queue {
         }
     }
 
+    /// Loads the adapter of a job, unless that was cancelled. The state is held meanwhile: who cancels it a moment later learns that it has
+    /// ended.
     fn succeed(&self, id: &str, folder: &Path) {
-        let suffix = self.get(id).ok().and_then(|job| job.request.suffix);
+        let mut state = self.state();
+        let Some(job) = state.jobs.get_mut(id).filter(|job| job.status.is_open()) else { return };
         let short: String = id.trim_start_matches("ftjob-").chars().take(8).collect();
-        let name = format!("{}-{short}", suffix.as_deref().unwrap_or("tuned"));
-        match (self.0.parts.load)(&name, &folder.join("adapter")) {
-            Ok(()) => {
-                tracing::info!(job = id, adapter = name, "a run of tuning succeeded");
-                self.change(id, |job| {
-                    job.status = JobStatus::Succeeded;
-                    job.finished_at = Some(now());
-                    job.events.push((now(), format!("the adapter `{name}` is loaded")));
-                    job.fine_tuned_model = Some(name);
-                });
-            }
-            Err(error) => self.fail(id, error),
+        let name = format!("{}-{short}", job.request.suffix.as_deref().unwrap_or("tuned"));
+        if let Err(error) = (self.0.parts.load)(&name, &folder.join("adapter")) {
+            drop(state);
+            return self.fail(id, error);
         }
+        tracing::info!(job = id, adapter = name, "a run of tuning succeeded");
+        job.status = JobStatus::Succeeded;
+        job.finished_at = Some(now());
+        job.events.push((now(), format!("the adapter `{name}` is loaded")));
+        job.fine_tuned_model = Some(name);
+        self.note(job);
     }
 
     fn fail(&self, id: &str, error: String) {
@@ -544,12 +546,105 @@ impl Queue {
                 return Ok((!asked).then(|| status.success()));
             }
             let state = self.state();
-            if !asked && (state.stopping || state.cancel.as_deref() == Some(id)) {
+            let cancelled = state.jobs.get(id).is_none_or(|job| !job.status.is_open());
+            if !asked && (state.stopping || cancelled) {
                 asked = true;
                 // It saves a checkpoint and ends.
                 drop(child.stdin.take());
             }
             drop(self.0.changed.wait_timeout(state, LOOK));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const RECIPE: &str = "objective = \"x\"\nbase = \"b\"\noutput = \"o\"\n[data]\ntrain = [\"t\"]\n";
+    /// As few as are taken.
+    const WORDS: [&str; 10] =
+        ["gout", "croup", "burns", "fever", "sprain", "cough", "anaemia", "eczema", "migraine", "angina"];
+
+    /// A queue that trains nothing, and how many adapters it has loaded.
+    fn queue(folder: &Path) -> (Queue, Arc<AtomicUsize>) {
+        let directory = folder.join("tuning");
+        std::fs::create_dir_all(directory.join("files")).unwrap();
+        let line = |word: &&str| {
+            let turn = |role: &str, content: String| serde_json::json!({ "role": role, "content": content });
+            let asked = turn("user", format!("What of {word} on the ward?"));
+            let said = turn("assistant", format!("For {word} ring the bell, {word} first."));
+            serde_json::json!({ "messages": [asked, said] }).to_string() + "\n"
+        };
+        let lines: String = WORDS.iter().map(line).collect();
+        std::fs::write(directory.join("files/t.jsonl"), lines).unwrap();
+        std::fs::write(folder.join("recipe.toml"), RECIPE).unwrap();
+        let loaded = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&loaded);
+        let parts = QueueParts {
+            directory,
+            recipe: folder.join("recipe.toml"),
+            program: "no such program".into(),
+            arguments: Vec::new(),
+            model: "b".into(),
+            load: Box::new(move |_, _| {
+                counter.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            }),
+        };
+        (Queue::open(parts).unwrap(), loaded)
+    }
+
+    fn job(queue: &Queue) -> String {
+        queue.create(JobRequest { training_file: "t.jsonl".into(), ..JobRequest::default() }).unwrap().id
+    }
+
+    fn begin(job: &mut Job) {
+        job.status = JobStatus::Running;
+    }
+
+    /// Also where another one is cancelled before the worker has looked; and one that ends by itself just then loads nothing.
+    #[cfg(unix)]
+    #[test]
+    fn who_is_cancelled_is_ended_and_not_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let (queue, loaded) = queue(dir.path());
+        let (first, second) = (job(&queue), job(&queue));
+        queue.change(&first, begin);
+        queue.cancel(&first).unwrap();
+        queue.cancel(&second).unwrap();
+        // Ends by itself, as a run does that hears too late that it should.
+        let child = Command::new("sleep").arg("1").stdin(Stdio::piped()).spawn().unwrap();
+        assert_eq!(queue.wait(&first, child), Ok(None), "it was not asked to end");
+        queue.succeed(&first, &queue.folder(&first));
+        assert_eq!(loaded.load(Ordering::SeqCst), 0);
+        let ended = queue.get(&first).unwrap();
+        assert_eq!((ended.status, ended.fine_tuned_model), (JobStatus::Cancelled, None));
+
+        let third = job(&queue);
+        queue.change(&third, begin);
+        queue.succeed(&third, &queue.folder(&third));
+        assert_eq!(loaded.load(Ordering::SeqCst), 1);
+        assert!(matches!(queue.cancel(&third), Err(QueueError::Ended { status: JobStatus::Succeeded, .. })));
+    }
+
+    /// Whatever comes first in memory comes first on the disk.
+    #[test]
+    fn the_file_of_a_job_says_what_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let (queue, _) = queue(dir.path());
+        for _ in 0..40 {
+            let id = job(&queue);
+            std::thread::scope(|scope| {
+                scope.spawn(|| queue.change(&id, begin));
+                scope.spawn(|| queue.cancel(&id).unwrap());
+            });
+            let bytes = std::fs::read(queue.folder(&id).join("job.json")).unwrap();
+            let written: Job = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(written, queue.get(&id).unwrap());
+            assert_eq!(written.status, JobStatus::Cancelled);
         }
     }
 }

@@ -18,7 +18,7 @@ use super::examples::{Example, pack};
 use super::graph::{Graph, Regularisation};
 use super::loss::Losses;
 use super::metrics::{Metrics, MetricsError};
-use super::optimiser::{AdamW, clip, rate};
+use super::optimiser::{AdamW, clip, norm, rate};
 use super::parameters::Parameters;
 use super::prefix_folder::PrefixFolder;
 use super::prefixes::Prefixes;
@@ -69,15 +69,17 @@ pub enum RunError {
     },
     /// Arithmetic overflowed.
     #[error(
-        "step {step}: the loss of {place} is {loss}; look at that example, or lower training.learning_rate"
+        "step {step}: the {what} of {place} is {value}; look at what stands there, or lower training.learning_rate"
     )]
     NotFinite {
-        /// The step.
+        /// The step; 0 before the first one.
         step: usize,
-        /// The example.
+        /// Loss or gradient.
+        what: &'static str,
+        /// The example; all of a step where none alone is at fault.
         place: String,
-        /// Its loss.
-        loss: f64,
+        /// What it is.
+        value: f64,
     },
 }
 
@@ -97,7 +99,8 @@ pub struct Step {
     pub rate: f64,
     /// The norm of the gradient before it was scaled down.
     pub norm: f64,
-    /// Tokens that ran.
+    /// Tokens that ran with the adapter. What the base alone has read before a late one is not among them: mostly it was read before, and
+    /// how much of it depends on the room for it.
     pub tokens: usize,
     /// Tokens that were learnt.
     pub targets: usize,
@@ -109,6 +112,17 @@ pub struct Step {
     /// By what share more bits general text takes than by the base, where there is a budget for it and it was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgotten: Option<f64>,
+    /// Whether that is more than the budget allows, so that the step ends the run and is not what comes out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub over_budget: bool,
+}
+
+/// The step whose numbers a run that has these steps and no more ends with, of those at which the validation examples were looked at.
+#[must_use]
+pub fn best(steps: &[Step]) -> Option<usize> {
+    let looks =
+        steps.iter().filter(|step| !step.over_budget).filter_map(|step| Some((step.valid?, step.step)));
+    looks.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))).map(|(_, step)| step)
 }
 
 /// Whoever watches a run.
@@ -219,8 +233,23 @@ impl Run<'_> {
     /// Trains, from the last checkpoint if there is one.
     ///
     /// # Errors
-    /// When the folder belongs to another run, the disk refuses, gradients do not flow or are not finite.
-    pub fn train(&self, mut parameters: Parameters, watch: &mut dyn Watch) -> Result<Outcome, RunError> {
+    /// When the folder belongs to another run, the disk refuses, gradients do not flow, or a loss or gradient is not finite.
+    pub fn train(&self, parameters: Parameters, watch: &mut dyn Watch) -> Result<Outcome, RunError> {
+        let mut done = 0;
+        match self.go_on(parameters, &mut done, watch) {
+            // Before the first step of this process, which has nothing to save yet.
+            Err(RunError::Stopped) => Ok(Outcome::Stopped(done)),
+            outcome => outcome,
+        }
+    }
+
+    /// Trains; `done` becomes the step of the checkpoint that it goes on from.
+    fn go_on(
+        &self,
+        mut parameters: Parameters,
+        done: &mut usize,
+        watch: &mut dyn Watch,
+    ) -> Result<Outcome, RunError> {
         let identity = fingerprint([self.identity.as_bytes(), self.model.fingerprint.as_bytes()]);
         let steps = self.steps();
         let mut graph = Graph::new(&self.model.decoder).checkpointing(self.settings.gradient_checkpointing);
@@ -235,7 +264,10 @@ impl Run<'_> {
                 watch.note(&format!("resuming after step {}", checkpoint.state.step));
                 (state, moments, best) = (checkpoint.state, checkpoint.moments, checkpoint.best);
                 parameters.numbers = checkpoint.numbers;
-                metrics = Metrics::open(self.folder, Some(state.step))?;
+                *done = state.step;
+                // A step whose look was broken off is written down when that is done.
+                let written = state.step.saturating_sub(usize::from(state.pending.is_some()));
+                metrics = Metrics::open(self.folder, Some(written))?;
             }
             None => {
                 // On new matrices, also where the run goes on from an adapter: what that has learnt already has so small a loss that the
@@ -245,7 +277,7 @@ impl Run<'_> {
                 state = State::new(identity);
                 (moments, best) = (AdamW::new(parameters.numbers.len()), None);
                 metrics = Metrics::open(self.folder, None)?;
-                let first = self.evaluate(&mut graph, &mut prefixes, &parameters);
+                let first = self.evaluate(&mut graph, &mut prefixes, &parameters, 0, watch)?;
                 metrics.start(first)?;
                 if let Some(loss) = first {
                     watch.note(&format!("validation loss before the first step: {loss:.4}"));
@@ -253,39 +285,49 @@ impl Run<'_> {
             }
         }
         // The same numbers whenever they are asked for, so also after a resumption.
-        let general = self.budget.map(|(texts, budget)| {
-            let base = self.losses(&mut graph, &mut prefixes, texts, None).unwrap_or(f64::NAN);
-            (texts, budget, base)
-        });
+        let general = match self.budget {
+            None => None,
+            Some((texts, budget)) => {
+                let base = self.losses(&mut graph, &mut prefixes, texts, None, state.step, watch)?;
+                Some((texts, budget, base.unwrap_or(f64::NAN)))
+            }
+        };
         let evaluate_every = match self.settings.evaluate_every {
             0 => self.steps_per_epoch(),
             every => every,
         };
         let mut slopes = vec![0f32; parameters.numbers.len()];
-        while state.step < steps && !self.exhausted(&state) {
+        while state.pending.is_some() || (state.step < steps && !self.exhausted(&state)) {
             let started = Instant::now();
-            let Some(mut step) = self.step(
-                state.step + 1,
-                steps,
-                &mut graph,
-                &mut prefixes,
-                &mut parameters,
-                &mut moments,
-                &mut slopes,
-                watch,
-            )?
-            else {
-                break;
+            let stepped = match state.pending.take() {
+                Some(step) => Some(step),
+                None => self.step(
+                    state.step + 1,
+                    steps,
+                    &mut graph,
+                    &mut prefixes,
+                    &mut parameters,
+                    &mut moments,
+                    &mut slopes,
+                    watch,
+                )?,
             };
+            let Some(mut step) = stepped else { break };
             state.step = step.step;
             if state.step.is_multiple_of(evaluate_every) || state.step == steps {
-                step.valid = self.evaluate(&mut graph, &mut prefixes, &parameters);
-                if let Some((texts, budget, base)) = general {
-                    let own = self.losses(&mut graph, &mut prefixes, texts, Some(&parameters));
-                    let forgotten = own.map_or(f64::NAN, |own| own / base - 1.0);
-                    step.forgotten = Some(forgotten);
+                match self.look(&mut graph, &mut prefixes, &parameters, general, state.step, watch) {
+                    Err(RunError::Stopped) => {
+                        // What the look finds decides how the run goes on, so that whoever resumes it begins with the look.
+                        step.seconds += started.elapsed().as_secs_f64();
+                        state.pending = Some(step);
+                        break;
+                    }
+                    looked => (step.valid, step.forgotten) = looked?,
+                }
+                if let (Some(forgotten), Some((_, budget, _))) = (step.forgotten, general) {
                     // What is no number is no bargain either.
-                    state.over_budget = forgotten.is_nan() || forgotten > budget;
+                    step.over_budget = forgotten.is_nan() || forgotten > budget;
+                    state.over_budget = step.over_budget;
                     if state.over_budget {
                         watch.note(&over_budget(forgotten, budget));
                     }
@@ -302,7 +344,7 @@ impl Run<'_> {
             if let Some(trouble) = prefixes.trouble() {
                 watch.note(&trouble);
             }
-            step.seconds = started.elapsed().as_secs_f64();
+            step.seconds += started.elapsed().as_secs_f64();
             state.seconds += step.seconds;
             metrics.step(&step)?;
             watch.step(&step);
@@ -311,7 +353,7 @@ impl Run<'_> {
             }
         }
         self.save(&state, &parameters, &moments, best.as_ref())?;
-        if state.step < steps && !self.exhausted(&state) {
+        if state.pending.is_some() || (state.step < steps && !self.exhausted(&state)) {
             return Ok(Outcome::Stopped(state.step));
         }
         if let (true, None, Some((_, budget, _))) = (state.over_budget, &best, general) {
@@ -361,8 +403,8 @@ impl Run<'_> {
         watch: &dyn Watch,
     ) -> Result<Option<Step>, RunError> {
         let members = self.members(number);
-        let targets: usize = members.iter().map(|e| e.learnt.iter().filter(|learnt| **learnt).count()).sum();
-        let tokens = members.iter().map(|e| e.tokens.len()).sum();
+        let targets = targets_of(&members);
+        let tokens = members.iter().map(|e| e.active().len()).sum();
         slopes.fill(0.0);
         let (mut loss, mut kl) = (0.0, 0.0);
         let rows =
@@ -384,8 +426,12 @@ impl Run<'_> {
         }
         let norm = clip(slopes, self.settings.clip);
         if !norm.is_finite() {
-            let place = members.first().map(|e| e.place.clone()).unwrap_or_default();
-            return Err(RunError::NotFinite { step: number, place, loss: norm });
+            let alone = self.culprit(&members, graph, prefixes, parameters, slopes);
+            let (place, value) = alone.unwrap_or_else(|| {
+                let all: Vec<&str> = members.iter().map(|example| example.place.as_str()).collect();
+                (all.join(", "), norm)
+            });
+            return Err(RunError::NotFinite { step: number, what: "gradient", place, value });
         }
         let rate = rate(self.settings, number, steps);
         moments.step(&mut parameters.numbers, slopes, rate, self.settings.weight_decay, number);
@@ -402,7 +448,53 @@ impl Run<'_> {
             seconds: 0.0,
             valid: None,
             forgotten: None,
+            over_budget: false,
         }))
+    }
+
+    /// The first of a step's examples whose gradient is not finite where it runs alone, and that gradient's norm.
+    fn culprit(
+        &self,
+        members: &[&Example],
+        graph: &mut Graph<'_>,
+        prefixes: &mut Prefixes,
+        parameters: &Parameters,
+        slopes: &mut [f32],
+    ) -> Option<(String, f64)> {
+        let weight = 1.0 / targets_of(members).max(1) as f32;
+        let regularisation = Regularisation { dropout: 0.0, seed: 0, kl: self.settings.kl };
+        members.iter().find_map(|example| {
+            let alone = [*example];
+            slopes.fill(0.0);
+            for (mut batch, places) in
+                pack(&alone, self.settings.row_tokens, weight, self.settings.quote_weight)
+            {
+                fill(prefixes, graph, &mut batch, &alone, &places);
+                graph.gradients(&batch, parameters, regularisation, slopes);
+            }
+            let norm = norm(slopes);
+            (!norm.is_finite()).then(|| (example.place.clone(), norm))
+        })
+    }
+
+    /// After a step: the validation loss, and by what share more bits general text takes, where there is a budget for it.
+    fn look(
+        &self,
+        graph: &mut Graph<'_>,
+        prefixes: &mut Prefixes,
+        parameters: &Parameters,
+        general: Option<(&[Example], f64, f64)>,
+        step: usize,
+        watch: &dyn Watch,
+    ) -> Result<(Option<f64>, Option<f64>), RunError> {
+        let valid = self.evaluate(graph, prefixes, parameters, step, watch)?;
+        let Some((texts, _, base)) = general else { return Ok((valid, None)) };
+        let forgotten = match self.losses(graph, prefixes, texts, Some(parameters), step, watch) {
+            // The budget ends the run then, with the best step within it.
+            Err(RunError::NotFinite { .. }) => f64::NAN,
+            own => own?.map_or(f64::NAN, |own| own / base - 1.0),
+        };
+        Ok((valid, Some(forgotten)))
     }
 
     /// The mean loss of the validation examples' targets; `None` where there are none.
@@ -411,79 +503,45 @@ impl Run<'_> {
         graph: &mut Graph<'_>,
         prefixes: &mut Prefixes,
         parameters: &Parameters,
-    ) -> Option<f64> {
-        self.losses(graph, prefixes, self.valid, Some(parameters))
+        step: usize,
+        watch: &dyn Watch,
+    ) -> Result<Option<f64>, RunError> {
+        self.losses(graph, prefixes, self.valid, Some(parameters), step, watch)
     }
 
-    /// The mean loss of examples' targets, by the base where there are no parameters; `None` where there are no examples.
+    /// The mean loss of examples' targets after a step, by the base where there are no parameters; `None` where there are no examples.
     fn losses(
         &self,
         graph: &mut Graph<'_>,
         prefixes: &mut Prefixes,
         examples: &[Example],
         parameters: Option<&Parameters>,
-    ) -> Option<f64> {
+        step: usize,
+        watch: &dyn Watch,
+    ) -> Result<Option<f64>, RunError> {
         let all: Vec<&Example> = examples.iter().collect();
         let (mut sum, mut count) = (0.0, 0);
         for (mut batch, places) in pack(&all, self.settings.row_tokens, 1.0, 1.0) {
+            if watch.stop() {
+                return Err(RunError::Stopped);
+            }
             fill(prefixes, graph, &mut batch, &all, &places);
             let losses = graph.losses(&batch, parameters);
-            sum += losses.nll.iter().map(|l| f64::from(*l)).sum::<f64>();
+            let own: f64 = losses.nll.iter().map(|l| f64::from(*l)).sum();
+            // It would be the best there is, and a checkpoint could not hold it.
+            if !own.is_finite() {
+                return Err(not_finite(step, &all, &places, &losses));
+            }
+            sum += own;
             count += losses.nll.len();
         }
-        (count > 0).then(|| sum / count as f64)
+        Ok((count > 0).then(|| sum / count as f64))
     }
+}
 
-    /// Before the first step: every B must get a gradient, and the loss must move along the gradient as the gradient says.
-    fn self_test(
-        &self,
-        graph: &mut Graph<'_>,
-        prefixes: &mut Prefixes,
-        parameters: &Parameters,
-        watch: &mut dyn Watch,
-    ) -> Result<(), RunError> {
-        // How much the loss is moved, as a share of it, and by how much its rise may miss: 8-bit activations jitter, and the
-        // rise has to be well above that; in floats a small move is straight.
-        let quantised = self.model.decoder.is_quantised();
-        let (change, tolerance) = if quantised { (0.1, 0.25) } else { (0.01, 0.02) };
-        let members = self.members(1);
-        let rows = pack(&members, self.settings.row_tokens, 1.0, self.settings.quote_weight);
-        let Some((mut batch, places)) = rows.into_iter().next() else {
-            return Err(RunError::SelfTest("there is no example".into()));
-        };
-        fill(prefixes, graph, &mut batch, &members, &places);
-        let mut slopes = vec![0f32; parameters.numbers.len()];
-        let losses = graph.gradients(&batch, parameters, Regularisation::default(), &mut slopes);
-        for slot in parameters.slots() {
-            let own = &slopes[slot.b.clone()];
-            if own.iter().all(|s| *s == 0.0) || own.iter().any(|s| !s.is_finite()) {
-                let what = format!("lora_B of layer {} {} gets no gradient", slot.layer, slot.projection);
-                return Err(RunError::SelfTest(what));
-            }
-        }
-        let weights: Vec<f64> = batch.targets.iter().map(|target| f64::from(target.weight)).collect();
-        let total = |losses: &Losses| {
-            losses.nll.iter().zip(&weights).map(|(loss, weight)| weight * f64::from(*loss)).sum::<f64>()
-        };
-        let norm = slopes.iter().map(|s| f64::from(*s).powi(2)).sum::<f64>().sqrt();
-        let reach = change * total(&losses) / norm;
-        let mut along = |sign: f64| {
-            let mut moved = parameters.clone();
-            let factor = sign * reach / norm;
-            moved.numbers.iter_mut().zip(&slopes).for_each(|(n, s)| *n += (f64::from(*s) * factor) as f32);
-            total(&graph.losses(&batch, Some(&moved)))
-        };
-        let measured = (along(1.0) - along(-1.0)) / (2.0 * reach);
-        watch.note(&format!(
-            "self-test: {} maps get gradients; along the gradient the loss rises {measured:.4}, expected {norm:.4}",
-            parameters.slots().len()
-        ));
-        if (measured - norm).abs() > tolerance * norm {
-            let what = format!("along the gradient the loss rises {measured:.4} and should {norm:.4}");
-            return Err(RunError::SelfTest(what));
-        }
-        Ok(())
-    }
+/// Tokens that examples have to learn.
+fn targets_of(members: &[&Example]) -> usize {
+    members.iter().map(|e| e.learnt.iter().filter(|learnt| **learnt).count()).sum()
 }
 
 fn over_budget(forgotten: f64, budget: f64) -> String {
@@ -501,11 +559,11 @@ fn not_finite(step: usize, members: &[&Example], places: &[usize], losses: &Loss
         let count = example.learnt.iter().skip(1).filter(|learnt| **learnt).count();
         let own = losses.nll.iter().skip(at).take(count).map(|l| f64::from(*l)).sum::<f64>();
         if !own.is_finite() {
-            return RunError::NotFinite { step, place: example.place.clone(), loss: own };
+            return RunError::NotFinite { step, what: "loss", place: example.place.clone(), value: own };
         }
         at += count;
     }
-    RunError::NotFinite { step, place: "the batch".into(), loss: f64::NAN }
+    RunError::NotFinite { step, what: "loss", place: "the batch".into(), value: f64::NAN }
 }
 
 /// Puts in front of a batch's sequences what the base has read before them.
@@ -518,4 +576,39 @@ pub(super) fn fill(
 ) {
     let members: Vec<&Example> = places.iter().map(|at| members[*at]).collect();
     prefixes.fill(graph, batch, &members);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_step_is_within_the_budget() {
+        let step = |step: usize, valid: Option<f64>, over_budget: bool| Step {
+            step,
+            steps: 9,
+            loss: 1.0,
+            kl: None,
+            rate: 1e-4,
+            norm: 1.0,
+            tokens: 1,
+            targets: 1,
+            seconds: 1.0,
+            valid,
+            forgotten: valid,
+            over_budget,
+        };
+        let looks = [
+            step(1, None, false),
+            step(2, Some(1.5), false),
+            step(3, Some(1.5), false),
+            step(4, Some(1.0), true),
+        ];
+        assert_eq!(best(&looks), Some(2), "the lowest loss is over the budget, and of two the first counts");
+        assert_eq!(best(&looks[..1]), None);
+        // A record of before says nothing of a budget.
+        let line = serde_json::to_string(&looks[1]).unwrap();
+        assert!(!line.contains("over_budget"), "{line}");
+        assert_eq!(serde_json::from_str::<Step>(&line).unwrap(), looks[1]);
+    }
 }

@@ -135,6 +135,7 @@ mod tests {
             seconds: 2.0,
             valid: Some(1.25),
             forgotten: None,
+            over_budget: false,
         };
         let events = Events::create(dir.path(), &[step]).unwrap();
         let bytes = std::fs::read(events.path()).unwrap();

@@ -104,22 +104,46 @@ fn unchunked(mut body: &str) -> String {
 
 #[tokio::test]
 async fn who_may() {
-    let state = Clinic::new(HttpSettings::default()).state;
-    let request = |path: &str, key: Option<&str>| {
-        let mut request = Request::get(path);
+    let open = Clinic::new(HttpSettings::default()).state;
+    let asked = |method: &str, path: &str, key: Option<&str>| {
+        let mut request = Request::builder().method(method).uri(path);
         if let Some(key) = key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
         request.body(Body::empty()).unwrap()
     };
+    let request = |path: &str, key: Option<&str>| asked("GET", path, key);
     // Without a connection there is no peer, so nobody may.
-    assert_eq!(send(&state, request("/admin/index", None)).await.refusal().1, "forbidden");
+    assert_eq!(send(&open, request("/admin/index", None)).await.refusal().1, "forbidden");
     let settings = HttpSettings { admin_key: Some(AdminKey::new(KEY)), ..HttpSettings::default() };
     let state = Clinic::new(settings).state;
     let refused = send(&state, request("/admin/index", Some("another"))).await;
     assert_eq!((refused.refusal().0, refused.headers["www-authenticate"].to_str().unwrap()), (401, "Bearer"));
     assert_eq!(send(&state, request("/admin/index/generations", None)).await.refusal().0, 401);
     assert_eq!(send(&state, request("/admin/index", Some(KEY))).await.json()["state"], "idle");
+    // Data and runs of tuning have the same door; behind it this server says that it does not tune.
+    for (method, path) in [
+        ("GET", "/v1/files"),
+        ("POST", "/v1/files"),
+        ("GET", "/v1/files/ward.jsonl"),
+        ("DELETE", "/v1/files/ward.jsonl"),
+        ("GET", "/v1/files/ward.jsonl/content"),
+        ("GET", "/v1/fine_tuning/jobs"),
+        ("POST", "/v1/fine_tuning/jobs"),
+        ("GET", "/v1/fine_tuning/jobs/ftjob-1"),
+        ("POST", "/v1/fine_tuning/jobs/ftjob-1/cancel"),
+        ("GET", "/v1/fine_tuning/jobs/ftjob-1/events"),
+        ("GET", "/v1/fine_tuning/jobs/ftjob-1/checkpoints"),
+    ] {
+        let refused = send(&open, asked(method, path, None)).await.refusal();
+        assert_eq!((refused.0, refused.1.as_str()), (403, "forbidden"), "{method} {path}");
+        for key in [None, Some("another"), Some("")] {
+            let refused = send(&state, asked(method, path, key)).await.refusal();
+            assert_eq!((refused.0, refused.1.as_str()), (401, "unauthorized"), "{method} {path} {key:?}");
+        }
+        let let_in = send(&state, asked(method, path, Some(KEY))).await.refusal();
+        assert_eq!((let_in.0, let_in.1.as_str()), (404, "tuning_off"), "{method} {path}");
+    }
     assert!(!log().contains(KEY));
 }
 

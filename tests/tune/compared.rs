@@ -84,13 +84,22 @@ pub(super) fn compare(folder: &Path) {
     let _ = child.kill();
     child.wait().unwrap();
     let before = std::fs::read(&log).unwrap();
+    let whole = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    assert!(lines() < 1 + QUESTIONS.lines().count(), "it was killed before all was answered");
 
     let first = compare(&["--json", "--gate", "gate.toml"]).output().unwrap();
     assert!(first.status.success(), "{}", text(&first));
-    assert!(
-        std::fs::read(&log).unwrap().starts_with(&before[..before.len() / 2]),
-        "what was answered is kept"
-    );
+    let after = std::fs::read(&log).unwrap();
+    assert!(after.starts_with(&before[..whole]), "what was answered is kept");
+    let ids: Vec<String> = String::from_utf8(after)
+        .unwrap()
+        .lines()
+        .skip(1)
+        .map(|line| serde_json::from_str::<Json>(line).unwrap()["id"].as_str().unwrap().to_owned())
+        .collect();
+    for id in ["f1", "c1", "b1", "u1"] {
+        assert_eq!(ids.iter().filter(|own| *own == id).count(), 1, "nothing is asked twice: {ids:?}");
+    }
     let report: Json = serde_json::from_slice(&first.stdout).unwrap();
     let model = &report["models"][0];
     let held = |metric: &str, arm: &str| -> (u64, u64) {
@@ -136,6 +145,12 @@ pub(super) fn compare(folder: &Path) {
         own["cached_tokens"].as_f64().unwrap()
     };
     assert_eq!(cached("base"), 0.0, "nobody was before it");
+    let timed = |arm: &str| {
+        let own = times.as_array().unwrap().iter().find(|timed| timed["arm"] == arm).unwrap().clone();
+        (own["first_ms"].as_f64().unwrap(), own["total_ms"].as_f64().unwrap(), own["questions"].clone())
+    };
+    let (first_ms, total_ms, questions) = timed("rag");
+    assert!(0.0 < first_ms && first_ms <= total_ms && questions == 2, "{times:#}");
     // The adapter begins at the answer: passages and question have been read without it.
     assert!(cached("hybrid") > cached("rag") + 32.0, "{times:#}");
     let keep = |more: &[&str]| {
@@ -165,6 +180,15 @@ pub(super) fn compare(folder: &Path) {
     std::fs::write(folder.join("words/suite.toml"), SUITE.replace("Heather", "Bracken")).unwrap();
     let other = compare(&["--gate", "gate.toml"]).output().unwrap();
     assert!(!other.status.success() && text(&other).contains("MISSED"), "{}", text(&other));
+    let later = std::fs::read(folder.join("out/times.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<Json>(&later).unwrap(), times, "times of the same arms are kept");
+    let part = compare(&["--json", "--limit", "1", "--language", "en"]).output().unwrap();
+    let part: Json = serde_json::from_slice(&part.stdout).unwrap();
+    assert_eq!(part["only"], "questions in en, the first 1 of each kind and language");
+    for twice in [["--on", "smollm2-135m,models/smollm2-135m.gguf"], ["--adapter", "word=whole"]] {
+        let twice = compare(&twice).output().unwrap();
+        assert!(!twice.status.success(), "{}", text(&twice));
+    }
     std::fs::write(folder.join("words/questions.jsonl"), QUESTIONS.replace("zebras", "lions")).unwrap();
     let other = compare(&[]).output().unwrap();
     assert!(!other.status.success() && text(&other).contains("another run"), "{}", text(&other));

@@ -10,7 +10,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod compared;
+mod ends;
 mod gradients;
+mod killed;
 mod program;
 mod runs;
 

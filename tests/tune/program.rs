@@ -47,7 +47,7 @@ learning_rate = 1e-3
 checkpoint_every = 1
 "#;
 
-fn hash(output: &Output) -> String {
+pub(super) fn hash(output: &Output) -> String {
     let text = text(output);
     let at = text.find("sha256 of the numbers ").unwrap_or_else(|| panic!("{text}"));
     text[at..].split_whitespace().nth(4).unwrap().to_owned()
