@@ -314,6 +314,7 @@ struct RawAnswer {
     quote_nearness: f32,
     quote_bearing: f32,
     quote_bar: f32,
+    further_quote_bar: f32,
     max_tokens: usize,
     max_tokens_limit: usize,
     max_messages: usize,
@@ -403,6 +404,7 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
     share("answer.quote_nearness", raw.answer.quote_nearness, 0.0, 1000.0)?;
     share("answer.quote_bearing", raw.answer.quote_bearing, 0.0, 10.0)?;
     share("answer.quote_bar", raw.answer.quote_bar, 0.0, 100.0)?;
+    share("answer.further_quote_bar", raw.answer.further_quote_bar, 0.0, 100.0)?;
     share("sampling.temperature", raw.sampling.temperature, 0.0, 2.0)?;
     share("sampling.top_p", raw.sampling.top_p, f32::EPSILON, 1.0)?;
     share("sampling.repetition_penalty", raw.sampling.repetition_penalty, 0.5, 2.0)?;
@@ -540,6 +542,7 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
                 nearness: raw.answer.quote_nearness,
                 bearing: raw.answer.quote_bearing,
                 bar: raw.answer.quote_bar,
+                further_bar: raw.answer.further_quote_bar,
             },
             max_tokens: raw.answer.max_tokens,
             sampling: Sampling {

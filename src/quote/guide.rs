@@ -13,9 +13,12 @@ const MOST: usize = 3;
 pub struct QuoteGuide {
     /// What may be quoted, white space made one, and how much it is preferred.
     units: Vec<(Box<[u8]>, f32)>,
+    /// So many have been quoted.
     quoted: usize,
     /// See [`QuoteChoice::bar`].
     bar: f32,
+    /// See [`QuoteChoice::further_bar`].
+    further_bar: f32,
     written: Written,
 }
 
@@ -31,6 +34,8 @@ pub struct QuoteChoice {
     /// How much likelier than all else an adapter must find it to begin with a quote, in powers of e; where it does not, it says what else it
     /// would, and that is that the passages do not answer. 0 leaves that to the adapter too.
     pub bar: f32,
+    /// The same for each quote after the first, against going on to the answer.
+    pub further_bar: f32,
 }
 
 /// What tells whether a sentence answers a question, apart from what a model thinks.
@@ -86,13 +91,13 @@ impl QuoteGuide {
             .map(|(unit, preference)| (unit.into_bytes().into_boxed_slice(), preference))
             .collect();
         let written = if units.is_empty() { Written::Answer } else { Written::LineStart };
-        Self { units, quoted: 0, bar: 0.0, written }
+        Self { units, quoted: 0, bar: 0.0, further_bar: 0.0, written }
     }
 
     /// For an answer that may quote these, each with its signs.
     pub fn choosing(possible: impl IntoIterator<Item = (Quote, Signs)>, choice: QuoteChoice) -> Self {
         let preferred = possible.into_iter().map(|(quote, signs)| (quote.text, choice.preference(signs)));
-        Self { bar: choice.bar, ..Self::preferring(preferred) }
+        Self { bar: choice.bar, further_bar: choice.further_bar, ..Self::preferring(preferred) }
     }
 
     /// Whether there may be text that must not come next, or is preferred.
@@ -110,7 +115,7 @@ impl QuoteGuide {
         let open: &mut dyn Iterator<Item = usize> = match &self.written {
             Written::Answer => return false,
             Written::LineStart if self.quoted >= MOST => return false,
-            Written::LineStart if self.quoted == 0 && self.bar != 0.0 => return true,
+            Written::LineStart if self.bar_here() != 0.0 => return true,
             Written::LineStart | Written::Mark => &mut (0..self.units.len()),
             Written::Quote(units, _) => &mut units.iter().copied(),
         };
@@ -149,13 +154,17 @@ impl QuoteGuide {
             Written::LineStart | Written::Mark => {}
         }
         let mut guide = self.clone();
-        // Only what quotes comes here from the beginning.
-        let mut sum = if self.written == Written::LineStart && self.quoted == 0 { -self.bar } else { 0.0 };
+        let mut sum = 0.0;
         for byte in bytes {
             sum += guide.preference_of(*byte)?;
             guide.push(&[*byte]);
         }
         Some(sum)
+    }
+
+    /// What the next quote must be likelier by than all else, where a line begins.
+    fn bar_here(&self) -> f32 {
+        if self.quoted == 0 { self.bar } else { self.further_bar }
     }
 
     /// The preference of one byte.
@@ -166,6 +175,9 @@ impl QuoteGuide {
                 Some(self.units[ended].1 - self.most(units.iter().copied()))
             }
             Written::Quote(units, at) => self.within(units.iter().copied(), *at, &[byte]),
+            Written::LineStart if byte == MARK as u8 => {
+                self.step(Written::LineStart, byte).map(|_| -self.bar_here())
+            }
             _ => self.step(self.written.clone(), byte).map(|_| 0.0),
         }
     }
@@ -322,15 +334,22 @@ mod tests {
         let sign =
             |text: &str, cosine, bearing| (Quote { n: 1, text: text.into() }, Signs { cosine, bearing });
         let near = [sign("Do give.", 0.5, 2.0), sign("Wait.", 1.0, 2.5)];
-        let mut guide =
-            QuoteGuide::choosing(near.clone(), QuoteChoice { nearness: 3.0, bearing: 1.0, bar: 0.5 });
+        let mut guide = QuoteGuide::choosing(
+            near.clone(),
+            QuoteChoice { nearness: 3.0, bearing: 1.0, bar: 0.5, further_bar: 0.75 },
+        );
         assert_eq!(
             (of(&guide, ">"), of(&guide, "Yes"), of(&guide, "\n")),
             (Some(-0.5), Some(0.0), Some(0.0))
         );
         assert_eq!(of(&guide, "\n> Do"), Some(-2.5));
+        // Each further one too, against the answer.
+        assert_eq!((of(&guide, "> Wait.\n>"), of(&guide, "> Wait.\nYes")), (Some(-1.25), Some(-0.5)));
         guide.push(b"> Do give.\n");
-        assert_eq!((guide.prefers(), of(&guide, ">")), (false, Some(0.0)));
+        assert_eq!(
+            (guide.prefers(), of(&guide, ">"), of(&guide, "\n>"), of(&guide, "Yes")),
+            (true, Some(-0.75), Some(-0.75), Some(0.0))
+        );
         let guide =
             QuoteGuide::choosing(near[..1].to_vec(), QuoteChoice { bar: 0.5, ..QuoteChoice::default() });
         assert!(guide.prefers());
@@ -368,7 +387,7 @@ mod tests {
         #[test]
         fn tokens_are_judged_as_their_bytes_are(start in "(> )?(Do not|Repeat after 2)?", token in "[>D ]?[ a-z\n50]{0,4}") {
             let units = UNITS.iter().zip(0u8..).map(|(unit, n)| ((*unit).to_owned(), f32::from(n)));
-            let mut guide = QuoteGuide { bar: 0.5, ..QuoteGuide::preferring(units) };
+            let mut guide = QuoteGuide { bar: 0.5, further_bar: 0.25, ..QuoteGuide::preferring(units) };
             guide.push(start.as_bytes());
             let mut one = guide.clone();
             let each = token.bytes().try_fold(0.0, |sum, byte| {
