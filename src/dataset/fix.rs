@@ -79,10 +79,12 @@ pub fn fix(bytes: &[u8]) -> Fixed {
             }
         }
     }
-    let mut firsts: HashMap<[u8; 32], usize> = HashMap::new();
+    let mut firsts: HashMap<([u8; 32], String), usize> = HashMap::new();
     for (number, line) in &kept {
-        // Only what says the same in every turn is removed: another system turn is another example.
-        match read::parse(line).0.map(|example| firsts.entry(same::digest(&example))) {
+        // Only what says the same in every turn is removed: another system turn is another example, and what is noted of one is not thrown away.
+        let noted =
+            || serde_json::from_str::<Json>(line).map(|json| json["meta"].to_string()).unwrap_or_default();
+        match read::parse(line).0.map(|example| firsts.entry((same::digest(&example), noted()))) {
             Some(Entry::Occupied(first)) => {
                 fixed.changes.push((*number, format!("removed: says the same as line {}", first.get())));
             }

@@ -317,7 +317,10 @@ fn is_phone(before: &str, hit: &str, after: &str) -> bool {
 fn is_name(_: &str, hit: &str, after: &str) -> bool {
     let word = hit.ends_with('様') && after.starts_with(['子', '々', '式', '相']);
     let named = FAMILIES.iter().any(|family| hit.starts_with(family));
-    !word && (named || !NOBODY.iter().any(|nobody| hit.contains(nobody)))
+    // Whose mother or family it is stands behind the title.
+    let titled = ["様", "氏", "さん"].iter().filter_map(|title| Some(hit.find(title)? + title.len())).min();
+    let titled = &hit[..titled.unwrap_or(hit.len())];
+    !word && (named || !NOBODY.iter().any(|nobody| titled.contains(nobody)))
 }
 
 /// For each kind, all of its forms as one expression.
@@ -459,6 +462,8 @@ mod tests {
                     "山田 義子さん",
                     "佐藤先生に",
                     "大神田様のカルテ",
+                    "大神田様のお母",
+                    "大神田さんのご家族",
                 ],
             ),
             ("control-character", &["a\u{7}b"]),
