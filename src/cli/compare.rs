@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -102,11 +103,11 @@ pub fn run(settings: &Settings, args: &CompareArgs, out: &mut dyn Write) -> anyh
         true => read_kept(&kept)?,
         false => ask(settings, args, &suite, &kept)?,
     };
-    report.promises = promises.iter().flat_map(|promise| checked(promise, &report.models)).collect();
-    if !args.kept {
-        write(&kept, "report.json", &(serde_json::to_string_pretty(&report)? + "\n"))?;
-        write(&kept, "times.json", &(serde_json::to_string_pretty(&timed)? + "\n"))?;
+    if args.gate.is_some() {
+        report.promises = promises.iter().flat_map(|promise| checked(promise, &report.models)).collect();
     }
+    write(&kept, "report.json", &(serde_json::to_string_pretty(&report)? + "\n"))?;
+    write(&kept, "times.json", &(serde_json::to_string_pretty(&timed)? + "\n"))?;
     write(&kept, "report.html", &report::page(&report, &timed)?)?;
     match (args.json, args.markdown) {
         (true, _) => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
@@ -117,7 +118,7 @@ pub fn run(settings: &Settings, args: &CompareArgs, out: &mut dyn Write) -> anyh
         }
     }
     let missed = report.promises.iter().filter(|promise| promise.kept != Some(true)).count();
-    if missed > 0 {
+    if missed > 0 && args.gate.is_some() {
         // Not among what a program reads.
         writeln!(std::io::stderr(), "{missed} of {} promises were not kept", report.promises.len())?;
         return Ok(ExitCode::FAILURE);
@@ -192,11 +193,33 @@ fn ask(
     };
     let prices = read_prices(&args.prices)?;
     let modes = modes(&args.mode)?;
+    for (at, model) in models.iter().enumerate() {
+        let same = models[..at].iter().find(|other| folder_of(other) == folder_of(model));
+        let same =
+            same.map(|other| format!("--on names {other} and {model}, whose answers would share a folder"));
+        anyhow::ensure!(same.is_none(), "{}; compare them one by one, with --out", same.unwrap_or_default());
+    }
+    for (at, (name, _)) in args.adapter.iter().enumerate() {
+        let twice = args.adapter[..at].iter().any(|(other, _)| other == name);
+        anyhow::ensure!(
+            !twice,
+            "--adapter names `{name}` twice, and arms are told apart by it; a folder may hold one for each model"
+        );
+    }
+    let before = times_before(kept)?;
     let (mut compared, mut timed) = (Vec::new(), Vec::new());
     for model in &models {
         let place = kept.join(folder_of(model));
-        let one =
-            Asking { settings, args, suite, place: &place, cancel: &cancel, prices: &prices, modes: &modes };
+        let one = Asking {
+            settings,
+            args,
+            suite,
+            place: &place,
+            cancel: &cancel,
+            prices: &prices,
+            modes: &modes,
+            before: &before,
+        };
         compared.push(one.model(model, &mut timed)?);
     }
     let report = Report {
@@ -204,10 +227,29 @@ fn ask(
         suite: suite.name.clone(),
         suite_sha256: suite.sha256.clone(),
         objective: suite.objective.clone(),
+        only: only(args),
         models: compared,
         promises: Vec::new(),
     };
     Ok((report, timed))
+}
+
+/// What part of the suite was asked, where it was not all.
+fn only(args: &CompareArgs) -> Option<String> {
+    let language = args.language.map(|language| format!("questions in {}", language.tag()));
+    let first = args.limit.map(|n| format!("the first {n} of each kind and language"));
+    let parts: Vec<String> = language.into_iter().chain(first).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// What was timed in the folder before.
+fn times_before(folder: &Path) -> anyhow::Result<Vec<Timed>> {
+    let path = folder.join("times.json");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).with_context(|| path.display().to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 /// What asking one model needs.
@@ -221,6 +263,8 @@ struct Asking<'a> {
     prices: &'a Prices,
     /// What is compared, by name.
     modes: &'a [(String, Mode)],
+    /// Times that are kept.
+    before: &'a [Timed],
 }
 
 impl Asking<'_> {
@@ -258,30 +302,42 @@ impl Asking<'_> {
             model: shown.to_owned(),
             model_sha256: model.fingerprint.clone(),
             weights: form_of(model.form)?,
-            guidelines_sha256,
+            guidelines_sha256: guidelines_sha256.clone(),
             settings_sha256: settings_hash(&own)?,
         };
+        // Times of anything else are not kept.
+        let run = crate::model::hex(&Sha256::digest(serde_json::to_string(&header)?));
+        let key = |arm: &Arm| format!("{run} {}", arm.key());
         let path = place.join("answers.jsonl");
         if args.fresh && path.exists() {
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         let mut log = Log::open(&path, &header)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut told = Told::new(name);
         let mut progress = |done: usize, all: usize| {
-            bar.set_length(all as u64);
+            if bar.length() != Some(all as u64) {
+                // What was answered before, and what was loaded until now, took no time of this run's answers.
+                bar.set_length(all as u64);
+                bar.set_position(done as u64);
+                bar.reset_eta();
+            }
             bar.set_position(done as u64);
+            told.hear(done, all, bar.is_hidden());
             !cancel.is_cancelled()
         };
         let result = runtime.block_on(compare::ask(answerer, suite, &arms, &mut log, &mut progress));
         let times = result
             .map_err(anyhow::Error::from)
-            .and_then(|()| runtime.block_on(self.times(answerer, name, &arms)));
+            .and_then(|()| runtime.block_on(self.times(answerer, name, &arms, &key)));
         bar.finish_and_clear();
         answerer.engine().abort();
         let compared = Compared {
             model: name.to_owned(),
             model_sha256: model.fingerprint.clone(),
             weights: form_of(model.form)?,
+            guidelines_sha256,
+            settings_sha256: header.settings_sha256,
             arms: arms.iter().map(ShownArm::from).collect(),
             outcome: Outcome::of(suite, &arms, &log),
         };
@@ -330,22 +386,31 @@ impl Asking<'_> {
     }
 
     /// How long each arm takes.
-    async fn times(&self, answerer: &Answerer, model: &str, arms: &[Arm]) -> anyhow::Result<Vec<Timed>> {
-        let Self { args, suite, cancel, prices, .. } = *self;
+    async fn times(
+        &self,
+        answerer: &Answerer,
+        model: &str,
+        arms: &[Arm],
+        key: &dyn Fn(&Arm) -> String,
+    ) -> anyhow::Result<Vec<Timed>> {
+        let Self { args, suite, cancel, prices, before, .. } = *self;
         let step = (suite.questions.len() / args.time.max(1)).max(1);
         let questions: Vec<&SuiteQuestion> = suite.questions.iter().step_by(step).take(args.time).collect();
         let mut all = Vec::new();
         if questions.is_empty() {
-            return Ok(all);
+            let kept = |arm: &Arm| before.iter().find(|timed| timed.model == model && timed.key == key(arm));
+            return Ok(arms.iter().filter_map(kept).cloned().collect());
         }
         let progress = &mut || !cancel.is_cancelled();
         let cached = compare::cached(answerer, suite, arms, &questions, progress).await?;
         for (arm, cached_tokens) in arms.iter().zip(cached) {
+            memory::reset_peak();
             let latencies = compare::time(answerer, suite, arm, &questions, progress).await?;
             let mean = latencies.iter().map(|l| l.total_ms).sum::<f64>() / latencies.len() as f64;
             all.push(Timed {
                 model: model.to_owned(),
                 arm: arm.name.clone(),
+                key: key(arm),
                 questions: latencies.len(),
                 first_ms: report::median(latencies.iter().map(|l| l.first_ms).collect()),
                 total_ms: report::median(latencies.iter().map(|l| l.total_ms).collect()),
@@ -358,6 +423,33 @@ impl Asking<'_> {
             });
         }
         Ok(all)
+    }
+}
+
+/// Says how far it is where no bar can be drawn: in a log, or under a scheduler.
+struct Told<'a> {
+    model: &'a str,
+    /// When it began to ask, and with how many answers.
+    begun: Option<(Instant, usize)>,
+    last: Instant,
+}
+
+impl<'a> Told<'a> {
+    /// Between two lines.
+    const EVERY: Duration = Duration::from_secs(30);
+
+    fn new(model: &'a str) -> Self {
+        Self { model, begun: None, last: Instant::now() }
+    }
+
+    fn hear(&mut self, done: usize, all: usize, hidden: bool) {
+        let (begun, first) = *self.begun.get_or_insert_with(|| (Instant::now(), done));
+        if !hidden || self.last.elapsed() < Self::EVERY || done == first {
+            return;
+        }
+        self.last = Instant::now();
+        let left = begun.elapsed().as_secs_f64() / (done - first) as f64 * (all - done) as f64;
+        eprintln!("{}: {done} of {all} answers, {:.0} min to go", self.model, (left / 60.0).ceil());
     }
 }
 
@@ -395,7 +487,7 @@ fn hash_of(folder: &Path) -> anyhow::Result<String> {
 }
 
 /// How passages are chosen and answers written, which no setting says: another number where that changes.
-const WAY: u32 = 4;
+const WAY: u32 = 5;
 
 /// What of the settings decides answers, besides model, questions and guidelines.
 fn settings_hash(settings: &Settings) -> anyhow::Result<String> {

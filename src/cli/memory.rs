@@ -5,7 +5,13 @@ pub(super) fn resident_bytes() -> Option<u64> {
     status("VmRSS:")
 }
 
-/// The most that ever was in RAM.
+/// Forgets what was in RAM before, where the system can (Linux since 4.0).
+pub(super) fn reset_peak() {
+    // Where it cannot, the peak is that of the whole run.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// The most that was in RAM, since the start or [`reset_peak`].
 pub(super) fn peak_bytes() -> Option<u64> {
     status("VmHWM:")
 }

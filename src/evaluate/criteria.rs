@@ -13,6 +13,7 @@ use super::facts;
 use super::overlap::chrf;
 use crate::analysis::citations::{self, cited};
 use crate::analysis::figures::{figures, holds};
+use crate::analysis::normalise::fold_text;
 use crate::files::{self, FileError};
 use crate::language::Language;
 
@@ -35,7 +36,7 @@ pub struct Said<'a> {
     pub answer: &'a str,
 }
 
-/// Texts for each language.
+/// Texts for each language. What has none for the language of an answer does not apply to it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Texts {
@@ -46,11 +47,13 @@ pub struct Texts {
 }
 
 impl Texts {
-    fn of(&self, language: Language) -> &[String] {
-        match language {
+    /// Those of a language; `None` where there are none, and nothing is to be said.
+    fn of(&self, language: Language) -> Option<&[String]> {
+        let own = match language {
             Language::En => &self.en,
             Language::Ja => &self.ja,
-        }
+        };
+        (!own.is_empty()).then_some(own.as_slice())
     }
 }
 
@@ -157,6 +160,12 @@ pub struct Criterion {
     /// The rate that is promised of the adapter, if any.
     #[serde(default)]
     pub goal: Option<f64>,
+    /// The rate that is promised in a language.
+    #[serde(default)]
+    pub goals: Goals,
+    /// The adapter misses it in at most this share of the answers in which the base does, if that is promised: 0.5 for half as often.
+    #[serde(default)]
+    pub of_base_misses: Option<f64>,
     /// What it counts in an answer's [score](super::score); 0 for what is shown only.
     #[serde(default = "one")]
     pub weight: f64,
@@ -164,6 +173,25 @@ pub struct Criterion {
 
 fn one() -> f64 {
     1.0
+}
+
+/// Rates that are promised by language.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Goals {
+    /// English.
+    pub en: Option<f64>,
+    /// Japanese.
+    pub ja: Option<f64>,
+}
+
+impl Goals {
+    fn of(self, language: Language) -> Option<f64> {
+        match language {
+            Language::En => self.en,
+            Language::Ja => self.ja,
+        }
+    }
 }
 
 /// The criteria of a dataset.
@@ -231,13 +259,33 @@ impl Criteria {
 }
 
 impl Criterion {
+    /// A criterion without a goal.
+    #[must_use]
+    pub fn plain(name: &str, check: Check) -> Self {
+        let (goal, goals, of_base_misses) = (None, Goals::default(), None);
+        Self { name: name.to_owned(), check, goal, goals, of_base_misses, weight: one() }
+    }
+
+    /// The rate that is promised in a language, or of all together, where the base reaches this one.
+    pub(super) fn promised(&self, language: Option<Language>, base: f64) -> Option<f64> {
+        let own = language.map_or(self.goal, |language| self.goals.of(language));
+        let half = self.of_base_misses.map(|share| 1.0 - share * (1.0 - base));
+        own.into_iter().chain(half).reduce(f64::max)
+    }
+
     /// What makes no sense in it.
     pub(super) fn problem(&self) -> Option<String> {
         if !self.weight.is_finite() || self.weight < 0.0 {
             return Some("weight must be a number from 0 up".into());
         }
-        if self.goal.is_some_and(|goal| !share(goal)) {
-            return Some("goal must be 0 to 1".into());
+        let goals = [
+            ("goal", self.goal),
+            ("goals.en", self.goals.en),
+            ("goals.ja", self.goals.ja),
+            ("of_base_misses", self.of_base_misses),
+        ];
+        if let Some((key, _)) = goals.iter().find(|(_, goal)| goal.is_some_and(|goal| !share(goal))) {
+            return Some(format!("{key} must be 0 to 1"));
         }
         match &self.check {
             Check::Fact { chrf } | Check::FactCited { chrf } | Check::Near { chrf } if !share(*chrf) => {
@@ -261,17 +309,19 @@ impl Check {
     #[must_use]
     pub fn holds(&self, said: &Said<'_>) -> Option<bool> {
         let answer = said.answer;
-        let names = |texts: &Texts, text: &str| texts.of(said.language).iter().any(|t| contains(text, t));
+        let names = |texts: &Texts, text: &str| {
+            texts.of(said.language).map(|texts| texts.iter().any(|t| contains(text, t)))
+        };
         let answered = said.oracle.map(|oracle| !oracle.is_empty());
         let cites = || cited(answer).iter().any(|n| said.oracle.is_some_and(|oracle| oracle.contains(n)));
         match self {
-            Self::ContainsAny { texts } => Some(names(texts, answer)),
-            Self::Lacks { texts } => Some(!names(texts, answer)),
+            Self::ContainsAny { texts } => names(texts, answer),
+            Self::Lacks { texts } => names(texts, answer).map(|names| !names),
             Self::Matches { patterns } => {
                 let found = |pattern: &String| Regex::new(pattern).is_ok_and(|regex| regex.is_match(answer));
-                Some(patterns.of(said.language).iter().all(found))
+                Some(patterns.of(said.language)?.iter().all(found))
             }
-            Self::Sections { headings } => Some(in_order(answer, headings.of(said.language))),
+            Self::Sections { headings } => Some(in_order(answer, headings.of(said.language)?)),
             Self::Length { least, most } => Some((*least..=*most).contains(&answer.trim().chars().count())),
             Self::Sentences { most } => Some((1..=*most).contains(&sentences(answer).len())),
             Self::Cites => {
@@ -279,8 +329,10 @@ impl Check {
                 Some(!numbers.is_empty() && numbers.iter().all(|n| (1..=said.passages).contains(n)))
             }
             Self::CitesOracle => answered?.then(cites),
-            Self::Abstains { texts } => (!answered?).then(|| names(texts, answer)),
-            Self::Answers { texts } => answered?.then(|| !names(texts, answer)),
+            Self::Abstains { texts } => names(texts, answer).filter(|_| answered == Some(false)),
+            Self::Answers { texts } => {
+                names(texts, answer).filter(|_| answered == Some(true)).map(|names| !names)
+            }
             Self::Fact { chrf } => answered?.then(|| fact(said, *chrf)),
             Self::FactCited { chrf } => answered?.then(|| fact(said, *chrf) && cites()),
             Self::Near { chrf: least } => Some(chrf(answer, said.reference) >= *least),
@@ -298,7 +350,9 @@ impl Check {
                 Some(answer.contains(['?', '？']) || sentences(answer).iter().any(ends))
             }
             Self::Polite => (said.language == Language::Ja).then(|| polite(answer)),
-            Self::Escalates { texts } => names(texts, said.reference).then(|| names(texts, answer)),
+            Self::Escalates { texts } => {
+                names(texts, answer).filter(|_| names(texts, said.reference) == Some(true))
+            }
             Self::Json { keys } => Some(has_keys(answer, keys)),
             Self::JsonSchema { schema } => {
                 let value = serde_json::from_str(answer.trim());
@@ -334,9 +388,10 @@ fn compiled(schema: &serde_json::Value) -> Result<(boon::Schemas, boon::SchemaIn
     Ok((schemas, at))
 }
 
-/// Whether a text stands in another, whatever the case.
+/// Whether a text stands in another, whatever the case, the width of letters and the form of apostrophes.
 fn contains(text: &str, what: &str) -> bool {
-    text.to_lowercase().contains(&what.to_lowercase())
+    let folded = |text: &str| fold_text(text).replace('’', "'");
+    folded(text).contains(&folded(what))
 }
 
 fn fact(said: &Said<'_>, least: f64) -> bool {
@@ -466,6 +521,52 @@ mod tests {
         assert_eq!(Check::Answers { texts: none }.holds(&said("5 mg", en, something)), Some(true));
         assert_eq!(Check::CitesOracle.holds(&said("So [2].", en, something)), Some(false));
         assert_eq!(Check::CitesOracle.holds(&said("So [1].", en, something)), Some(true));
+    }
+
+    #[test]
+    fn what_has_no_texts_for_a_language_says_nothing_of_it() {
+        let texts = || Texts { en: vec!["don't know".into()], ja: Vec::new() };
+        let checks = [
+            Check::ContainsAny { texts: texts() },
+            Check::Lacks { texts: texts() },
+            Check::Matches { patterns: texts() },
+            Check::Sections { headings: texts() },
+            Check::Abstains { texts: texts() },
+            Check::Escalates { texts: texts() },
+        ];
+        for check in checks {
+            let japanese = said("わかりません。", "わかりません。", Some(&[]));
+            assert_eq!(check.holds(&japanese), None, "{check:?}");
+            let english = said("I don't know.", "I don't know.", Some(&[]));
+            assert!(check.holds(&english).is_some(), "{check:?}");
+        }
+        // Whatever the apostrophe and the width.
+        let any = Check::ContainsAny { texts: texts() };
+        assert_eq!(any.holds(&said("I don’t know.", "I don't know.", None)), Some(true));
+        let any = Check::ContainsAny { texts: Texts { en: Vec::new(), ja: vec!["119".into()] } };
+        assert_eq!(any.holds(&said("１１９番へ電話します。", "電話します。", None)), Some(true));
+    }
+
+    #[test]
+    fn promises_hold_by_language_and_against_the_base() {
+        let criterion: Criterion = toml::from_str(
+            "name = \"cited\"\ncheck = \"cites\"\ngoal = 0.75\ngoals = { en = 0.8, ja = 0.7 }\nof_base_misses = 0.5",
+        )
+        .unwrap();
+        assert_eq!(criterion.problem(), None);
+        assert_eq!(criterion.promised(None, 0.2), Some(0.75));
+        assert_eq!(criterion.promised(Some(Language::En), 0.2), Some(0.8));
+        // Half the misses of a base that has four in ten.
+        assert_eq!(criterion.promised(Some(Language::Ja), 0.6), Some(0.8));
+        let plain = Criterion::plain("cited", Check::Cites);
+        assert_eq!(plain.promised(Some(Language::En), 0.6), None);
+        for (wrong, key) in
+            [("goals = { ja = 70.0 }", "goals.ja"), ("of_base_misses = -0.5", "of_base_misses")]
+        {
+            let wrong: Criterion =
+                toml::from_str(&format!("name = \"c\"\ncheck = \"cites\"\n{wrong}")).unwrap();
+            assert_eq!(wrong.problem().unwrap(), format!("{key} must be 0 to 1"));
+        }
     }
 
     #[test]

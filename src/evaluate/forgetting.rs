@@ -1,17 +1,19 @@
-//! What an adapter makes of general text, against its base: fine-tuning for one thing can cost others (catastrophic forgetting).
+//! What an adapter makes of text, against its base: fine-tuning for one thing can cost others (catastrophic forgetting).
 //!
-//! [`crate::dataset::general`] says what is put before each text. Bits per byte do not depend on how a vocabulary cuts text; the divergence says how far the distributions moved apart even where the
+//! [`crate::dataset::general`] says what is put before general text. What the base itself has answered to tasks is weighed behind those
+//! tasks. Bits per byte do not depend on how a vocabulary cuts text; the divergence says how far the distributions moved apart even where the
 //! right token stays as likely.
 
 use serde::Serialize;
 
+use super::answers::{Answer, Held};
 use super::distributions::{divergence, most_likely, predictions};
 use crate::dataset::general::Text;
 use crate::language::Language;
 use crate::model::BaseModel;
 use crate::model::decoder::DecodeError;
 use crate::model::fast::{FastDecoder, PackedAdapter};
-use crate::model::template::{TemplateError, encode_segments};
+use crate::model::template::{TemplateError, Turn, encode_segments};
 use crate::model::tokenizer::TokenizerError;
 use crate::prompt::{Wording, WordingError};
 
@@ -27,12 +29,48 @@ pub enum ForgettingError {
     /// The tokenizer failed.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// A prompt file failed.
-    #[error(transparent)]
-    Wording(#[from] WordingError),
     /// The model did not run, or it was asked to stop.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+}
+
+/// A text, and what is said before it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placed {
+    /// Its language.
+    pub language: Language,
+    /// The turns before it.
+    pub before: Vec<Turn>,
+    /// The text, where an answer stands.
+    pub text: String,
+}
+
+impl Placed {
+    /// General texts.
+    ///
+    /// # Errors
+    /// When the operator's instructions are no template.
+    pub fn general(texts: &[Text], wording: &Wording) -> Result<Vec<Self>, WordingError> {
+        let one = |Text { language, text }: &Text, before: [Turn; 2]| Self {
+            language: *language,
+            before: before.into(),
+            text: text.clone(),
+        };
+        texts.iter().map(|text| Ok(one(text, text.before(wording)?))).collect()
+    }
+
+    /// What the first of so many systems, the base, has answered; where it said something.
+    #[must_use]
+    pub fn answered(held: &[Held], answers: &[Answer], systems: usize) -> Vec<Self> {
+        let first = answers.iter().step_by(systems.max(1));
+        let said = held.iter().zip(first).filter(|(_, answer)| !answer.answer.is_empty());
+        said.map(|(one, answer)| Self {
+            language: one.language,
+            before: one.turns.clone(),
+            text: answer.answer.clone(),
+        })
+        .collect()
+    }
 }
 
 /// How the base and an adapter predict texts.
@@ -95,20 +133,21 @@ impl Sums {
     }
 }
 
-/// Weighs texts; the figures of all together come first, then those of each language if there are two.
+/// Weighs texts; the figures of all together come first, then those of each language if there are two. `weighed` is told how many are done.
 ///
 /// # Errors
 /// When a prompt cannot be made, or `stop` says so.
 pub fn measure(
     model: &BaseModel<FastDecoder>,
     adapter: &PackedAdapter,
-    texts: &[Text],
-    wording: &Wording,
+    texts: &[Placed],
     stop: &dyn Fn() -> bool,
+    weighed: &mut dyn FnMut(usize),
 ) -> Result<Vec<Figures>, ForgettingError> {
     let mut of: Vec<(Language, Sums)> = Vec::new();
     for text in texts {
-        of.push((text.language, one(model, adapter, text, wording, stop)?));
+        of.push((text.language, one(model, adapter, text, stop)?));
+        weighed(of.len());
     }
     let sum = |language: Option<Language>| {
         let own = of.iter().filter(|(l, _)| language.is_none_or(|language| *l == language));
@@ -126,13 +165,11 @@ pub fn measure(
 fn one(
     model: &BaseModel<FastDecoder>,
     adapter: &PackedAdapter,
-    text: &Text,
-    wording: &Wording,
+    text: &Placed,
     stop: &dyn Fn() -> bool,
 ) -> Result<Sums, ForgettingError> {
-    let turns = text.before(wording)?;
     let template = model.template.as_ref().ok_or(TemplateError::Missing)?;
-    let mut tokens = encode_segments(&model.tokenizer, &template.segments(&turns)?)?;
+    let mut tokens = encode_segments(&model.tokenizer, &template.segments(&text.before)?)?;
     let (begins, prompt) = (adapter.begins(&tokens), tokens.len());
     let mut own = model.tokenizer.encode_content(&text.text)?;
     own.truncate(MOST);

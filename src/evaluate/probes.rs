@@ -1,5 +1,5 @@
 //! Probes: short requests that the base and an adapter both answer, and that a check of their own judges. They tell whether an adapter
-//! still follows instructions, still copies, and still refuses what must be refused.
+//! still follows instructions, copies, cites what answers, says where nothing does, and refuses what must be refused.
 
 use std::path::Path;
 
@@ -13,6 +13,7 @@ use crate::files::{self, FileError};
 use crate::language::Language;
 use crate::model::template::{Role, Turn};
 use crate::prompt::{Wording, WordingError};
+use crate::retrieve::Passage;
 
 /// Decides the resamples of every difference.
 const SEED: u64 = 1;
@@ -23,6 +24,12 @@ const SEED: u64 = 1;
 pub enum Kind {
     /// Something plain to do, in a form that was asked for.
     Instruction,
+    /// Something to be given back letter by letter.
+    Copy,
+    /// A question over passages of which one answers.
+    Citation,
+    /// A question over passages that do not answer it.
+    Abstention,
     /// Something that must be refused.
     Refusal,
     /// Something that looks like it and must not be.
@@ -31,13 +38,17 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of reports.
-    pub const ALL: [Self; 3] = [Self::Instruction, Self::Refusal, Self::Safe];
+    pub const ALL: [Self; 6] =
+        [Self::Instruction, Self::Copy, Self::Citation, Self::Abstention, Self::Refusal, Self::Safe];
 
     /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Instruction => "instruction",
+            Self::Copy => "copy",
+            Self::Citation => "citation",
+            Self::Abstention => "abstention",
             Self::Refusal => "refusal",
             Self::Safe => "safe",
         }
@@ -56,8 +67,48 @@ pub struct Probe {
     pub kind: Kind,
     /// The request.
     pub question: String,
+    /// What is shown with it, as in `rag` and `hybrid`; none for a request alone.
+    #[serde(default)]
+    pub passages: Vec<ProbePassage>,
+    /// The numbers of those that answer, from 1.
+    #[serde(default)]
+    pub oracle: Vec<usize>,
     /// What the answer must be like.
     pub check: Check,
+}
+
+/// A passage of a probe.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbePassage {
+    /// Its title.
+    pub title: String,
+    /// Its edition.
+    #[serde(default)]
+    pub edition: String,
+    /// What it says.
+    pub text: String,
+}
+
+impl Probe {
+    /// What makes no sense in it.
+    fn problem(&self) -> Option<String> {
+        let reads = matches!(self.kind, Kind::Citation | Kind::Abstention);
+        let among = |n: &usize| (1..=self.passages.len()).contains(n);
+        if reads == self.passages.is_empty() {
+            return Some("citation and abstention need passages, and the other kinds have none".into());
+        }
+        if !self.oracle.iter().all(among) {
+            return Some(format!("oracle must number passages, from 1 to {}", self.passages.len()));
+        }
+        if (self.kind == Kind::Citation) == self.oracle.is_empty() {
+            return Some(
+                "citation needs the numbers of the passages that answer in `oracle`, and nothing else does"
+                    .into(),
+            );
+        }
+        Criterion::plain(&self.id, self.check.clone()).problem()
+    }
 }
 
 /// Why probes were refused.
@@ -68,7 +119,7 @@ pub enum ProbesError {
     File(#[from] FileError),
     /// A line is no probe.
     #[error(
-        "{place}: {problem}; write id, language, kind (instruction, refusal or safe), question and check"
+        "{place}: {problem}; write id, language, kind (instruction, copy, citation, abstention, refusal or safe), question, check and, for citation and abstention, passages and oracle"
     )]
     Line {
         /// file:line.
@@ -96,9 +147,7 @@ pub fn read(path: &Path) -> Result<Vec<Probe>, ProbesError> {
         if probes.iter().any(|other| other.id == probe.id) {
             return Err(fault(format!("the id `{}` stands there twice", probe.id)));
         }
-        let criterion =
-            Criterion { name: probe.id.clone(), check: probe.check.clone(), goal: None, weight: 1.0 };
-        if let Some(problem) = criterion.problem() {
+        if let Some(problem) = probe.problem() {
             return Err(fault(problem));
         }
         probes.push(probe);
@@ -112,22 +161,39 @@ pub fn read(path: &Path) -> Result<Vec<Probe>, ProbesError> {
 /// When the operator's instructions are no template.
 pub fn held(probes: &[Probe], wording: &Wording) -> Result<Vec<Held>, ProbesError> {
     let one = |probe: &Probe| {
+        let Probe { language, question, .. } = probe;
+        let passages: Vec<Passage> =
+            probe.passages.iter().zip(1..).map(|(own, n)| own.shown(n, *language)).collect();
+        let (instructions, asked) = match passages.is_empty() {
+            true => (wording.plain(*language, DAY)?, question.clone()),
+            false => (
+                wording.grounded(*language, &passages, question, DAY)?,
+                wording.question(*language, question, DAY)?,
+            ),
+        };
         Ok(Held {
             id: probe.id.clone(),
-            language: probe.language,
+            language: *language,
             turns: vec![
-                Turn { role: Role::System, content: wording.plain(probe.language, DAY)? },
-                Turn { role: Role::User, content: probe.question.clone() },
+                Turn { role: Role::System, content: instructions },
+                Turn { role: Role::User, content: asked },
             ],
             reference: String::new(),
-            passages: 0,
-            oracle: None,
-            question: None,
+            passages: passages.len(),
+            oracle: (!passages.is_empty()).then(|| probe.oracle.clone()),
+            question: (!passages.is_empty()).then(|| question.clone()),
             facts: Vec::new(),
             rejected: None,
         })
     };
     probes.iter().map(one).collect()
+}
+
+impl ProbePassage {
+    fn shown(&self, n: usize, language: Language) -> Passage {
+        let Self { title, edition, text } = self.clone();
+        Passage { n, title, edition, text, language, ..Passage::default() }
+    }
 }
 
 /// No criteria: each probe has its own check.
@@ -158,8 +224,8 @@ pub fn passed(probe: &Probe, answer: &Answer) -> bool {
         language: probe.language,
         given: &probe.question,
         reference: "",
-        passages: 0,
-        oracle: None,
+        passages: probe.passages.len(),
+        oracle: (!probe.passages.is_empty()).then_some(probe.oracle.as_slice()),
         facts: &[],
         answer: &answer.answer,
     };
@@ -202,6 +268,14 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             super::read(&path).map_err(|error| error.to_string())
         };
+        let read_of = |oracle: &[usize]| {
+            format!(
+                r#"{{"id":"b","language":"en","kind":"citation","question":"q","check":{{"check":"cites-oracle"}},
+                "passages":[{{"title":"t","text":"x"}}],"oracle":{oracle:?}}}"#
+            )
+            .replace('\n', "")
+        };
+        assert_eq!(read(&read_of(&[1])).unwrap()[0].passages.len(), 1);
         let good = r#"{"id":"a","language":"en","kind":"safe","question":"q","check":{"check":"asks"}}"#;
         assert_eq!(read(good).unwrap().len(), 1);
         let twice = format!("{good}\n\n{good}");
@@ -211,6 +285,10 @@ mod tests {
             (twice.as_str(), "p.jsonl:3: the id `a`"),
             ("{}", "p.jsonl:1: missing"),
             (&bad, "unclosed group"),
+            (&good.replace("safe", "citation"), "need passages"),
+            (&good.replace("\"q\"", "\"q\",\"oracle\":[1]"), "from 1 to 0"),
+            (&read_of(&[]), "in `oracle`"),
+            (&read_of(&[3]), "from 1 to 1"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(part), "{error}");

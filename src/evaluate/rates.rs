@@ -1,5 +1,5 @@
-//! Rates with what is uncertain about them: Wilson's interval (Wilson 1927) for one, a paired bootstrap (Efron 1979) for the difference
-//! of two that were found on the same questions.
+//! Rates with what is uncertain about them: Wilson's interval (Wilson 1927) for one, a paired bootstrap (Efron 1979) and McNemar's exact test
+//! (McNemar 1947) for the difference of two that were found on the same questions.
 
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -45,8 +45,18 @@ pub struct Difference {
     pub difference: f64,
     /// The 95 % interval by the percentiles of the bootstrap.
     pub interval: (f64, f64),
-    /// Two-sided: twice the share of resamples on the other side of zero, at least 1 / resamples.
+    /// Two-sided: twice the share of resamples on the other side of zero, at least 1 / resamples. Of what holds or does not, the larger of that
+    /// and of McNemar's exact test: resamples of few questions that differ are too sure, .009 where five of five went one way (exactly .0625).
     pub p: f64,
+    /// Questions on which the second is above the first.
+    #[serde(default)]
+    pub won: usize,
+    /// Questions on which it is below.
+    #[serde(default)]
+    pub lost: usize,
+    /// All questions on which both were held against each other.
+    #[serde(default)]
+    pub of: usize,
 }
 
 impl Difference {
@@ -55,7 +65,8 @@ impl Difference {
     pub fn between(first: &[bool], second: &[bool], seed: u64) -> Option<Self> {
         let number = |held: &bool| f64::from(u8::from(*held));
         let steps: Vec<f64> = first.iter().zip(second).map(|(a, b)| number(b) - number(a)).collect();
-        Self::of(&steps, seed)
+        let bootstrap = Self::of(&steps, seed)?;
+        Some(Self { p: bootstrap.p.max(exact(bootstrap.won, bootstrap.lost)), ..bootstrap })
     }
 
     /// The mean of differences, one for each question; `None` for none.
@@ -76,8 +87,29 @@ impl Difference {
         let share = |side: &dyn Fn(f64) -> bool| means.iter().filter(|m| side(**m)).count() as f64;
         let other = share(&|m| m <= 0.0).min(share(&|m| m >= 0.0)).max(0.5) * 2.0 / RESAMPLES as f64;
         let at = |share: f64| means[((share * RESAMPLES as f64) as usize).min(RESAMPLES - 1)];
-        Some(Self { difference, interval: (at(0.025), at(0.975)), p: other.min(1.0) })
+        let count = |side: &dyn Fn(f64) -> bool| steps.iter().filter(|step| side(**step)).count();
+        Some(Self {
+            difference,
+            interval: (at(0.025), at(0.975)),
+            p: other.min(1.0),
+            won: count(&|step| step > 0.0),
+            lost: count(&|step| step < 0.0),
+            of: steps.len(),
+        })
     }
+}
+
+/// How often chance alone divides so many questions that differ at least as unevenly: the binomial test of McNemar, two-sided.
+fn exact(won: usize, lost: usize) -> f64 {
+    let differ = won + lost;
+    // The logarithm of `differ` over k, times a half to the power of `differ`: the powers alone would be too small for a number.
+    let mut log = -(differ as f64) * std::f64::consts::LN_2;
+    let mut tail = 0.0;
+    for k in 0..=won.min(lost) {
+        tail += log.exp();
+        log += ((differ - k) as f64).ln() - ((k + 1) as f64).ln();
+    }
+    (2.0 * tail).min(1.0)
 }
 
 #[cfg(test)]
@@ -104,6 +136,22 @@ mod tests {
         assert_eq!((same.difference, same.p), (0.0, 1.0));
         assert_eq!(Difference::between(&none, &all, 2), Difference::between(&none, &all, 2));
         assert!(Difference::between(&[], &[], 1).is_none());
+    }
+
+    #[test]
+    fn p_is_no_surer_than_the_exact_test() {
+        // Binomial tails: 2 / 2⁵, 2 · (1 + 8) / 2⁸, 2 · (1 + 16 + 120) / 2¹⁶.
+        for (won, lost, p) in
+            [(5, 0, 0.0625), (1, 7, 0.070_312_5), (14, 2, 0.004_180_908), (4, 4, 1.0), (0, 0, 1.0)]
+        {
+            assert!((exact(won, lost) - p).abs() < 1e-8, "{won} {lost}: {}", exact(won, lost));
+            let first: Vec<bool> = (0..40).map(|n| n < lost).collect();
+            let second: Vec<bool> = (0..40).map(|n| (lost..lost + won).contains(&n)).collect();
+            let found = Difference::between(&first, &second, 1).unwrap();
+            assert_eq!((found.won, found.lost, found.of), (won, lost, 40));
+            assert!(found.p >= p - 1e-8, "{found:?}");
+        }
+        assert!(exact(0, 5000) < 1e-300 && (exact(2500, 2500) - 1.0).abs() < 1e-9);
     }
 
     #[test]

@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn what_applies_counts_by_its_weight() {
-        let criterion = |weight| Criterion { name: String::new(), check: Check::Asks, goal: None, weight };
+        let criterion = |weight| Criterion { weight, ..Criterion::plain("", Check::Asks) };
         let criteria = Criteria {
             objective: String::new(),
             goal: None,

@@ -9,13 +9,14 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
+use super::super::progress::Tally;
 use super::super::signals::cancel_on_signal;
 use super::super::{printable, setup};
 use crate::config::Settings;
 use crate::dataset::general;
 use crate::engine::Engine;
 use crate::evaluate::answers::{self, Answer, System};
-use crate::evaluate::forgetting::{self, Figures};
+use crate::evaluate::forgetting::{self, Figures, Placed};
 use crate::evaluate::probes::{self, Kind, Probe, ProbeFigure};
 use crate::model::fetch::Cancel;
 
@@ -37,10 +38,13 @@ pub struct ForgettingArgs {
     /// Weigh texts only, and ask no probes
     #[arg(long, conflicts_with = "probes")]
     no_probes: bool,
+    /// Also weigh, as text, what the base has answered to the probes; that takes about as long again
+    #[arg(long, conflicts_with = "no_probes")]
+    tasks: bool,
     /// Show the answers to N probes that only one of both passes
     #[arg(long, value_name = "N", default_value_t = 0)]
     show: usize,
-    /// Fail where the adapter needs more bits than the base by more than this share, in any language, or refuses less than the base
+    /// Fail where the adapter needs more bits than the base by more than this share, or refuses less than the base, in any language
     #[arg(long, value_name = "SHARE")]
     budget: Option<f64>,
     /// Print JSON
@@ -54,6 +58,8 @@ struct Report<'a> {
     model_sha256: &'a str,
     adapter_sha256: &'a str,
     figures: &'a [Figures],
+    /// On what the base has answered to the probes.
+    answered: &'a [Figures],
     probes: &'a [ProbeFigure],
     answers: &'a [Answer],
 }
@@ -77,70 +83,73 @@ pub(super) fn run(
     cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
     let (located, model) = setup::base(settings, args.model.as_deref(), &cancel)?;
     let (_, adapter) = setup::adapter_of(&args.adapter, &located.name, &model)?;
-    let figures = forgetting::measure(&model, &adapter, &texts, &wording, &|| cancel.is_cancelled())?;
+    let stop = || cancel.is_cancelled();
+    let texts = Placed::general(&texts, &wording)?;
+    let mut tally = Tally::stderr("texts", texts.len());
+    let figures = forgetting::measure(&model, &adapter, &texts, &stop, &mut |done| tally.at(done))?;
+    tally.end();
     let model = Arc::new(model);
     let sha256 = adapter.fingerprint().to_owned();
     let systems = [
         System { name: "base".into(), adapter: None },
-        System { name: "adapter".into(), adapter: Some(adapter) },
+        System { name: "adapter".into(), adapter: Some(Arc::clone(&adapter)) },
     ];
     let answers = if held.is_empty() {
         Vec::new()
     } else {
         let engine = Engine::start(&model, &settings.engine)?;
-        let generation = setup::generation(settings, None, PROBE_TOKENS);
-        let mut going = |_| !cancel.is_cancelled();
+        // As the server answers over passages: an adapter that quotes is told which sentences are near.
+        let reads = held.iter().any(|one| one.passages > 0);
+        let meaning = if reads { setup::meaning(settings, &cancel)? } else { None };
+        let generation = setup::generation(settings, meaning.as_ref(), PROBE_TOKENS);
+        let mut tally = Tally::stderr("answers to probes", held.len() * systems.len());
+        let mut going = |done| {
+            tally.at(done);
+            !cancel.is_cancelled()
+        };
         let asked = (&held[..], &systems[..]);
-        answers::answer(&model, &engine.handle(), asked, &probes::criteria(), &generation, &mut going)?
+        let answers =
+            answers::answer(&model, &engine.handle(), asked, &probes::criteria(), &generation, &mut going)?;
+        tally.end();
+        answers
     };
     let probed = probes::figures(&probes, &systems, &answers);
+    let answered = match args.tasks {
+        true => Placed::answered(&held, &answers, systems.len()),
+        false => Vec::new(),
+    };
+    let answered = if answered.is_empty() {
+        Vec::new()
+    } else {
+        let mut tally = Tally::stderr("answers weighed", answered.len());
+        let weighed = forgetting::measure(&model, &adapter, &answered, &stop, &mut |done| tally.at(done))?;
+        tally.end();
+        weighed
+    };
     if args.json {
         let report = Report {
             model: &located.name,
             model_sha256: &model.fingerprint,
             adapter_sha256: &sha256,
             figures: &figures,
+            answered: &answered,
             probes: &probed,
             answers: &answers,
         };
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;
     } else {
-        writeln!(
-            out,
-            "{:<5} {:>6} {:>8} {:>12} {:>12} {:>9} {:>10} {:>12}",
-            "lang", "texts", "tokens", "base b/byte", "with it", "change", "KL, nats", "same choice"
-        )?;
-        for one in &figures {
-            writeln!(
-                out,
-                "{:<5} {:>6} {:>8} {:>12.4} {:>12.4} {:>+8.2}% {:>10.4} {:>11.1}%",
-                one.language.map_or("all", |language| language.tag()),
-                one.texts,
-                one.tokens,
-                one.base,
-                one.adapter,
-                100.0 * one.change,
-                one.kl,
-                100.0 * one.same_choice
-            )?;
-        }
+        weighed("general text", &figures, out)?;
+        weighed("the base's own answers to the probes", &answered, out)?;
         show(&probes, &answers, args.show, out)?;
         table(&probed, out)?;
     }
-    if args.budget.is_some() {
-        let less = |one: &&ProbeFigure| {
-            one.kind == Kind::Refusal && one.language.is_none() && one.adapter.held < one.base.held
-        };
-        if let Some(one) = probed.iter().find(less) {
-            let (adapter, base) = (one.adapter.held, one.base.held);
-            writeln!(
-                std::io::stderr(),
-                "the adapter refuses {adapter} of {} probes, the base {base}",
-                one.base.of
-            )?;
-            return Ok(ExitCode::FAILURE);
-        }
+    let less = if args.budget.is_some() { refuses_less(&probed) } else { Vec::new() };
+    for line in &less {
+        writeln!(std::io::stderr(), "{line}")?;
+    }
+    if !less.is_empty() {
+        return Ok(ExitCode::FAILURE);
     }
     let over = |budget: &f64| figures.iter().any(|one| one.change > *budget);
     if args.budget.as_ref().is_some_and(over) {
@@ -148,6 +157,46 @@ pub(super) fn run(
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn weighed(what: &str, figures: &[Figures], out: &mut dyn Write) -> std::io::Result<()> {
+    if figures.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "{:<5} {:>6} {:>8} {:>12} {:>12} {:>9} {:>10} {:>12}  {what}",
+        "lang", "texts", "tokens", "base b/byte", "with it", "change", "KL, nats", "same choice"
+    )?;
+    for one in figures {
+        writeln!(
+            out,
+            "{:<5} {:>6} {:>8} {:>12.4} {:>12.4} {:>+8.2}% {:>10.4} {:>11.1}%",
+            one.language.map_or("all", |language| language.tag()),
+            one.texts,
+            one.tokens,
+            one.base,
+            one.adapter,
+            100.0 * one.change,
+            one.kl,
+            100.0 * one.same_choice
+        )?;
+    }
+    Ok(())
+}
+
+/// The languages in which the adapter refuses less than its base: what it refuses more in another one makes up for nothing.
+fn refuses_less(figures: &[ProbeFigure]) -> Vec<String> {
+    let refusals = figures.iter().filter(|one| one.kind == Kind::Refusal && one.adapter.held < one.base.held);
+    let line = |one: &ProbeFigure| {
+        let (language, adapter, base) = (one.language?, one.adapter.held, one.base.held);
+        Some(format!(
+            "the adapter refuses {adapter} of {} probes in {}, the base {base}",
+            one.base.of,
+            language.tag()
+        ))
+    };
+    refusals.filter_map(line).collect()
 }
 
 fn table(figures: &[ProbeFigure], out: &mut dyn Write) -> std::io::Result<()> {
@@ -187,4 +236,31 @@ fn show(probes: &[Probe], answers: &[Answer], count: usize, out: &mut dyn Write)
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::rates::{Difference, Rate};
+    use crate::language::Language;
+
+    #[test]
+    fn refusals_of_one_language_do_not_make_up_for_another() {
+        let figure = |kind: Kind, language: Option<Language>, base: &[bool], adapter: &[bool]| ProbeFigure {
+            kind,
+            language,
+            base: Rate::of(base),
+            adapter: Rate::of(adapter),
+            difference: Difference::between(base, adapter, 1).unwrap(),
+        };
+        let (en, ja) = (Some(Language::En), Some(Language::Ja));
+        let figures = [
+            figure(Kind::Safe, en, &[true, true], &[false, false]),
+            figure(Kind::Refusal, None, &[false, false, true, true], &[true, true, true, false]),
+            figure(Kind::Refusal, en, &[false, false], &[true, true]),
+            figure(Kind::Refusal, ja, &[true, true], &[true, false]),
+        ];
+        assert_eq!(refuses_less(&figures), ["the adapter refuses 1 of 2 probes in ja, the base 2"]);
+        assert!(refuses_less(&figures[..3]).is_empty());
+    }
 }

@@ -20,6 +20,8 @@ pub struct Metric {
     pub id: &'static str,
     /// What it says.
     pub title: &'static str,
+    /// Of which questions or answers, and what is counted.
+    pub counted: &'static str,
     /// Whether less is better.
     pub lower: bool,
     /// `None` where it does not apply.
@@ -27,30 +29,96 @@ pub struct Metric {
 }
 
 /// All metrics, in the order of reports.
-pub const METRICS: [Metric; 13] = [
-    metric("joint", "all that was asked for", |q, j| Some(j.joint(q.kind))),
-    metric("joint-facts", "right, cited and in style", |q, j| asks_fact(q).then(|| j.joint(q.kind))),
-    metric("fact", "right", |_, j| j.right),
-    metric("fact-changed", "right where editions differ", |q, j| j.right.filter(|_| q.kind == Kind::Changed)),
-    Metric { lower: true, ..metric("other-edition", "says what the other edition says", |_, j| j.older) },
-    metric("quotes", "quotes the sentence that answers, where it quotes", |_, j| j.quoted),
-    metric("cites", "cites what answers", |_, j| j.cited),
-    metric("citation-precision", "cites nothing else", |_, j| j.precise),
-    metric("style", "in style", |q, j| answerable(q).then(|| in_style(j))),
-    metric("style-behaviour", "in style with patients", |q, j| {
+pub const METRICS: [Metric; 16] = [
+    metric(
+        "joint",
+        "all that was asked for",
+        "All questions. A fact: right, cited and in style; of patients: in style; of what nothing answers: declined.",
+        |q, j| Some(j.joint(q.kind)),
+    ),
+    metric(
+        "joint-facts",
+        "right, cited and in style",
+        "Questions for a fact; arms without passages have nothing to cite.",
+        |q, j| asks_fact(q).then(|| j.joint(q.kind)),
+    ),
+    metric("fact", "right", "Questions for a fact: the answer holds all that was asked for.", |_, j| j.right),
+    metric(
+        "fact-changed",
+        "right where editions differ",
+        "Questions for a fact that another edition gives otherwise.",
+        |q, j| j.right.filter(|_| q.kind == Kind::Changed),
+    ),
+    less(metric(
+        "other-edition",
+        "says what the other edition says",
+        "The same questions: not right, and holds what the edition says that is not in effect on the day.",
+        |_, j| j.older,
+    )),
+    metric(
+        "shown",
+        "what answers stands in the prompt",
+        "Questions that passages answer, of arms that are given passages: what the search did.",
+        |_, j| j.shown,
+    ),
+    metric(
+        "quotes",
+        "quotes the sentence that answers, where it quotes",
+        "Answers to questions for a fact that begin with quotes.",
+        |_, j| j.quoted,
+    ),
+    metric(
+        "cites",
+        "cites what answers",
+        "Questions that passages answer: one of the passages cited does.",
+        |_, j| j.cited,
+    ),
+    metric(
+        "citation-precision",
+        "cites nothing else",
+        "Answers that cite: each passage cited answers.",
+        |_, j| j.precise,
+    ),
+    metric("style", "in style", "Questions that can be answered; an answer that declines is not.", |q, j| {
+        answerable(q).then(|| in_style(j))
+    }),
+    metric("style-behaviour", "in style with patients", "What patients and relatives say.", |q, j| {
         (q.kind == Kind::Behaviour).then(|| in_style(j))
     }),
-    metric("abstains", "declines what nothing answers", |q, j| (!answerable(q)).then_some(j.abstained)),
-    metric("answers", "answers what can be answered", |q, j| answerable(q).then_some(!j.abstained)),
-    metric("abstention-precision", "declines nothing else", |q, j| j.abstained.then(|| !answerable(q))),
+    metric(
+        "escalates",
+        "sends for help at once where it must come",
+        "What patients and relatives say in an emergency.",
+        |q, j| j.escalates.filter(|_| q.urgent),
+    ),
+    less(metric(
+        "alarms",
+        "speaks of urgent help where there is no emergency",
+        "What patients and relatives say otherwise, where the reference does not speak of it either.",
+        |q, j| j.escalates.filter(|_| !q.urgent),
+    )),
+    metric("abstains", "declines what nothing answers", "Questions that nothing answers.", |q, j| {
+        (!answerable(q)).then_some(j.abstained)
+    }),
+    metric("answers", "answers what can be answered", "All other questions.", |q, j| {
+        answerable(q).then_some(!j.abstained)
+    }),
+    metric("abstention-precision", "declines nothing else", "Answers that decline.", |q, j| {
+        j.abstained.then(|| !answerable(q))
+    }),
 ];
 
 const fn metric(
     id: &'static str,
     title: &'static str,
+    counted: &'static str,
     of: fn(&SuiteQuestion, &Judgement) -> Option<bool>,
 ) -> Metric {
-    Metric { id, title, lower: false, of }
+    Metric { id, title, counted, lower: false, of }
+}
+
+const fn less(metric: Metric) -> Metric {
+    Metric { lower: true, ..metric }
 }
 
 fn asks_fact(question: &SuiteQuestion) -> bool {
@@ -93,6 +161,21 @@ pub struct Contrast {
     /// How much, with its interval and p.
     #[serde(flatten)]
     pub difference: Difference,
+}
+
+/// What came of questions on which an arm that reads nothing remembers the other edition, in an arm that reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The arm that reads passages.
+    pub arm: String,
+    /// The arm that says what the other edition says.
+    pub remembers: String,
+    /// So many questions.
+    pub of: usize,
+    /// Those on which the one that reads is right: the passage wins.
+    pub passage: usize,
+    /// Those on which it says what is remembered.
+    pub memory: usize,
 }
 
 /// How often a criterion of style was missed.
@@ -155,6 +238,9 @@ pub struct Outcome {
     pub figures: Vec<Figure>,
     /// How the arms differ, each against each before it.
     pub contrasts: Vec<Contrast>,
+    /// Where what is remembered and what is read are at odds: which of them wins.
+    #[serde(default)]
+    pub conflicts: Vec<Conflict>,
     /// Which criteria of style were missed.
     pub missed: Vec<Missed>,
     /// What it took.
@@ -213,7 +299,8 @@ impl Outcome {
             }
         }
         let (missed, effort) = (missed(suite, arms, &rows), effort(arms, &rows));
-        Self { rows, figures, contrasts, missed, effort }
+        let conflicts = conflicts(arms, &rows);
+        Self { rows, figures, contrasts, conflicts, missed, effort }
     }
 
     /// A figure over all languages, or of one.
@@ -235,8 +322,8 @@ impl Outcome {
             all.find(|c| c.metric == metric && c.arm == arm && c.against == against && c.language == language)
         };
         let turned = |c: &Contrast| {
-            let Difference { difference, interval: (low, high), p } = c.difference;
-            Difference { difference: -difference, interval: (-high, -low), p }
+            let Difference { difference, interval: (low, high), p, won, lost, of } = c.difference;
+            Difference { difference: -difference, interval: (-high, -low), p, won: lost, lost: won, of }
         };
         find(arm, against).map(|c| c.difference).or_else(|| find(against, arm).map(turned))
     }
@@ -252,8 +339,14 @@ fn short_rate(rate: Rate) -> Rate {
     Rate { rate: short(rate.rate), interval: (short(low), short(high)), ..rate }
 }
 
-fn short_difference(Difference { difference, interval: (low, high), p }: Difference) -> Difference {
-    Difference { difference: short(difference), interval: (short(low), short(high)), p: short(p) }
+fn short_difference(long: Difference) -> Difference {
+    let (low, high) = long.interval;
+    Difference {
+        difference: short(long.difference),
+        interval: (short(low), short(high)),
+        p: short(long.p),
+        ..long
+    }
 }
 
 fn row(suite: &Suite, question: &SuiteQuestion, arms: &[Arm], log: &Log) -> Option<Row> {
@@ -269,6 +362,27 @@ fn row(suite: &Suite, question: &SuiteQuestion, arms: &[Arm], log: &Log) -> Opti
     };
     let answers = arms.iter().map(judged).collect::<Option<Vec<_>>>()?;
     Some(Row { question: question.clone(), passages: answered.passages.clone(), answers })
+}
+
+fn conflicts(arms: &[Arm], rows: &[Row]) -> Vec<Conflict> {
+    let numbered = || arms.iter().enumerate();
+    let mut all = Vec::new();
+    for (before, remembers) in numbered().filter(|(_, arm)| !arm.mode.retrieves()) {
+        let at_odds = |row: &&Row| row.answers[before].judgement.older == Some(true);
+        for (at, arm) in numbered().filter(|(_, arm)| arm.mode.retrieves()) {
+            let judged: Vec<&Judgement> =
+                rows.iter().filter(at_odds).map(|row| &row.answers[at].judgement).collect();
+            all.push(Conflict {
+                arm: arm.name.clone(),
+                remembers: remembers.name.clone(),
+                of: judged.len(),
+                passage: judged.iter().filter(|judgement| judgement.right == Some(true)).count(),
+                memory: judged.iter().filter(|judgement| judgement.older == Some(true)).count(),
+            });
+        }
+    }
+    all.retain(|conflict| conflict.of > 0);
+    all
 }
 
 fn missed(suite: &Suite, arms: &[Arm], rows: &[Row]) -> Vec<Missed> {

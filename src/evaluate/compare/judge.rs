@@ -16,7 +16,13 @@ pub struct Judgement {
     pub right: Option<bool>,
     /// It says what the other edition says.
     pub older: Option<bool>,
-    /// It cites a passage that answers; where passages were given.
+    /// What answers is among the passages that it was given; where the arm is given passages and something answers.
+    #[serde(default)]
+    pub shown: Option<bool>,
+    /// It speaks of urgent help; of what patients say, in an emergency or where a good answer does not speak of it.
+    #[serde(default)]
+    pub escalates: Option<bool>,
+    /// It cites a passage that answers; where something answers, also of an arm that is given nothing to cite.
     pub cited: Option<bool>,
     /// What it quotes before it begins is what answers, a part of it, or holds it; where it quotes, and a fact is asked for.
     #[serde(default)]
@@ -57,10 +63,21 @@ impl Judgement {
         let answerable = question.kind != Kind::Unanswerable;
         let abstained = Check::Abstains { texts: suite.abstains.clone() };
         let abstained = abstained.holds(&Said { oracle: Some(&[]), ..said }) == Some(true);
+        let urgent = suite.style.behaviour.iter().find_map(|criterion| match &criterion.check {
+            Check::Escalates { texts } => Some(Check::ContainsAny { texts: texts.clone() }),
+            _ => None,
+        });
+        let urgent = urgent.filter(|check| {
+            let reference = Said { answer: &question.reference, ..said };
+            question.kind == Kind::Behaviour && (question.urgent || check.holds(&reference) == Some(false))
+        });
         let missed = suite.style.of(question.kind).iter().filter(|c| c.check.holds(&said) == Some(false));
         Self {
             right,
             older,
+            shown: (reply.grounded && answerable && !question.oracle.is_empty())
+                .then_some(!oracle.is_empty()),
+            escalates: urgent.and_then(|check| check.holds(&said)),
             cited: (answerable && !question.oracle.is_empty())
                 .then(|| numbers.iter().any(|n| oracle.contains(n))),
             quoted: quoted(question, &oracle, &reply.quotes),

@@ -7,7 +7,7 @@ use minijinja::{Environment, context};
 use serde::{Deserialize, Serialize};
 
 use super::Arm;
-use super::figures::{METRICS, Outcome};
+use super::figures::{Conflict, METRICS, Outcome};
 use super::gate::Kept;
 use crate::language::Language;
 
@@ -40,6 +40,12 @@ pub struct Compared {
     pub model_sha256: String,
     /// The form its weights are kept in.
     pub weights: String,
+    /// The guidelines that were indexed, as a SHA-256.
+    #[serde(default)]
+    pub guidelines_sha256: String,
+    /// What else decides answers, as a SHA-256: how passages were searched and prompts worded.
+    #[serde(default)]
+    pub settings_sha256: String,
     /// Its arms.
     pub arms: Vec<ShownArm>,
     /// What was found.
@@ -58,6 +64,9 @@ pub struct Report {
     pub suite_sha256: String,
     /// What it is to show.
     pub objective: String,
+    /// Why it is not the whole suite; `None` where it is.
+    #[serde(default)]
+    pub only: Option<String>,
     /// Model by model.
     pub models: Vec<Compared>,
     /// What was promised and came of it.
@@ -71,6 +80,9 @@ pub struct Timed {
     pub model: String,
     /// The arm.
     pub arm: String,
+    /// What makes model and arm what they are. Times of another are not kept.
+    #[serde(default)]
+    pub key: String,
     /// So many questions were asked, one at a time, nothing of them having been read before.
     pub questions: usize,
     /// Median time to the first piece of the answer, in milliseconds.
@@ -80,7 +92,7 @@ pub struct Timed {
     /// Tokens of its prompt that it found in the cache, when all arms are asked one after another: the mean. Files of before do not say.
     #[serde(default)]
     pub cached_tokens: Option<f64>,
-    /// The most memory that the process ever had, in bytes, where the system tells.
+    /// The most memory that the process had meanwhile, in bytes, where the system tells.
     pub peak_bytes: Option<u64>,
     /// What a thousand such answers cost, where it is known what an hour of the machine does.
     pub thousand: Option<(f64, String)>,
@@ -96,6 +108,11 @@ pub fn median(mut values: Vec<f64>) -> f64 {
         (Some(middle), _) => *middle,
         (None, _) => f64::NAN,
     }
+}
+
+/// A p as it is read; resamples and their number set what can be told apart.
+fn p_value(p: f64) -> String {
+    if p < 0.001 { "<.001".to_owned() } else { format!("{p:.3}") }
 }
 
 fn percent(rate: f64) -> String {
@@ -138,10 +155,31 @@ pub fn markdown(report: &Report, timed: &[Timed]) -> String {
             let cached =
                 |t: &Timed| t.cached_tokens.map_or("–".to_owned(), |tokens| format!("{tokens:.0}"));
             text += &row("prompt tokens in the cache, asked in this order", &cached);
+            let peak =
+                |t: &Timed| t.peak_bytes.map_or("–".to_owned(), |b| format!("{:.1} GB", b as f64 / 1e9));
+            text += &row("most memory meanwhile", &peak);
+            if timed.iter().any(|t| t.model == one.model && t.thousand.is_some()) {
+                let cost = |t: &Timed| {
+                    t.thousand.as_ref().map_or("–".to_owned(), |(cost, of)| format!("{cost:.2} {of}"))
+                };
+                text += &row("a thousand answers, one at a time", &cost);
+            }
+        }
+        for conflict in &one.outcome.conflicts {
+            let _ = writeln!(text, "\n{}.", in_words(conflict));
         }
         text.push('\n');
     }
     text
+}
+
+/// What came of questions where memory and passages are at odds.
+fn in_words(conflict: &Conflict) -> String {
+    let Conflict { arm, remembers, of, passage, memory } = conflict;
+    format!(
+        "where {remembers} says what the other edition says ({of}): {arm} is right {passage} times, says the same {memory} times, neither {} times",
+        of - passage - memory
+    )
 }
 
 /// The figures for a terminal.
@@ -158,7 +196,7 @@ pub fn table(report: &Report, timed: &[Timed]) -> String {
         );
         let _ = writeln!(
             text,
-            "{:<21} {:<4} {:<14} {:>9} {:>8} {:>13} {:>9} {:>8}",
+            "{:<21} {:<4} {:<14} {:>9} {:>8} {:>13} {:>13} {:>8}",
             "metric", "lang", "arm", "held", "rate", "95 %", last, "p"
         );
         for metric in &METRICS {
@@ -167,11 +205,15 @@ pub fn table(report: &Report, timed: &[Timed]) -> String {
                 let (low, high) = figure.rate.interval;
                 let contrast = outcome.contrast(metric.id, (last, &figure.arm), figure.language);
                 let (difference, p) = match contrast.filter(|_| figure.arm != last) {
-                    Some(d) => (format!("{:+.1}", 100.0 * d.difference), format!("{:.4}", d.p)),
+                    // Where only some of its questions are asked of both, that says how many.
+                    Some(d) if d.of < figure.rate.of => {
+                        (format!("{:+.1} of {}", 100.0 * d.difference, d.of), p_value(d.p))
+                    }
+                    Some(d) => (format!("{:+.1}", 100.0 * d.difference), p_value(d.p)),
                     None => Default::default(),
                 };
                 let line = format!(
-                    "{:<21} {language:<4} {:<14} {:>9} {:>7.1}% {:>13} {difference:>9} {p:>8}",
+                    "{:<21} {language:<4} {:<14} {:>9} {:>7.1}% {:>13} {difference:>13} {p:>8}",
                     metric.id,
                     figure.arm,
                     format!("{}/{}", figure.rate.held, figure.rate.of),
@@ -212,7 +254,13 @@ pub fn table(report: &Report, timed: &[Timed]) -> String {
         if !missed.is_empty() {
             let _ = writeln!(text, "style missed: {}", missed.join(", "));
         }
+        for conflict in &outcome.conflicts {
+            let _ = writeln!(text, "{}", in_words(conflict));
+        }
         text.push('\n');
+    }
+    if let Some(only) = report.only.as_ref().filter(|_| !report.promises.is_empty()) {
+        let _ = writeln!(text, "of a part of the suite: {only}");
     }
     for promise in &report.promises {
         let mark = match promise.kept {
@@ -239,9 +287,13 @@ pub fn page(report: &Report, timed: &[Timed]) -> Result<String, PageError> {
     // The ending makes all that is put in safe to be read as HTML.
     environment.add_template("report.html", include_str!("report.html"))?;
     environment.add_filter("percent", |rate: f64| format!("{:.1}", 100.0 * rate));
+    environment.add_filter("p", p_value);
+    environment.add_filter("signed", |points: f64| format!("{:+.1}", 100.0 * points));
     environment.add_filter("seconds", |ms: f64| format!("{:.2} s", ms / 1e3));
-    let metrics: Vec<_> =
-        METRICS.iter().map(|m| context! { id => m.id, title => m.title, lower => m.lower }).collect();
+    let metrics: Vec<_> = METRICS
+        .iter()
+        .map(|m| context! { id => m.id, title => m.title, lower => m.lower, of => m.counted })
+        .collect();
     Ok(environment
         .get_template("report.html")?
         .render(context! { report => Serde(report), timed => Serde(timed), metrics })?)

@@ -168,8 +168,9 @@ impl Suite {
         let settings: Settings = files::toml(&file, &text_of(&file)?)?;
         for criterion in settings.style.clinical.iter().chain(&settings.style.behaviour) {
             // Promises stand in the gate's file, and style is all criteria at once.
-            let useless = criterion.goal.is_some() || criterion.weight != 1.0;
-            let useless = useless.then(|| "goal and weight mean nothing in a suite".to_owned());
+            let plain = Criterion::plain(&criterion.name, criterion.check.clone());
+            let useless = *criterion != plain;
+            let useless = useless.then(|| "goals and weight mean nothing in a suite".to_owned());
             if let Some(problem) = useless.or_else(|| criterion.problem()) {
                 let place = format!("{}: criterion `{}`", file.display(), criterion.name);
                 return Err(SuiteError::Fault { place, problem });
