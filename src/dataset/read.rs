@@ -205,6 +205,9 @@ struct Reader<'a> {
     faults: Vec<Fault>,
 }
 
+/// What a turn says; where it stands, and [`Message::texts`].
+type Content = (String, usize, Vec<(usize, usize)>);
+
 impl<'a> Reader<'a> {
     /// Where a part of the line stands in it.
     fn at(&self, raw: &RawValue) -> usize {
@@ -398,12 +401,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Text, or a list of typed parts of which the texts count; where it stands, and [`Message::texts`].
-    fn content(
-        &mut self,
-        raw: Option<&'a RawValue>,
-        message_at: usize,
-        calls: bool,
-    ) -> Option<(String, usize, Vec<(usize, usize)>)> {
+    fn content(&mut self, raw: Option<&'a RawValue>, message_at: usize, calls: bool) -> Option<Content> {
         let Some(raw) = raw.filter(|raw| raw.get() != "null") else {
             if calls {
                 return Some((String::new(), message_at, Vec::new()));
