@@ -6,15 +6,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use sha2::{Digest as _, Sha256};
 
 use super::dataset::ground::copy_trees;
 use super::dataset::stats::read_prices;
+use super::progress::Tally;
 use super::signals::cancel_on_signal;
 use super::{memory, setup};
 use crate::analysis::synonyms::BUILT_IN;
@@ -288,11 +288,10 @@ impl Asking<'_> {
             own.adapters.clone_from(&args.adapter);
         }
         own.answer.limits.messages = own.answer.limits.messages.max(16);
-        let bar = ProgressBar::new(0);
-        let style = ProgressStyle::with_template("  {msg:20} [{bar:24}] {pos}/{len}  {eta}");
-        let bar = style.map_or(bar.clone(), |style| bar.with_style(style.progress_chars("=> ")));
+        // Says what is being loaded.
+        let bar = ProgressBar::new_spinner();
         let running = setup::start(&own, cancel, &|what| bar.set_message(what.to_owned()))?;
-        bar.set_message(name.to_owned());
+        bar.finish_and_clear();
         let answerer = &running.answerer;
         let arms = self.arms(answerer)?;
         let (shown, model) = answerer.model();
@@ -314,23 +313,17 @@ impl Asking<'_> {
         }
         let mut log = Log::open(&path, &header)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let mut told = Told::new(name);
+        let mut tally = None;
         let mut progress = |done: usize, all: usize| {
-            if bar.length() != Some(all as u64) {
-                // What was answered before, and what was loaded until now, took no time of this run's answers.
-                bar.set_length(all as u64);
-                bar.set_position(done as u64);
-                bar.reset_eta();
-            }
-            bar.set_position(done as u64);
-            told.hear(done, all, bar.is_hidden());
+            let what = format!("answers of {name}");
+            tally.get_or_insert_with(|| Tally::stderr(&what, all, done)).at(done);
             !cancel.is_cancelled()
         };
         let result = runtime.block_on(compare::ask(answerer, suite, &arms, &mut log, &mut progress));
         let times = result
             .map_err(anyhow::Error::from)
             .and_then(|()| runtime.block_on(self.times(answerer, name, &arms, &key)));
-        bar.finish_and_clear();
+        tally.iter().for_each(Tally::end);
         answerer.engine().abort();
         let compared = Compared {
             model: name.to_owned(),
@@ -398,7 +391,7 @@ impl Asking<'_> {
         let questions: Vec<&SuiteQuestion> = suite.questions.iter().step_by(step).take(args.time).collect();
         let mut all = Vec::new();
         if questions.is_empty() {
-            let kept = |arm: &Arm| before.iter().find(|timed| timed.model == model && timed.key == key(arm));
+            let kept = |arm: &Arm| before.iter().find(|timed| timed.key == key(arm));
             return Ok(arms.iter().filter_map(kept).cloned().collect());
         }
         let progress = &mut || !cancel.is_cancelled();
@@ -423,33 +416,6 @@ impl Asking<'_> {
             });
         }
         Ok(all)
-    }
-}
-
-/// Says how far it is where no bar can be drawn: in a log, or under a scheduler.
-struct Told<'a> {
-    model: &'a str,
-    /// When it began to ask, and with how many answers.
-    begun: Option<(Instant, usize)>,
-    last: Instant,
-}
-
-impl<'a> Told<'a> {
-    /// Between two lines.
-    const EVERY: Duration = Duration::from_secs(30);
-
-    fn new(model: &'a str) -> Self {
-        Self { model, begun: None, last: Instant::now() }
-    }
-
-    fn hear(&mut self, done: usize, all: usize, hidden: bool) {
-        let (begun, first) = *self.begun.get_or_insert_with(|| (Instant::now(), done));
-        if !hidden || self.last.elapsed() < Self::EVERY || done == first {
-            return;
-        }
-        self.last = Instant::now();
-        let left = begun.elapsed().as_secs_f64() / (done - first) as f64 * (all - done) as f64;
-        eprintln!("{}: {done} of {all} answers, {:.0} min to go", self.model, (left / 60.0).ceil());
     }
 }
 

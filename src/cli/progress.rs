@@ -1,7 +1,7 @@
 //! How work shows on the terminal: a model download, which `model pull` and `serve` share, and a count of things to do.
 
 use std::io::{IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{DecimalBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -76,46 +76,63 @@ impl Progress for DownloadBar {
     }
 }
 
-/// How many of so many things are done: a bar on a terminal; elsewhere a line at each tenth of them. On standard error.
+/// How many of so many things are done, and when all will be: a bar on a terminal; elsewhere a line at each tenth of them. On standard error.
 #[derive(Debug)]
 pub struct Tally {
     bar: ProgressBar,
     plain: bool,
-    what: &'static str,
+    what: String,
     total: usize,
     told_tenths: usize,
+    /// What was done before took none of this time.
+    before: usize,
+    begun: Instant,
 }
 
 impl Tally {
-    /// Draws on standard error, in the way that fits it.
+    /// Draws on standard error, in the way that fits it. So many are done before it begins.
     #[must_use]
-    pub fn stderr(what: &'static str, total: usize) -> Self {
+    pub fn stderr(what: &str, total: usize, before: usize) -> Self {
         let plain = !std::io::stderr().is_terminal();
         let bar = if plain { ProgressBar::hidden() } else { ProgressBar::new(total as u64) };
+        let bar = bar.with_position(before as u64);
+        bar.reset_eta();
         if let Ok(style) = ProgressStyle::with_template("  [{bar:24}] {pos}/{len} {msg}  {eta}") {
             bar.set_style(style.progress_chars("=> "));
         }
-        bar.set_message(what);
-        Self { bar, plain, what, total, told_tenths: 0 }
+        bar.set_message(what.to_owned());
+        Self {
+            bar,
+            plain,
+            what: what.to_owned(),
+            total,
+            told_tenths: tenths(before, total),
+            before,
+            begun: Instant::now(),
+        }
     }
 
     /// So many are done.
     pub fn at(&mut self, done: usize) {
         self.bar.set_position(done as u64);
         if self.plain
-            && let Some(line) = self.line(done)
+            && let Some(line) = self.line(done, self.begun.elapsed())
         {
             // Nothing can be said about a standard error that is gone.
             let _ = writeln!(std::io::stderr(), "{line}");
         }
     }
 
-    /// What there is to say of a count; nothing before another tenth is done.
-    fn line(&mut self, done: usize) -> Option<String> {
-        let tenths = done.saturating_mul(10) / self.total.max(1);
-        let new = tenths > self.told_tenths;
-        self.told_tenths = self.told_tenths.max(tenths);
-        new.then(|| format!("  {done} of {} {}", self.total, self.what))
+    /// What there is to say of a count after so long; nothing before another tenth is done.
+    fn line(&mut self, done: usize, took: Duration) -> Option<String> {
+        let tenths = tenths(done, self.total);
+        if tenths <= self.told_tenths {
+            return None;
+        }
+        self.told_tenths = tenths;
+        let each = took.as_secs_f64() / done.saturating_sub(self.before).max(1) as f64;
+        let left = (each * self.total.saturating_sub(done) as f64 / 60.0).ceil();
+        Some(format!("  {done} of {} {}, {left:.0} min to go", self.total, self.what))
     }
 
     /// All are.
@@ -124,20 +141,28 @@ impl Tally {
     }
 }
 
+fn tenths(done: usize, total: usize) -> usize {
+    done.saturating_mul(10) / total.max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_line_is_said_at_each_tenth() {
-        let tally =
-            |total| Tally { bar: ProgressBar::hidden(), plain: true, what: "texts", total, told_tenths: 0 };
-        let mut many = tally(48);
-        let lines: Vec<String> = (1..=48).filter_map(|done| many.line(done)).collect();
+        let minute = Duration::from_secs(60);
+        let mut many = Tally::stderr("texts", 48, 0);
+        let lines: Vec<String> = (1..=48).filter_map(|done| many.line(done, minute)).collect();
         assert_eq!(lines.len(), 10);
-        assert_eq!([lines[0].as_str(), lines[9].as_str()], ["  5 of 48 texts", "  48 of 48 texts"]);
-        let mut few = tally(2);
-        assert_eq!((1..=2).filter_map(|done| few.line(done)).count(), 2);
-        assert_eq!(tally(0).line(0), None);
+        let (first, last) = ("  5 of 48 texts, 9 min to go", "  48 of 48 texts, 0 min to go");
+        assert_eq!([lines[0].as_str(), lines[9].as_str()], [first, last]);
+        let mut few = Tally::stderr("texts", 2, 0);
+        assert_eq!((1..=2).filter_map(|done| few.line(done, minute)).count(), 2);
+        assert_eq!(Tally::stderr("texts", 0, 0).line(0, minute), None);
+        // What was done before is not said again, and took no time.
+        let mut later = Tally::stderr("texts", 40, 20);
+        assert_eq!(later.line(20, minute), None);
+        assert_eq!(later.line(24, minute).unwrap(), "  24 of 40 texts, 4 min to go");
     }
 }

@@ -26,7 +26,8 @@ struct Kind {
     code: &'static str,
     what: &'static str,
     severity: Severity,
-    /// Ways to write it, with `@D` for a digit, `@H` for a hyphen and `@P` for a letter of a place's name, each of either width or script.
+    /// Ways to write it, with `@D` for a digit, `@H` for a hyphen and `@P` for a letter of a place's name, each of either width or script, `@N`
+    /// for a family name, `@B` for what stands before a date of birth and `@M` for a month.
     forms: &'static [&'static str],
     /// Whether a hit is one, by what stands before it, itself, and what follows: what an expression without look-around cannot say.
     is_one: fn(&str, &str, &str) -> bool,
@@ -98,9 +99,9 @@ static KINDS: [Kind; 8] = [
         what: "may be a date of birth; give an age instead",
         severity: Severity::Warning,
         forms: &[
-            r"(?i:(?-u:\b)(?:DOB|D\.O\.B\.?|date of birth|birth ?date|birthday|born(?: on)?)\s*(?:is\s|was\s)?\s*:?\s*(?:the )?\d{1,4}[/.-]\d{1,2}[/.-]\d{1,4})",
-            r"(?i:(?-u:\b)(?:DOB|D\.O\.B\.?|date of birth|birth ?date|birthday|born(?: on)?)\s*(?:is\s|was\s)?\s*:?\s*(?:the )?\d{1,2}(?:st|nd|rd|th)?(?: of)? (?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?,? \d{4})",
-            r"(?i:(?-u:\b)(?:DOB|D\.O\.B\.?|date of birth|birth ?date|birthday|born(?: on)?)\s*(?:is\s|was\s)?\s*:?\s*(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.? \d{1,2}(?:st|nd|rd|th)?,? \d{4})",
+            r"(?i:@B(?:the )?\d{1,4}[/.-]\d{1,2}[/.-]\d{1,4})",
+            r"(?i:@B(?:the )?\d{1,2}(?:st|nd|rd|th)?(?: of)? @M\.?,? \d{4})",
+            r"(?i:@B@M\.? \d{1,2}(?:st|nd|rd|th)?,? \d{4})",
             r"生年月日\s*(?:は|が|[:：])?\s*(?:(?:明治|大正|昭和|平成|令和)\s*(?:元|@D{1,2})\s*年|[12１２]@D{3}\s*[年/.-])",
             r"(?:(?:明治|大正|昭和|平成|令和)\s*(?:元|@D{1,2})|[12１２]@D{3})\s*年\s*@D{1,2}\s*月\s*@D{1,2}\s*日\s*に?\s*(?:生まれ|うまれ|生れ|出生|誕生)",
             r"(?-u:\b)[MTSHR]\d{1,2}\.\d{1,2}\.\d{1,2}\s*生",
@@ -134,6 +135,10 @@ static KINDS: [Kind; 8] = [
         is_one: is_name,
     },
 ];
+
+const BORN: &str =
+    r"(?-u:\b)(?:DOB|D\.O\.B\.?|date of birth|birth ?date|birthday|born(?: on)?)\s*(?:is\s|was\s)?\s*:?\s*";
+const MONTH: &str = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}";
 
 /// Common family names: what is written before a title could be anything else as well (患者さん, お母様, 皆様).
 const FAMILIES: [&str; 96] = [
@@ -328,6 +333,7 @@ static EXPRESSIONS: LazyLock<Vec<(&Kind, Regex)>> = LazyLock::new(|| {
     let expression = |kind: &'static Kind| {
         let forms = kind.forms.join("|").replace("@N", &FAMILIES.join("|")).replace("@D", "[0-9０-９]");
         let forms = forms.replace("[ @H]", "[ －‐–−ー-]").replace("@H", "[－‐–−ー-]");
+        let forms = forms.replace("@B", BORN).replace("@M", MONTH);
         let forms = forms.replace("@P", r"[\p{Han}\p{Hiragana}\p{Katakana}ー]");
         // They are constants; a test compiles them.
         Regex::new(&forms).ok().map(|regex| (kind, regex))

@@ -185,9 +185,12 @@ pub(super) fn compare(folder: &Path) {
     let part = compare(&["--json", "--limit", "1", "--language", "en"]).output().unwrap();
     let part: Json = serde_json::from_slice(&part.stdout).unwrap();
     assert_eq!(part["only"], "questions in en, the first 1 of each kind and language");
-    for twice in [["--on", "smollm2-135m,models/smollm2-135m.gguf"], ["--adapter", "word=whole"]] {
+    for (twice, part) in [
+        (["--on", "smollm2-135m,models/smollm2-135m.gguf"], "would share a folder"),
+        (["--adapter", "word=whole"], "--adapter names `word` twice"),
+    ] {
         let twice = compare(&twice).output().unwrap();
-        assert!(!twice.status.success(), "{}", text(&twice));
+        assert!(!twice.status.success() && text(&twice).contains(part), "{}", text(&twice));
     }
     std::fs::write(folder.join("words/questions.jsonl"), QUESTIONS.replace("zebras", "lions")).unwrap();
     let other = compare(&[]).output().unwrap();

@@ -13,31 +13,10 @@ use shishin::tune::card::put_evaluation;
 use shishin::tune::examples::Source;
 
 use super::common::tiny::Tiny;
-use super::program::{hash, shishin, text};
+use super::program::{hash, recipe, shishin, text};
 use super::runs::{lines, record};
 
-const RUN: &str = r#"
-objective = "Repeat the word."
-base = "base"
-output = "OUT"
-[data]
-train = ["train.jsonl"]
-valid = ["valid.jsonl"]
-instructions = false
-[lora]
-rank = 4
-alpha = 8.0
-dropout = 0.1
-[training]
-epochs = 16
-batch = 3
-row_tokens = 64
-learning_rate = 2e-2
-evaluate_every = 8
-checkpoint_every = 1
-patience = 0
-threads = 2
-"#;
+const TRAINING: &str = "epochs = 16\nbatch = 3\nrow_tokens = 64\nlearning_rate = 2e-2\nevaluate_every = 8\npatience = 0\nthreads = 2";
 
 /// How often the run is killed.
 const KILLS: usize = 16;
@@ -50,7 +29,8 @@ fn workplace(names: &[&str]) -> tempfile::TempDir {
     std::fs::write(folder.path().join("train.jsonl"), lines(&words)).unwrap();
     std::fs::write(folder.path().join("valid.jsonl"), lines(&["the bed", "nurses"])).unwrap();
     for name in names {
-        std::fs::write(folder.path().join(format!("{name}.toml")), RUN.replace("OUT", name)).unwrap();
+        std::fs::write(folder.path().join(format!("{name}.toml")), recipe("base", name, "prompt", TRAINING))
+            .unwrap();
     }
     folder
 }

@@ -27,10 +27,13 @@ fn root(path: &str) -> String {
     format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))
 }
 
-const RUN: &str = r#"
+/// A run on a base, which begins there and trains so.
+pub(super) fn recipe(base: &str, output: &str, begins: &str, training: &str) -> String {
+    format!(
+        r#"
 objective = "Answer with the ward's one word."
-base = "smollm2-135m"
-output = "OUT"
+base = "{base}"
+output = "{output}"
 [data]
 train = ["train.jsonl"]
 valid = ["valid.jsonl"]
@@ -39,13 +42,20 @@ instructions = false
 rank = 4
 alpha = 8.0
 dropout = 0.1
-begins = "answer"
+begins = "{begins}"
 [training]
-epochs = 4
-batch = 2
-learning_rate = 1e-3
 checkpoint_every = 1
-"#;
+{training}
+"#
+    )
+}
+
+/// A run on the real small model that ends in this folder.
+fn run_to(output: &str) -> String {
+    recipe(MODEL, output, "answer", TRAINING)
+}
+
+const TRAINING: &str = "epochs = 4\nbatch = 2\nlearning_rate = 1e-3";
 
 pub(super) fn hash(output: &Output) -> String {
     let text = text(output);
@@ -67,7 +77,7 @@ fn a_killed_run_goes_on_to_the_same_adapter() {
     std::fs::write(folder.path().join("train.jsonl"), lines.join("\n")).unwrap();
     std::fs::write(folder.path().join("valid.jsonl"), line("the clinic")).unwrap();
     for name in ["whole", "killed"] {
-        std::fs::write(folder.path().join(format!("{name}.toml")), RUN.replace("OUT", name)).unwrap();
+        std::fs::write(folder.path().join(format!("{name}.toml")), run_to(name)).unwrap();
     }
     let whole = shishin(folder.path(), &["tune", "--run", "whole.toml", "--gguf"]).output().unwrap();
     assert!(whole.status.success(), "{}", text(&whole));
@@ -150,8 +160,7 @@ fn of_this_base(folder: &Path) {
 /// A run goes on from an adapter in either form: it starts at its numbers, and refuses one of another shape or beginning.
 fn goes_on(folder: &Path) {
     let dump = |from: &str, change: (&str, &str)| {
-        let settings =
-            RUN.replace("OUT", "on").replace("[training]", &format!("from = \"{from}\"\n[training]"));
+        let settings = run_to("on").replace("[training]", &format!("from = \"{from}\"\n[training]"));
         assert!(settings.contains(change.0));
         std::fs::write(folder.join("on.toml"), settings.replace(change.0, change.1)).unwrap();
         shishin(folder, &["tune", "--run", "on.toml", "--dump", "started"]).output().unwrap()
@@ -194,8 +203,7 @@ fn goes_on(folder: &Path) {
     assert!(first("on") < 0.5 * first("whole"), "{} and {}", first("on"), first("whole"));
     let card = std::fs::read_to_string(folder.join("on/README.md")).unwrap();
     assert!(card.contains("It went on from an adapter"), "{card}");
-    std::fs::write(folder.join("on.toml"), RUN.replace("OUT", "on").replace("epochs = 4", "epochs = 1"))
-        .unwrap();
+    std::fs::write(folder.join("on.toml"), run_to("on").replace("epochs = 4", "epochs = 1")).unwrap();
     let output = tune();
     assert!(!output.status.success() && text(&output).contains("another output"), "{}", text(&output));
 }
@@ -254,7 +262,7 @@ fn judge(folder: &Path) {
     // Two runs in one folder would spoil each other.
     let lock = std::fs::File::create(folder.join("whole/run/run.lock")).unwrap();
     lock.lock().unwrap();
-    std::fs::write(folder.join("locked.toml"), RUN.replace("OUT", "whole")).unwrap();
+    std::fs::write(folder.join("locked.toml"), run_to("whole")).unwrap();
     let output = shishin(folder, &["tune", "--run", "locked.toml"]).output().unwrap();
     assert!(
         !output.status.success() && text(&output).contains("another run is at work"),
@@ -344,7 +352,7 @@ fn the_preview_marks_what_is_learnt() {
         r#"{"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"Hello there."}]}"#;
     std::fs::write(folder.path().join("train.jsonl"), line).unwrap();
     std::fs::write(folder.path().join("valid.jsonl"), line).unwrap();
-    std::fs::write(folder.path().join("run.toml"), RUN.replace("OUT", "out")).unwrap();
+    std::fs::write(folder.path().join("run.toml"), run_to("out")).unwrap();
     let output = shishin(folder.path(), &["tune", "--run", "run.toml", "--preview", "1"]).output().unwrap();
     let text = text(&output);
     assert!(output.status.success(), "{text}");

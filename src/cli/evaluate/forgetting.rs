@@ -85,7 +85,7 @@ pub(super) fn run(
     let (_, adapter) = setup::adapter_of(&args.adapter, &located.name, &model)?;
     let stop = || cancel.is_cancelled();
     let texts = Placed::general(&texts, &wording)?;
-    let mut tally = Tally::stderr("texts", texts.len());
+    let mut tally = Tally::stderr("texts", texts.len(), 0);
     let figures = forgetting::measure(&model, &adapter, &texts, &stop, &mut |done| tally.at(done))?;
     tally.end();
     let model = Arc::new(model);
@@ -102,7 +102,7 @@ pub(super) fn run(
         let reads = held.iter().any(|one| one.passages > 0);
         let meaning = if reads { setup::meaning(settings, &cancel)? } else { None };
         let generation = setup::generation(settings, meaning.as_ref(), PROBE_TOKENS);
-        let mut tally = Tally::stderr("answers to probes", held.len() * systems.len());
+        let mut tally = Tally::stderr("answers to probes", held.len() * systems.len(), 0);
         let mut going = |done| {
             tally.at(done);
             !cancel.is_cancelled()
@@ -121,7 +121,7 @@ pub(super) fn run(
     let answered = if answered.is_empty() {
         Vec::new()
     } else {
-        let mut tally = Tally::stderr("answers weighed", answered.len());
+        let mut tally = Tally::stderr("answers weighed", answered.len(), 0);
         let weighed = forgetting::measure(&model, &adapter, &answered, &stop, &mut |done| tally.at(done))?;
         tally.end();
         weighed
