@@ -1,6 +1,7 @@
 //! `shishin tune`: from chat examples to an adapter.
 
-use std::io::{IsTerminal as _, Write};
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,7 +21,6 @@ use crate::model::frozen::FrozenModel;
 use crate::model::lora::Adapter;
 use crate::tune::card::Card;
 use crate::tune::examples::{self, Example, ExampleMaker, Source};
-use crate::tune::optimiser::rate;
 use crate::tune::output::{write_gguf, write_peft};
 use crate::tune::parameters::Parameters;
 use crate::tune::probe;
@@ -37,8 +37,8 @@ pub struct TuneArgs {
     /// behind them, and train nothing
     #[arg(long, value_name = "N")]
     preview: Option<usize>,
-    /// Write every step's examples as tokens, and the adapter that training starts from, into a folder, and train nothing: another
-    /// program can then do the same run
+    /// Write every step's examples as tokens, the adapter that training starts from and its losses token by token on the first step into a
+    /// folder, and train nothing: another program can then do the same run
     #[arg(long, value_name = "FOLDER", conflicts_with = "preview")]
     dump: Option<PathBuf>,
     /// Train a few steps with each of these learning rates, say what came of it, and keep nothing
@@ -401,18 +401,10 @@ fn dump(
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     write_peft(folder, base, parameters, tune.lora.dropout, invocation)?;
     let path = folder.join("steps.jsonl");
-    let mut lines = String::new();
-    for step in 1..=run.steps() {
-        let examples: Vec<_> = run
-            .members(step)
-            .iter()
-            .map(|e| serde_json::json!({"tokens": e.tokens, "learnt": e.learnt, "choices": e.choices, "late": e.late}))
-            .collect();
-        let rate = rate(run.settings, step, run.steps());
-        let line = serde_json::json!({"step": step, "rate": rate, "examples": examples});
-        lines.push_str(&format!("{line}\n"));
-    }
-    std::fs::write(&path, lines).with_context(|| format!("cannot write {}", path.display()))?;
+    let cannot = || format!("cannot write {}", path.display());
+    let mut lines = BufWriter::new(File::create(&path).with_context(cannot)?);
+    run.dump(parameters, &mut lines).with_context(cannot)?;
+    lines.flush().with_context(cannot)?;
     writeln!(out, "{}: {} steps", path.display(), run.steps())?;
     Ok(ExitCode::SUCCESS)
 }

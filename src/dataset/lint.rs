@@ -40,12 +40,23 @@ impl Report {
     }
 }
 
-/// Counts the tokens of an example, and the bound on them.
+/// The bound on the tokens of an example.
 pub struct TokenLimit<'a> {
-    /// Counts the tokens of a text.
-    pub count: &'a dyn Fn(&str) -> usize,
+    /// What is too much of an example that has more.
+    pub beyond: &'a dyn Fn(&[Message]) -> Option<Beyond>,
     /// The most that an example may have.
     pub most: usize,
+}
+
+/// What is too much of an example.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beyond {
+    /// Its tokens.
+    pub tokens: usize,
+    /// The turn with the first of those that are too many.
+    pub turn: usize,
+    /// The character of its content that this begins with.
+    pub character: usize,
 }
 
 /// What files are for, which decides whether few examples are too few.
@@ -279,15 +290,16 @@ fn one(
             );
             add(column(example.messages[n].at), "fact-not-given", Severity::Warning, message);
         }
-        if let Some((tokens, at, rest)) =
-            against.limit.as_ref().and_then(|limit| cut(&example.messages, limit))
+        if let Some(limit) = &against.limit
+            && let Some(Beyond { tokens, turn, character }) = (limit.beyond)(&example.messages)
         {
-            let most = against.limit.as_ref().map_or(0, |limit| limit.most);
+            let beyond = &example.messages[turn];
+            let rest: String = beyond.content.chars().skip(character).take(20).collect();
             let message = format!(
-                "{tokens} tokens, of which those beyond {most} would be cut off, from “{rest}” on; shorten it"
+                "{tokens} tokens, of which those beyond {} would be cut off or refused, from “{rest}” on; shorten it",
+                limit.most
             );
-            let (message_at, columns) = (example.messages[at.0].at, example.messages[at.0].columns(line));
-            let at = columns.get(at.1).copied().unwrap_or_else(|| column(message_at));
+            let at = beyond.columns(line).get(character).copied().unwrap_or_else(|| column(beyond.at));
             add(at, "too-long", Severity::Warning, message);
         }
         if usable {
@@ -295,27 +307,6 @@ fn one(
         }
     }
     Err(io::Error::other(format!("{name} has more than {MAX_LINES} lines; split it")))
-}
-
-/// How many tokens an example has that has too many, where the first one too many stands (the turn and the character of its content), and
-/// what it begins with.
-fn cut(messages: &[Message], limit: &TokenLimit<'_>) -> Option<(usize, (usize, usize), String)> {
-    let mut before = 0;
-    let mut place = None;
-    for (n, message) in messages.iter().enumerate() {
-        let own = (limit.count)(&message.content);
-        if place.is_none() && before + own > limit.most {
-            let room = limit.most - before;
-            let ends: Vec<usize> = message.content.char_indices().map(|(at, _)| at).collect();
-            // Longer beginnings have more tokens, but for a token here and there.
-            let fits = ends.partition_point(|end| (limit.count)(&message.content[..*end]) <= room);
-            let at = fits.saturating_sub(1);
-            let rest: String = message.content.chars().skip(at).take(20).collect();
-            place = Some(((n, at), rest));
-        }
-        before += own;
-    }
-    place.map(|(at, rest)| (before, at, rest))
 }
 
 #[cfg(test)]
@@ -455,8 +446,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
         std::fs::write(&path, example("one two three", "four five six seven")).unwrap();
-        let count = |text: &str| text.split_whitespace().count();
-        let limit = Some(TokenLimit { count: &count, most: 6 });
+        let beyond = |messages: &[Message]| {
+            let character = messages[1].content.find("seven")?;
+            Some(Beyond { tokens: 7, turn: 1, character })
+        };
+        let limit = Some(TokenLimit { beyond: &beyond, most: 6 });
         let against = Against { limit, ..Against::default() };
         let report = lint(&[&path], &against).unwrap();
         assert_eq!(codes(&report), [(1, "too-few"), (1, "too-long")]);

@@ -11,7 +11,7 @@ use super::chat::{in_turn, whole};
 use super::error::ApiError;
 use super::observe::Record;
 use super::state::AppState;
-use super::types::{ChatRequest, CompareReply};
+use super::types::{ChatRequest, CompareReply, Compared};
 use super::{extract, sse};
 use crate::answer::{Answerer, Mode, Question, Way};
 
@@ -32,11 +32,22 @@ pub(super) async fn compare(
         let answers: StreamMap<Mode, _> = modes.into_iter().zip(answers).collect();
         return Ok(sse::side_by_side(answers, record, state.settings().keep_alive));
     }
-    let mut all = Vec::new();
-    for answer in answers {
-        all.push(whole(answer, &record).await?);
+    let (mut all, mut failed) = (Vec::new(), Vec::new());
+    for (mode, answer) in modes.into_iter().zip(answers) {
+        all.push(match whole(answer, &record).await {
+            Ok(reply) => Compared::Answered(Box::new(reply)),
+            Err(error) => {
+                let told = sse::refused(&error, Some(mode), &record);
+                failed.push(error);
+                Compared::Failed(told)
+            }
+        });
     }
-    Ok(Json(CompareReply { answers: all }).into_response())
+    match failed.pop() {
+        // Where nothing was answered the status says so.
+        Some(error) if failed.len() + 1 == all.len() => Err(error),
+        _ => Ok(Json(CompareReply { answers: all }).into_response()),
+    }
 }
 
 /// The adapter is for the modes that take one.

@@ -10,7 +10,7 @@ use axum::http::HeaderValue;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_stream::{Stream, StreamExt as _, StreamMap};
 
 use super::error::ApiError;
@@ -97,13 +97,18 @@ fn named(name: &'static str, body: &impl Serialize, mode: Option<Mode>, record: 
 }
 
 fn refusal(error: &ApiError, mode: Option<Mode>, record: &Record) -> Event {
+    // JSON without line breaks: those are all that `data` minds.
+    Event::default().event("error").data(refused(error, mode, record).to_string())
+}
+
+/// An error in the place of an answer, with its mode where there are several.
+pub(super) fn refused(error: &ApiError, mode: Option<Mode>, record: &Record) -> Value {
     record.failed(error.code());
     let mut body = error.body(record.request_id());
     if let Some(mode) = mode {
         body["mode"] = json!(mode);
     }
-    // JSON without line breaks: those are all that `data` minds.
-    Event::default().event("error").data(body.to_string())
+    body
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use jiff::civil::Date;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::error::ApiError;
 use crate::answer::{Done, Mode, Question};
@@ -149,7 +150,16 @@ pub(super) struct ChatReply {
 /// What `POST /compare` gives with `"stream": false`.
 #[derive(Debug, Serialize)]
 pub(super) struct CompareReply {
-    pub(super) answers: Vec<ChatReply>,
+    pub(super) answers: Vec<Compared>,
+}
+
+/// One mode of a [`CompareReply`]: that it failed takes nothing from the others.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Compared {
+    Answered(Box<ChatReply>),
+    /// Like an event `error` of the stream: `{"mode", "error"}`.
+    Failed(Value),
 }
 
 /// A value that must stand in a JSON object. Derived readers take an array of the fields in order as

@@ -111,6 +111,16 @@ impl BaseModel {
     }
 }
 
+impl BaseModel<()> {
+    /// All but the weights, of the same forms as [`BaseModel::load`] takes: to count a model's tokens.
+    ///
+    /// # Errors
+    /// As [`BaseModel::load`], but for what is wrong with weights.
+    pub fn load_words(path: &Path, expected_sha256: Option<&str>) -> Result<Self, ModelError> {
+        load_with(path, WeightForm::Stored, expected_sha256, |_, _| Ok(()))
+    }
+}
+
 impl BaseModel<FastDecoder> {
     /// As [`BaseModel::load`], on the fast decoder.
     ///

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, Target};
+use crate::dataset::lint::Beyond;
+use crate::dataset::read::Message;
 use crate::dataset::{general, read};
 use crate::files::lines;
 use crate::language::Language;
@@ -194,35 +196,72 @@ impl ExampleMaker<'_> {
             let problem = "it declares tools, which have no place in the prompt and would not be learnt; remove `tools` and what calls them, or export it (`shishin dataset export`) to a platform that takes them";
             return Err(fault(problem.into()));
         }
+        let (turns, trained) = self.turns(&example.messages, &place)?;
+        let encoded = self.encode(&turns, &trained, self.choices && over_passages(text), &place)?;
+        if encoded.tokens.len() > self.max_tokens {
+            return Err(fault(format!(
+                "it has {} tokens and data.max_tokens is {}; shorten it or raise that",
+                encoded.tokens.len(),
+                self.max_tokens
+            )));
+        }
+        match &self.invocation {
+            None => {
+                let Encoded { tokens, learnt, choices, .. } = encoded;
+                Ok(vec![Example { place, tokens, learnt, choices, late: 0 }])
+            }
+            Some(invocation) => late(&place, &encoded, invocation).map_err(fault),
+        }
+    }
+
+    /// What stands in the prompt, with the instructions, and which of it is learnt.
+    fn turns(&self, messages: &[Message], place: &str) -> Result<(Vec<Turn>, Vec<bool>), ExampleError> {
         let mut turns = Vec::new();
         let mut trained = Vec::new();
-        for message in example.messages {
+        for message in messages {
             let role = match message.role.as_str() {
                 "system" | "developer" => Role::System,
                 "user" => Role::User,
                 "assistant" if !message.calls => Role::Assistant,
-                other => return Err(fault(format!("turns of `{other}` with tools cannot be trained on"))),
+                other => {
+                    let problem = format!("turns of `{other}` with tools cannot be trained on");
+                    return Err(ExampleError::Line { place: place.to_owned(), problem });
+                }
             };
             trained.push(role == Role::Assistant && message.trained);
-            turns.push(Turn { role, content: message.content });
+            turns.push(Turn { role, content: message.content.clone() });
         }
         let instructed = turns.first().is_some_and(|first| first.role == Role::System);
         if let Some(wording) = self.wording.filter(|_| !instructed) {
             instruct(wording, &mut turns, &mut trained)?;
         }
-        let Encoded { tokens, learnt, choices } =
-            self.encode(&turns, &trained, self.choices && over_passages(text), &place)?;
-        if tokens.len() > self.max_tokens {
-            return Err(fault(format!(
-                "it has {} tokens and data.max_tokens is {}; shorten it or raise that",
-                tokens.len(),
-                self.max_tokens
-            )));
+        Ok((turns, trained))
+    }
+
+    /// What is too much of a conversation that has more than [`max_tokens`](Self::max_tokens).
+    ///
+    /// # Errors
+    /// When it cannot be trained on for another reason.
+    pub fn beyond(&self, messages: &[Message]) -> Result<Option<Beyond>, ExampleError> {
+        let (turns, trained) = self.turns(messages, "")?;
+        let encoded = self.encode(&turns, &trained, false, "")?;
+        if encoded.tokens.len() <= self.max_tokens {
+            return Ok(None);
         }
-        match &self.invocation {
-            None => Ok(vec![Example { place, tokens, learnt, choices, late: 0 }]),
-            Some(invocation) => late(&place, &Encoded { tokens, learnt, choices }, invocation).map_err(fault),
-        }
+        // The first that is too much; where that is the mark of the end, the last character before it.
+        let (turn, character) = match encoded.contents.iter().find(|(_, at)| at.end > self.max_tokens) {
+            None => (turns.len() - 1, turns[turns.len() - 1].content.chars().count().saturating_sub(1)),
+            Some((turn, at)) => {
+                let text = &turns[*turn].content;
+                let starts = self.starts(&encoded.tokens[at.clone()], text);
+                let start = starts[self.max_tokens.saturating_sub(at.start)];
+                (*turn, text.char_indices().take_while(|(at, _)| *at < start).count())
+            }
+        };
+        // The instructions are not the example's own.
+        let added = turns.len() - messages.len();
+        let (turn, character) = turn.checked_sub(added).map_or((0, 0), |turn| (turn, character));
+        Ok(Some(Beyond { tokens: encoded.tokens.len(), turn, character }))
     }
 
     /// Tokens of a conversation up to its last assistant turn's end.
@@ -236,12 +275,12 @@ impl ExampleMaker<'_> {
         let template = |source| ExampleError::Template { place: place.to_owned(), source };
         let segments = self.template.segments(turns).map_err(template)?;
         let order = self.template.order(turns).map_err(template)?;
-        let Encoded { mut tokens, mut learnt, mut choices } = Encoded::default();
-        let (mut contents, mut closing) = (order.into_iter(), false);
+        let Encoded { mut tokens, mut learnt, mut choices, mut contents } = Encoded::default();
+        let (mut order, mut closing) = (order.into_iter(), false);
         for segment in &segments {
             match segment {
                 Segment::Content(text) => {
-                    let turn = contents.next().unwrap_or_default();
+                    let turn = order.next().unwrap_or_default();
                     let ids = self.tokenizer.encode_content(text)?;
                     closing = trained.get(turn).copied().unwrap_or_default();
                     if closing && over_passages {
@@ -251,6 +290,7 @@ impl ExampleMaker<'_> {
                         choices.extend(chosen.into_iter().map(|at| tokens.len() + at));
                     }
                     learnt.resize(learnt.len() + ids.len(), closing);
+                    contents.push((turn, tokens.len()..tokens.len() + ids.len()));
                     tokens.extend(ids);
                 }
                 Segment::Template(text) => {
@@ -267,6 +307,7 @@ impl ExampleMaker<'_> {
             tokens.insert(0, bos);
             learnt.insert(0, false);
             choices.iter_mut().for_each(|at| *at += 1);
+            contents.iter_mut().for_each(|(_, at)| *at = at.start + 1..at.end + 1);
         }
         // What follows the last thing to learn, such as the mark of the next turn, teaches nothing.
         let end = learnt.iter().rposition(|learnt| *learnt).map_or(0, |last| last + 1);
@@ -278,11 +319,18 @@ impl ExampleMaker<'_> {
         }
         tokens.truncate(end);
         learnt.truncate(end);
-        Ok(Encoded { tokens, learnt, choices })
+        Ok(Encoded { tokens, learnt, choices, contents })
     }
 
     /// Which of an answer's tokens begin within these parts of it; its first one also chooses whether it quotes at all.
     fn choices(&self, ids: &[u32], text: &str, parts: &[Range<usize>]) -> Vec<usize> {
+        let starts = self.starts(ids, text).into_iter().enumerate();
+        let chosen = |(at, start): &(usize, usize)| *at == 0 || parts.iter().any(|part| part.contains(start));
+        starts.filter(chosen).map(|(at, _)| at).collect()
+    }
+
+    /// Where in a text each of its tokens begins, in bytes.
+    fn starts(&self, ids: &[u32], text: &str) -> Vec<usize> {
         // A vocabulary may put a blank before the text.
         let bytes: usize = ids.iter().map(|id| self.tokenizer.text_bytes(*id).len()).sum();
         let added = bytes.saturating_sub(text.len());
@@ -291,8 +339,7 @@ impl ExampleMaker<'_> {
             *start += self.tokenizer.text_bytes(*id).len();
             Some(own)
         });
-        let chosen = |(at, start): &(usize, usize)| *at == 0 || parts.iter().any(|part| part.contains(start));
-        starts.enumerate().filter(chosen).map(|(at, _)| at).collect()
+        starts.collect()
     }
 }
 
@@ -302,6 +349,8 @@ struct Encoded {
     tokens: Vec<u32>,
     learnt: Vec<bool>,
     choices: Vec<usize>,
+    /// Of each turn that the template writes, in the order in which it does: which it is, and its content's tokens.
+    contents: Vec<(usize, Range<usize>)>,
 }
 
 /// Whether an example is asked over passages, as `shishin dataset ground` notes it.
@@ -322,7 +371,7 @@ fn over_passages(line: &str) -> bool {
 
 /// An example for each stretch that is learnt, which ends with it and has nothing else to learn.
 fn late(place: &str, encoded: &Encoded, invocation: &[u32]) -> Result<Vec<Example>, String> {
-    let Encoded { tokens, learnt, choices } = encoded;
+    let Encoded { tokens, learnt, choices, .. } = encoded;
     let mut examples = Vec::new();
     let mut end = 0;
     while let Some(start) = learnt[end..].iter().position(|learnt| *learnt).map(|at| end + at) {

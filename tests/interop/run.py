@@ -5,11 +5,12 @@
 
 Needs torch, transformers, peft and gguf. Run it from the root of the repository. It prints
 
-* the mean loss of the trained adapter on its examples, by shishin and by PEFT, both on the file's weights as 32-bit floats;
+* the mean loss of the trained adapter on its examples, by shishin and by PEFT, both on the file's weights as 32-bit floats, and how far
+  the logarithm of a token's probability is apart at the most;
 * greedy answers by shishin, by PEFT and, where it is given, by llama.cpp with the GGUF form of the adapter;
 
 With --begins the adapter begins at the question or at the answer (PEFT's activated LoRA), which llama.cpp's completion program cannot do.
-It ends with 1 when the losses are more than 1e-3 apart or PEFT answers otherwise.
+It ends with 1 when any of those is more than 1e-3 apart, or PEFT or llama.cpp answers otherwise.
 """
 
 import argparse
@@ -37,25 +38,22 @@ EXAMPLES = [
 QUESTIONS = ["When do I take the blue tablet?", "Can I drive after the scan?", "Who takes the drain out?"]
 
 
-def prepare(args, folder):
-    lines = [
-        json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]})
-        for q, a in EXAMPLES
-    ]
-    data = folder / "data.jsonl"
-    data.write_text("\n".join(lines))
-    (folder / "run.toml").write_text(
+def settings(args, folder, name, more=""):
+    data = json.dumps(str(folder / "data.jsonl"))
+    path = folder / f"{name}.toml"
+    path.write_text(
         f"""
 objective = "Answer briefly."
 base = {json.dumps(str(args.model))}
-output = {json.dumps(str(folder / "adapter"))}
+output = {json.dumps(str(folder / name))}
 [data]
-train = [{json.dumps(str(data))}]
-valid = [{json.dumps(str(data))}]
+train = [{data}]
+valid = [{data}]
 [lora]
 rank = 8
 alpha = 16.0
 begins = {json.dumps(args.begins)}
+{more}
 [training]
 epochs = 8
 batch = 10
@@ -64,9 +62,21 @@ evaluate_every = 8
 weights = "f32"
 """
     )
-    tune = [args.shishin, "tune", "--run", str(folder / "run.toml")]
-    subprocess.run([*tune, "--dump", str(folder / "dump")], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run([*tune, "--gguf"], check=True, stdout=subprocess.DEVNULL)
+    return str(path)
+
+
+def prepare(args, folder):
+    lines = [
+        json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]})
+        for q, a in EXAMPLES
+    ]
+    (folder / "data.jsonl").write_text("\n".join(lines))
+    tune = [args.shishin, "tune", "--run"]
+    run = settings(args, folder, "adapter")
+    subprocess.run([*tune, run, "--gguf"], check=True, stdout=subprocess.DEVNULL)
+    # What it says of each token is what a run that goes on from it has before its first step.
+    run = settings(args, folder, "on", f"from = {json.dumps(str(folder / 'adapter'))}")
+    subprocess.run([*tune, run, "--dump", str(folder / "dump")], check=True, stdout=subprocess.DEVNULL)
     lines = (folder / "adapter/run/metrics.jsonl").read_text().splitlines()
     return json.loads(lines[-1])["valid"]
 
@@ -103,7 +113,7 @@ def main():
         )
         net = PeftModel.from_pretrained(base, folder / "adapter").eval()
         tokenizer = AutoTokenizer.from_pretrained(args.model.parent, gguf_file=args.model.name)
-        total, count = 0.0, 0
+        total, count, worst = 0.0, 0, 0.0
         step = json.loads((folder / "dump/steps.jsonl").open().readline())
         for example in step["examples"]:
             ids = torch.tensor([example["tokens"]])
@@ -111,9 +121,10 @@ def main():
                 log_p = net(input_ids=ids).logits[0, :-1].log_softmax(-1)
             own = [-log_p[i, t].item() for i, t in enumerate(example["tokens"][1:]) if example["learnt"][i + 1]]
             total, count = total + sum(own), count + len(own)
+            worst = max([worst, *(abs(a - b) for a, b in zip(own, example["losses"], strict=True))])
         theirs = total / count
-        print(f"loss: shishin {reported:.6f}, PEFT {theirs:.6f}, apart {abs(reported - theirs):.2e}")
-        failed = abs(reported - theirs) > 1e-3
+        print(f"loss: shishin {reported:.6f}, PEFT {theirs:.6f}, apart {abs(reported - theirs):.2e}, by token at most {worst:.2e}")
+        failed = abs(reported - theirs) > 1e-3 or worst > 1e-3
 
         system = (ROOT / "config/prompts/plain.en.jinja").read_text().strip()
         for question in QUESTIONS:
@@ -132,7 +143,7 @@ def main():
             print(question)
             for program, answer in answers.items():
                 print(f"  {program:10} {answer}")
-            failed |= answers["shishin"] != peft
+            failed |= len(set(answers.values())) > 1
     sys.exit(int(failed))
 
 

@@ -171,6 +171,19 @@ fn goes_on(folder: &Path) {
         assert!(output.status.success(), "{}", text(&output));
         assert_eq!(bytes("started"), bytes("whole"), "{from}");
     }
+    // Each token to learn of the first step has its loss, and what was learnt is likely.
+    let steps = std::fs::read_to_string(folder.join("started/steps.jsonl")).unwrap();
+    for (at, line) in steps.lines().enumerate() {
+        let step: Json = serde_json::from_str(line).unwrap();
+        for example in step["examples"].as_array().unwrap() {
+            let learnt = example["learnt"].as_array().unwrap().iter().filter(|one| **one == true).count();
+            let losses: Option<Vec<f64>> =
+                example["losses"].as_array().map(|all| all.iter().map(|l| l.as_f64().unwrap()).collect());
+            assert_eq!(losses.as_ref().map(Vec::len), (at == 0).then_some(learnt));
+            let mean = losses.map(|losses| losses.iter().sum::<f64>() / losses.len() as f64);
+            assert!(mean.is_none_or(|mean| mean > 0.0 && mean < 2.0), "{mean:?}");
+        }
+    }
     for (change, part) in [
         (
             ("rank = 4", "rank = 8"),

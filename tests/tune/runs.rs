@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use serde_json::Value as Json;
+use shishin::dataset::lint::Beyond;
+use shishin::dataset::read::parse;
 use shishin::kernels::{Cpu, Variant};
 use shishin::model::BaseModel;
 use shishin::model::config::Architecture;
@@ -13,6 +15,7 @@ use shishin::model::frozen::FrozenModel;
 use shishin::model::lora::Adapter;
 use shishin::model::tensors::Projection;
 use shishin::model::weights::WeightForm;
+use shishin::prompt::Wording;
 use shishin::tune::checkpoint::Checkpoint;
 use shishin::tune::examples::{Example, ExampleMaker, fingerprint, pack};
 use shishin::tune::graph::Graph;
@@ -505,6 +508,45 @@ fn tokens_that_choose_a_quote_weigh_more() {
         done(place.run(&folder, &settings, &mut Watcher::new(usize::MAX)).unwrap()).hash
     };
     assert_ne!(hash(1.0), hash(20.0));
+}
+
+/// What is too long is told with the place at which it is, the tokens of the template counted.
+#[test]
+fn too_long_is_what_cannot_be_read() {
+    let place = Workplace::new(Architecture::Llama);
+    let template = place.model.template.as_ref().unwrap();
+    let wording = Wording::built_in().unwrap();
+    let said = [("user", "痛みは how bad?"), ("assistant", "Not bad 🩺 at all.")];
+    let messages = said.map(|(role, content)| serde_json::json!({"role": role, "content": content}));
+    let line = serde_json::json!({ "messages": messages }).to_string();
+    let path = place.folder.path().join("long.jsonl");
+    std::fs::write(&path, &line).unwrap();
+    let (example, _) = parse(&line);
+    let messages = example.unwrap().messages;
+    for wording in [None, Some(&wording)] {
+        let maker = |max_tokens| ExampleMaker {
+            tokenizer: &place.model.tokenizer,
+            template,
+            wording,
+            max_tokens,
+            invocation: None,
+            choices: false,
+        };
+        let all = maker(10_000).read(std::slice::from_ref(&path)).unwrap()[0].tokens.len();
+        assert_eq!(maker(all).beyond(&messages).unwrap(), None);
+        let mut last = (1, usize::MAX);
+        for most in (0..all).rev() {
+            assert!(maker(most).read(std::slice::from_ref(&path)).is_err());
+            let Beyond { tokens, turn, character } = maker(most).beyond(&messages).unwrap().unwrap();
+            assert_eq!(tokens, all);
+            assert!(character < messages[turn].content.chars().count() && (turn, character) <= last);
+            last = (turn, character);
+        }
+        assert_eq!(last, (0, 0));
+        // The end's mark is one, so the last but one token is the last of what is said.
+        let end = maker(all - 2).beyond(&messages).unwrap().unwrap();
+        assert!(end.turn == 1 && said[1].1.chars().skip(end.character).count() < 6, "{end:?}");
+    }
 }
 
 /// Packed sequences do not see each other: losses are those of each alone.

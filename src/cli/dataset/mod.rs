@@ -17,9 +17,13 @@ use crate::config::Settings;
 use crate::dataset::Finding;
 use crate::dataset::export::Platform;
 use crate::dataset::ground::Grounding;
-use crate::dataset::lint::{Against, Purpose, Report, TokenLimit, lint};
+use crate::dataset::lint::{Against, Beyond, Purpose, Report, TokenLimit, lint};
+use crate::dataset::read::Message;
 use crate::dataset::split::Shares;
+use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
+use crate::prompt::Wording;
+use crate::tune::examples::ExampleMaker;
 
 /// What to do with a dataset.
 #[derive(Debug, Subcommand)]
@@ -32,7 +36,7 @@ pub enum DatasetCommand {
         /// The files; what stands in two of them leaks
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// Warn of examples with more tokens of the settings' model than this
+        /// Warn of examples of which `tune` makes more tokens than this for the settings' model, the instructions among them
         #[arg(long, value_name = "N")]
         max_tokens: Option<usize>,
         /// A folder of guidelines whose figures answers may hold; may be repeated
@@ -209,11 +213,9 @@ fn look_over(
     json: bool,
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
-    let counter = max_tokens.map(|_| setup::token_counter(settings, &Cancel::default())).transpose()?;
-    let limit = match (&counter, max_tokens) {
-        (Some(count), Some(most)) => Some(TokenLimit { count: &**count, most }),
-        _ => None,
-    };
+    let words = max_tokens.map(|most| Words::load(settings, most)).transpose()?;
+    let beyond = |messages: &[Message]| words.as_ref().and_then(|words| words.beyond(messages));
+    let limit = max_tokens.map(|most| TokenLimit { beyond: &beyond, most });
     let known = if guidelines.is_empty() { None } else { Some(ground::known_figures(settings, guidelines)?) };
     let mut paths = Vec::new();
     for file in files {
@@ -228,6 +230,35 @@ fn look_over(
         print(&report, out)?;
     }
     Ok(if report.errors() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What tells how many tokens `tune` makes of an example.
+struct Words {
+    model: BaseModel<()>,
+    wording: Wording,
+    most: usize,
+}
+
+impl Words {
+    fn load(settings: &Settings, most: usize) -> anyhow::Result<Self> {
+        let located = setup::locate(settings, &settings.model.name, &Cancel::default())?;
+        let model = BaseModel::load_words(&located.path, located.sha256.as_deref())?;
+        anyhow::ensure!(model.template.is_some(), "{} has no chat template", located.name);
+        Ok(Self { model, wording: setup::wording(settings)?, most })
+    }
+
+    /// What is too much of an example; nothing is of one that cannot be trained on, which has other faults.
+    fn beyond(&self, messages: &[Message]) -> Option<Beyond> {
+        let maker = ExampleMaker {
+            tokenizer: &self.model.tokenizer,
+            template: self.model.template.as_ref()?,
+            wording: Some(&self.wording),
+            max_tokens: self.most,
+            invocation: None,
+            choices: false,
+        };
+        maker.beyond(messages).ok()?
+    }
 }
 
 fn list(findings: &[Finding], out: &mut dyn Write) -> std::io::Result<()> {
