@@ -23,6 +23,8 @@ struct Dumped<'a> {
 
 #[derive(Serialize)]
 struct DumpedExample<'a> {
+    /// file:line.
+    place: &'a str,
     tokens: &'a [u32],
     /// Which of them are learnt.
     learnt: &'a [bool],
@@ -48,6 +50,7 @@ impl Run<'_> {
                 _ => vec![None; members.len()],
             };
             let examples = members.iter().zip(&mut losses).map(|(example, losses)| DumpedExample {
+                place: &example.place,
                 tokens: &example.tokens,
                 learnt: &example.learnt,
                 choices: &example.choices,

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Trains a small adapter and holds it against Hugging Face PEFT and llama.cpp.
 
-    python3 tests/interop/run.py --model FILE.gguf [--begins question|answer] [--shishin target/release/shishin] [--llama PATH/llama-completion]
+    python3 tests/interop/run.py --model FILE.gguf [--begins question|answer] [--shishin target/release/shishin] [--llama FOLDER]
 
 Needs torch, transformers, peft and gguf. Run it from the root of the repository. It prints
 
 * the mean loss of the trained adapter on its examples, by shishin and by PEFT, both on the file's weights as 32-bit floats, and how far
   the logarithm of a token's probability is apart at the most;
-* greedy answers by shishin, by PEFT and, where it is given, by llama.cpp with the GGUF form of the adapter;
+* greedy answers by shishin, by PEFT and, where the folder of its programs is given (llama-completion, llama-quantize), by llama.cpp with the
+  GGUF form of the adapter, on the same floats.
 
 With --begins the adapter begins at the question or at the answer (PEFT's activated LoRA), which llama.cpp's completion program cannot do.
 It ends with 1 when any of those is more than 1e-3 apart, or PEFT or llama.cpp answers otherwise.
@@ -92,11 +93,23 @@ def shishin_answer(args, folder, question):
     return "".join(event["data"]["text"] for event in events if event["event"] == "token").strip()
 
 
+def llama_answer(args, folder, prompt):
+    floats = folder / "floats.gguf"
+    if not floats.exists():
+        command = [args.llama / "llama-quantize", "--allow-requantize", args.model, floats, "F32"]
+        subprocess.run(command, check=True, capture_output=True)
+    command = [args.llama / "llama-completion", "-m", floats, "--lora", folder / "adapter/adapter.gguf", "-p", prompt]
+    command += ["-n", str(TOKENS), "--temp", "0", "-no-cnv", "--no-display-prompt", "-t", "2"]
+    command += ["--cache-type-k", "f32", "--cache-type-v", "f32"]
+    run = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return run.stdout.replace("[end of text]", "").strip() or run.stderr[-300:]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, type=pathlib.Path)
     parser.add_argument("--shishin", default=str(ROOT / "target/release/shishin"))
-    parser.add_argument("--llama")
+    parser.add_argument("--llama", type=pathlib.Path)
     parser.add_argument("--begins", default="prompt", choices=["prompt", "question", "answer"])
     args = parser.parse_args()
     args.model = args.model.resolve()
@@ -136,10 +149,7 @@ def main():
             peft = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
             answers = {"shishin": shishin_answer(args, folder, question), "PEFT": peft}
             if args.llama:
-                command = [args.llama, "-m", str(args.model), "--lora", str(folder / "adapter/adapter.gguf")]
-                command += ["-p", prompt, "-n", str(TOKENS), "--temp", "0", "-no-cnv", "--no-display-prompt", "-t", "2"]
-                run = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-                answers["llama.cpp"] = run.stdout.replace("[end of text]", "").strip() or run.stderr[-300:]
+                answers["llama.cpp"] = llama_answer(args, folder, prompt)
             print(question)
             for program, answer in answers.items():
                 print(f"  {program:10} {answer}")
