@@ -391,8 +391,12 @@ impl Asking<'_> {
         let questions: Vec<&SuiteQuestion> = suite.questions.iter().step_by(step).take(args.time).collect();
         let mut all = Vec::new();
         if questions.is_empty() {
-            let kept = |arm: &Arm| before.iter().find(|timed| timed.key == key(arm));
-            return Ok(arms.iter().filter_map(kept).cloned().collect());
+            // The same arm of the same model, whatever either was called then.
+            let kept = |arm: &Arm| {
+                let timed = before.iter().find(|timed| timed.key == key(arm))?.clone();
+                Some(Timed { model: model.to_owned(), arm: arm.name.clone(), ..timed })
+            };
+            return Ok(arms.iter().filter_map(kept).collect());
         }
         let progress = &mut || !cancel.is_cancelled();
         let cached = compare::cached(answerer, suite, arms, &questions, progress).await?;

@@ -84,7 +84,8 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     let run = prepared.run(&tune, &folder);
     let mut parameters = prepared.parameters(&tune)?;
     if let Some(folder) = &args.dump {
-        return dump(&run, &tune, name, &parameters, invocation.as_deref(), folder, out);
+        let losses = run.first_losses(&parameters, &|| cancel.is_cancelled())?;
+        return dump(&run, &tune, name, (&parameters, losses), invocation.as_deref(), folder, out);
     }
     let outcome = run.train(parameters.clone(), &mut Terminal::new(cancel))?;
     let summary = match outcome {
@@ -393,7 +394,7 @@ fn dump(
     run: &Run<'_>,
     tune: &TuneSettings,
     base: &str,
-    parameters: &Parameters,
+    (parameters, first_losses): (&Parameters, Vec<Vec<f32>>),
     invocation: Option<&[u32]>,
     folder: &Path,
     out: &mut dyn Write,
@@ -403,7 +404,7 @@ fn dump(
     let path = folder.join("steps.jsonl");
     let cannot = || format!("cannot write {}", path.display());
     let mut lines = BufWriter::new(File::create(&path).with_context(cannot)?);
-    run.dump(parameters, &mut lines).with_context(cannot)?;
+    run.dump(first_losses, &mut lines).with_context(cannot)?;
     lines.flush().with_context(cannot)?;
     writeln!(out, "{}: {} steps", path.display(), run.steps())?;
     Ok(ExitCode::SUCCESS)

@@ -42,11 +42,14 @@ impl Report {
 
 /// The bound on the tokens of an example.
 pub struct TokenLimit<'a> {
-    /// What is too much of an example that has more.
-    pub beyond: &'a dyn Fn(&[Message]) -> Option<Beyond>,
+    /// What is too much of an example that has more than so many, or why that cannot be told.
+    pub beyond: &'a FindBeyond<'a>,
     /// The most that an example may have.
     pub most: usize,
 }
+
+/// Looks for what is too much of an example that has more tokens than so many.
+pub type FindBeyond<'a> = dyn Fn(&[Message], usize) -> Result<Option<Beyond>, String> + 'a;
 
 /// What is too much of an example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -290,17 +293,24 @@ fn one(
             );
             add(column(example.messages[n].at), "fact-not-given", Severity::Warning, message);
         }
-        if let Some(limit) = &against.limit
-            && let Some(Beyond { tokens, turn, character }) = (limit.beyond)(&example.messages)
-        {
-            let beyond = &example.messages[turn];
-            let rest: String = beyond.content.chars().skip(character).take(20).collect();
-            let message = format!(
-                "{tokens} tokens, of which those beyond {} would be cut off or refused, from “{rest}” on; shorten it",
-                limit.most
-            );
-            let at = beyond.columns(line).get(character).copied().unwrap_or_else(|| column(beyond.at));
-            add(at, "too-long", Severity::Warning, message);
+        if let Some(TokenLimit { beyond, most }) = &against.limit {
+            match beyond(&example.messages, *most) {
+                Ok(None) => {}
+                Ok(Some(Beyond { tokens, turn, character })) => {
+                    let beyond = &example.messages[turn];
+                    let rest: String = beyond.content.chars().skip(character).take(20).collect();
+                    let message = format!(
+                        "{tokens} tokens, of which those beyond {most} would be cut off or refused, from “{rest}” on; shorten it"
+                    );
+                    let at =
+                        beyond.columns(line).get(character).copied().unwrap_or_else(|| column(beyond.at));
+                    add(at, "too-long", Severity::Warning, message);
+                }
+                Err(problem) => {
+                    let message = format!("how long it is cannot be told, since {problem}");
+                    add(1, "not-counted", Severity::Warning, message);
+                }
+            }
         }
         if usable {
             each(number, example);
@@ -446,9 +456,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
         std::fs::write(&path, example("one two three", "four five six seven")).unwrap();
-        let beyond = |messages: &[Message]| {
-            let character = messages[1].content.find("seven")?;
-            Some(Beyond { tokens: 7, turn: 1, character })
+        let beyond = |messages: &[Message], most: usize| {
+            let words: Vec<&str> = messages.iter().flat_map(|m| m.content.split(' ')).collect();
+            let Some(word) = words.get(most) else { return Ok(None) };
+            let character = messages[1].content.find(word).ok_or("it is in the question")?;
+            Ok(Some(Beyond { tokens: words.len(), turn: 1, character }))
         };
         let limit = Some(TokenLimit { beyond: &beyond, most: 6 });
         let against = Against { limit, ..Against::default() };
@@ -458,5 +470,10 @@ mod tests {
         let line = example("one two three", "four five six seven");
         assert_eq!(report.findings[1].column, line.find("seven").unwrap() + 1);
         assert!(lint(&[&path.join("none")], &against).is_err());
+        for (most, found) in [(7, None), (2, Some("not-counted"))] {
+            let limit = Some(TokenLimit { beyond: &beyond, most });
+            let report = lint(&[&path], &Against { limit, ..Against::default() }).unwrap();
+            assert_eq!(report.findings.get(1).map(|finding| finding.code), found);
+        }
     }
 }

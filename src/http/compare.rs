@@ -32,21 +32,28 @@ pub(super) async fn compare(
         let answers: StreamMap<Mode, _> = modes.into_iter().zip(answers).collect();
         return Ok(sse::side_by_side(answers, record, state.settings().keep_alive));
     }
-    let (mut all, mut failed) = (Vec::new(), Vec::new());
+    let mut all = Vec::new();
     for (mode, answer) in modes.into_iter().zip(answers) {
-        all.push(match whole(answer, &record).await {
-            Ok(reply) => Compared::Answered(Box::new(reply)),
-            Err(error) => {
-                let told = sse::refused(&error, Some(mode), &record);
-                failed.push(error);
-                Compared::Failed(told)
-            }
-        });
+        all.push((mode, whole(answer, &record).await));
     }
-    match failed.pop() {
-        // Where nothing was answered the status says so.
-        Some(error) if failed.len() + 1 == all.len() => Err(error),
-        _ => Ok(Json(CompareReply { answers: all }).into_response()),
+    let answers = unless_all_failed(all)?.into_iter().map(|(mode, answer)| match answer {
+        Ok(reply) => Compared::Answered(Box::new(reply)),
+        Err(error) => Compared::Failed(sse::refused(&error, Some(mode), &record)),
+    });
+    Ok(Json(CompareReply { answers: answers.collect() }).into_response())
+}
+
+/// What a mode came to.
+type Outcome<T> = (Mode, Result<T, ApiError>);
+
+/// All of it; where none answered, the first one's error, so that the status says so.
+fn unless_all_failed<T>(all: Vec<Outcome<T>>) -> Result<Vec<Outcome<T>>, ApiError> {
+    if all.iter().any(|(_, answer)| answer.is_ok()) {
+        return Ok(all);
+    }
+    match all.into_iter().find_map(|(_, answer)| answer.err()) {
+        Some(error) => Err(error),
+        None => Ok(Vec::new()),
     }
 }
 
@@ -61,4 +68,25 @@ fn possible(answerer: &Answerer, question: &Question) -> Vec<Mode> {
     let index = answerer.index().snapshot().is_some();
     let can = |mode: &Mode| (adapter || !mode.adapts()) && (index || !mode.retrieves());
     Mode::ALL.into_iter().filter(can).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineFailure;
+
+    #[test]
+    fn a_failure_takes_no_answer_from_other_modes() {
+        let failed = |failure: EngineFailure| -> Result<&str, ApiError> { Err(failure.into()) };
+        let some = vec![(Mode::Base, failed(EngineFailure::Internal)), (Mode::Rag, Ok("5 mg"))];
+        let some = unless_all_failed(some).unwrap();
+        assert_eq!((some[0].0, some[0].1.is_err()), (Mode::Base, true));
+        assert_eq!((some[1].0, *some[1].1.as_ref().unwrap()), (Mode::Rag, "5 mg"));
+        let none = vec![
+            (Mode::Base, failed(EngineFailure::ShuttingDown)),
+            (Mode::Rag, failed(EngineFailure::Internal)),
+        ];
+        let first: ApiError = EngineFailure::ShuttingDown.into();
+        assert_eq!(unless_all_failed(none).unwrap_err().code(), first.code());
+    }
 }

@@ -112,10 +112,10 @@ impl BaseModel {
 }
 
 impl BaseModel<()> {
-    /// All but the weights, of the same forms as [`BaseModel::load`] takes: to count a model's tokens.
+    /// As [`BaseModel::load`], but without a decoder: to count a model's tokens. The files are read and held against their hash all the same.
     ///
     /// # Errors
-    /// As [`BaseModel::load`], but for what is wrong with weights.
+    /// As [`BaseModel::load`], but for weights that are missing or misshapen.
     pub fn load_words(path: &Path, expected_sha256: Option<&str>) -> Result<Self, ModelError> {
         load_with(path, WeightForm::Stored, expected_sha256, |_, _| Ok(()))
     }

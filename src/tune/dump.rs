@@ -8,7 +8,7 @@ use super::examples::pack;
 use super::graph::Graph;
 use super::optimiser::rate;
 use super::parameters::Parameters;
-use super::run::{Run, RunError, fill};
+use super::run::{Run, RunError, fill, not_finite};
 
 /// One step.
 #[derive(Serialize)]
@@ -38,42 +38,52 @@ struct DumpedExample<'a> {
 }
 
 impl Run<'_> {
-    /// Writes each step's rate and examples as a line of JSON; those of the first step with the losses of their tokens at the start.
+    /// Writes each step's rate and examples as a line of JSON; those of the first step with these losses, as
+    /// [`first_losses`](Self::first_losses) gives them.
     ///
     /// # Errors
-    /// When the disk refuses, or what the base has read cannot be kept.
-    pub fn dump(&self, parameters: &Parameters, out: &mut impl Write) -> Result<(), DumpError> {
+    /// When the disk refuses.
+    pub fn dump(&self, first_losses: Vec<Vec<f32>>, out: &mut impl Write) -> std::io::Result<()> {
+        let mut losses = first_losses.into_iter();
         for step in 1..=self.steps() {
             let members = self.members(step);
-            let mut losses = match step {
-                1 => self.losses_apart(parameters)?.into_iter().map(Some).collect(),
-                _ => vec![None; members.len()],
-            };
-            let examples = members.iter().zip(&mut losses).map(|(example, losses)| DumpedExample {
+            let examples = members.iter().map(|example| DumpedExample {
                 place: &example.place,
                 tokens: &example.tokens,
                 learnt: &example.learnt,
                 choices: &example.choices,
                 late: example.late,
-                losses: losses.take(),
+                losses: losses.next(),
             });
             let rate = rate(self.settings, step, self.steps());
-            serde_json::to_writer(&mut *out, &Dumped { step, rate, examples: examples.collect() })
-                .map_err(std::io::Error::from)?;
+            serde_json::to_writer(&mut *out, &Dumped { step, rate, examples: examples.collect() })?;
             out.write_all(b"\n")?;
         }
         Ok(())
     }
 
-    /// The losses of the first step's examples, token by token, before it.
-    fn losses_apart(&self, parameters: &Parameters) -> Result<Vec<Vec<f32>>, RunError> {
+    /// The losses of the first step's examples before it, in nats: of each those of the tokens that it has to learn, in their order.
+    ///
+    /// # Errors
+    /// When it is stopped, a loss is not finite, or what the base has read cannot be kept.
+    pub fn first_losses(
+        &self,
+        parameters: &Parameters,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<Vec<f32>>, RunError> {
         let mut graph = Graph::new(&self.model.decoder);
         let mut prefixes = self.prefixes()?;
         let members = self.members(1);
         let mut apart = vec![Vec::new(); members.len()];
         for (mut batch, places) in pack(&members, self.settings.row_tokens, 1.0, 1.0) {
+            if stop() {
+                return Err(RunError::Stopped);
+            }
             fill(&mut prefixes, &mut graph, &mut batch, &members, &places);
             let losses = graph.losses(&batch, Some(parameters));
+            if losses.nll.iter().any(|loss| !loss.is_finite()) {
+                return Err(not_finite(0, &members, &places, &losses));
+            }
             for (target, loss) in batch.targets.iter().zip(losses.nll) {
                 // The spans are in the order of the rows.
                 let span = batch.spans.partition_point(|span| span.end <= target.row);
@@ -82,15 +92,4 @@ impl Run<'_> {
         }
         Ok(apart)
     }
-}
-
-/// Why a run cannot be written down.
-#[derive(Debug, thiserror::Error)]
-pub enum DumpError {
-    /// The disk refuses.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    /// What the run itself would meet.
-    #[error(transparent)]
-    Run(#[from] RunError),
 }

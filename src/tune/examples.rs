@@ -248,16 +248,20 @@ impl ExampleMaker<'_> {
         if encoded.tokens.len() <= self.max_tokens {
             return Ok(None);
         }
+        let Some((last, _)) = encoded.contents.last() else { return Ok(None) };
         // The first that is too much; where that is the mark of the end, the last character before it.
-        let (turn, character) = match encoded.contents.iter().find(|(_, at)| at.end > self.max_tokens) {
-            None => (turns.len() - 1, turns[turns.len() - 1].content.chars().count().saturating_sub(1)),
-            Some((turn, at)) => {
-                let text = &turns[*turn].content;
-                let starts = self.starts(&encoded.tokens[at.clone()], text);
-                let start = starts[self.max_tokens.saturating_sub(at.start)];
-                (*turn, text.char_indices().take_while(|(at, _)| *at < start).count())
-            }
-        };
+        let found = encoded.contents.iter().find(|(_, at)| at.end > self.max_tokens);
+        let turn = found.map_or(*last, |(turn, _)| *turn);
+        let text = &turns[turn].content;
+        let own = text.trim();
+        let start = found.map_or(own.len(), |(_, at)| {
+            let starts = self.starts(&encoded.tokens[at.clone()], own);
+            starts.get(self.max_tokens.saturating_sub(at.start)).copied().unwrap_or_default()
+        });
+        // The template takes white space around it away; a character of which only a part is too much is too much.
+        let lead = text.chars().take_while(|c| c.is_whitespace()).count();
+        let whole = own.char_indices().take_while(|(at, c)| at + c.len_utf8() <= start).count();
+        let character = lead + whole.min(own.chars().count().saturating_sub(1));
         // The instructions are not the example's own.
         let added = turns.len() - messages.len();
         let (turn, character) = turn.checked_sub(added).map_or((0, 0), |turn| (turn, character));
@@ -319,6 +323,7 @@ impl ExampleMaker<'_> {
         }
         tokens.truncate(end);
         learnt.truncate(end);
+        contents.retain(|(_, at)| at.end <= end);
         Ok(Encoded { tokens, learnt, choices, contents })
     }
 

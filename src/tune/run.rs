@@ -552,7 +552,7 @@ fn over_budget(forgotten: f64, budget: f64) -> String {
 }
 
 /// Names the first example whose loss is not finite.
-fn not_finite(step: usize, members: &[&Example], places: &[usize], losses: &Losses) -> RunError {
+pub(super) fn not_finite(step: usize, members: &[&Example], places: &[usize], losses: &Losses) -> RunError {
     let mut at = 0;
     for place in places {
         let example = members[*place];

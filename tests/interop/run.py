@@ -113,6 +113,10 @@ def main():
     parser.add_argument("--begins", default="prompt", choices=["prompt", "question", "answer"])
     args = parser.parse_args()
     args.model = args.model.resolve()
+    if args.llama:
+        if args.begins != "prompt":
+            parser.error("llama.cpp's program takes adapters that begin at the prompt alone: leave --llama or --begins out")
+        args.llama = args.llama.resolve()
 
     import torch
     from peft import PeftModel

@@ -131,6 +131,7 @@ fn a_killed_run_goes_on_to_the_same_adapter() {
         assert!(output.status.success(), "{}", text(&output));
     }
     of_this_base(folder.path());
+    counts(folder.path());
     goes_on(folder.path());
     super::compared::compare(folder.path());
     judge(folder.path());
@@ -155,6 +156,30 @@ fn of_this_base(folder: &Path) {
     assert!(output.status.success() && text(&output).contains("Heather"), "{}", text(&output));
     let output = ask("theirs");
     assert!(!output.status.success() && text(&output).contains("none is loaded"), "{}", text(&output));
+}
+
+/// Length is counted as a run would, with the instructions.
+fn counts(folder: &Path) {
+    let lint = |most: usize| -> Vec<Json> {
+        let args = ["dataset", "lint", "valid.jsonl", "--json", "--max-tokens", &most.to_string()];
+        let report: Json = serde_json::from_slice(&shishin(folder, &args).output().unwrap().stdout).unwrap();
+        let findings = report["findings"].as_array().unwrap();
+        findings
+            .iter()
+            .filter(|finding| finding["code"] == "too-long" && finding["line"] == 1)
+            .cloned()
+            .collect()
+    };
+    let first = &lint(1)[0];
+    let all: usize = first["message"].as_str().unwrap().split(' ').next().unwrap().parse().unwrap();
+    let run = run_to("counted").replace("instructions = false", &format!("max_tokens = {}", all - 1));
+    std::fs::write(folder.join("counted.toml"), run.replace("train.jsonl", "valid.jsonl")).unwrap();
+    let refused = shishin(folder, &["tune", "--run", "counted.toml", "--preview", "1"]).output().unwrap();
+    assert!(text(&refused).contains(&format!("it has {all} tokens")), "{}", text(&refused));
+    assert!(lint(all).is_empty());
+    let line = std::fs::read_to_string(folder.join("valid.jsonl")).unwrap();
+    let last = line.find(".\"}").unwrap() + 1;
+    assert_eq!(lint(all - 1)[0]["column"], last, "the mark of the end is what is too much");
 }
 
 /// A run goes on from an adapter in either form: it starts at its numbers, and refuses one of another shape or beginning.

@@ -516,8 +516,17 @@ fn too_long_is_what_cannot_be_read() {
     let place = Workplace::new(Architecture::Llama);
     let template = place.model.template.as_ref().unwrap();
     let wording = Wording::built_in().unwrap();
-    let said = [("user", "痛みは how bad?"), ("assistant", "Not bad 🩺 at all.")];
-    let messages = said.map(|(role, content)| serde_json::json!({"role": role, "content": content}));
+    // Turns that are not learnt come last, and the template takes white space away.
+    let said = [
+        ("user", "痛みは how bad?"),
+        ("assistant", "\n\n Not bad at all 🩺\n"),
+        ("user", ""),
+        ("assistant", "Well."),
+    ];
+    let mut messages = said.map(|(role, content)| serde_json::json!({"role": role, "content": content}));
+    messages[3]["weight"] = 0.into();
+    messages[2]["tool_calls"] =
+        serde_json::json!([{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]);
     let line = serde_json::json!({ "messages": messages }).to_string();
     let path = place.folder.path().join("long.jsonl");
     std::fs::write(&path, &line).unwrap();
@@ -539,13 +548,45 @@ fn too_long_is_what_cannot_be_read() {
             assert!(maker(most).read(std::slice::from_ref(&path)).is_err());
             let Beyond { tokens, turn, character } = maker(most).beyond(&messages).unwrap().unwrap();
             assert_eq!(tokens, all);
-            assert!(character < messages[turn].content.chars().count() && (turn, character) <= last);
+            let first = messages[turn].content.chars().nth(character);
+            assert!(first.is_some() && (turn, character) <= last);
             last = (turn, character);
         }
         assert_eq!(last, (0, 0));
-        // The end's mark is one, so the last but one token is the last of what is said.
-        let end = maker(all - 2).beyond(&messages).unwrap().unwrap();
-        assert!(end.turn == 1 && said[1].1.chars().skip(end.character).count() < 6, "{end:?}");
+        // The mark of the end and any part of the last character are that character.
+        for most in [all - 1, all - 2] {
+            let end = maker(most).beyond(&messages).unwrap().unwrap();
+            let rest: String = said[1].1.chars().skip(end.character).collect();
+            assert_eq!((end.turn, rest.as_str()), (1, "🩺\n"));
+        }
+    }
+}
+
+/// What is written down of the first step is what each of its examples alone would lose.
+#[test]
+fn losses_are_written_down_by_example() {
+    let place = Workplace::new(Architecture::Qwen2);
+    let settings = TrainingSettings { batch: place.train.len(), row_tokens: 80, ..settings() };
+    let folder = place.folder("dump");
+    let parameters = place.parameters();
+    let (run, mut graph) = (place.spine(&folder, &settings), Graph::new(&place.model.decoder));
+    let apart = run.first_losses(&parameters, &|| false).unwrap();
+    assert!(matches!(run.first_losses(&parameters, &|| true), Err(RunError::Stopped)));
+    let mut written = Vec::new();
+    run.dump(apart, &mut written).unwrap();
+    let first: Json = serde_json::from_slice(written.split(|b| *b == b'\n').next().unwrap()).unwrap();
+    let members = run.members(1);
+    assert!(members.len() > 2);
+    for (example, dumped) in members.iter().zip(first["examples"].as_array().unwrap()) {
+        let (batch, _) = pack(&[example], 80, 1.0, 1.0).remove(0);
+        let alone = graph.losses(&batch, Some(&parameters)).nll;
+        assert_eq!(
+            (dumped["place"].as_str().unwrap(), alone.len()),
+            (&*example.place, dumped["losses"].as_array().unwrap().len())
+        );
+        for (own, loss) in alone.iter().zip(dumped["losses"].as_array().unwrap()) {
+            assert!((f64::from(*own) - loss.as_f64().unwrap()).abs() < 1e-3);
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::dataset::split::Shares;
 use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
 use crate::prompt::Wording;
-use crate::tune::examples::ExampleMaker;
+use crate::tune::examples::{ExampleError, ExampleMaker};
 
 /// What to do with a dataset.
 #[derive(Debug, Subcommand)]
@@ -36,7 +36,7 @@ pub enum DatasetCommand {
         /// The files; what stands in two of them leaks
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// Warn of examples of which `tune` makes more tokens than this for the settings' model, the instructions among them
+        /// Warn of examples of which `tune` makes more tokens than this for the settings' model, with the server's instructions where they bring none
         #[arg(long, value_name = "N")]
         max_tokens: Option<usize>,
         /// A folder of guidelines whose figures answers may hold; may be repeated
@@ -213,8 +213,9 @@ fn look_over(
     json: bool,
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
-    let words = max_tokens.map(|most| Words::load(settings, most)).transpose()?;
-    let beyond = |messages: &[Message]| words.as_ref().and_then(|words| words.beyond(messages));
+    let words = max_tokens.map(|_| Words::load(settings)).transpose()?;
+    let beyond =
+        |messages: &[Message], most| words.as_ref().map_or(Ok(None), |words| words.beyond(messages, most));
     let limit = max_tokens.map(|most| TokenLimit { beyond: &beyond, most });
     let known = if guidelines.is_empty() { None } else { Some(ground::known_figures(settings, guidelines)?) };
     let mut paths = Vec::new();
@@ -236,28 +237,30 @@ fn look_over(
 struct Words {
     model: BaseModel<()>,
     wording: Wording,
-    most: usize,
 }
 
 impl Words {
-    fn load(settings: &Settings, most: usize) -> anyhow::Result<Self> {
+    fn load(settings: &Settings) -> anyhow::Result<Self> {
         let located = setup::locate(settings, &settings.model.name, &Cancel::default())?;
         let model = BaseModel::load_words(&located.path, located.sha256.as_deref())?;
-        anyhow::ensure!(model.template.is_some(), "{} has no chat template", located.name);
-        Ok(Self { model, wording: setup::wording(settings)?, most })
+        model.check_chat().with_context(|| format!("{} cannot chat", located.name))?;
+        Ok(Self { model, wording: setup::wording(settings)? })
     }
 
-    /// What is too much of an example; nothing is of one that cannot be trained on, which has other faults.
-    fn beyond(&self, messages: &[Message]) -> Option<Beyond> {
+    /// What is too much of an example, or why it cannot be trained on.
+    fn beyond(&self, messages: &[Message], most: usize) -> Result<Option<Beyond>, String> {
         let maker = ExampleMaker {
             tokenizer: &self.model.tokenizer,
-            template: self.model.template.as_ref()?,
+            template: self.model.template.as_ref().ok_or("the model has no chat template")?,
             wording: Some(&self.wording),
-            max_tokens: self.most,
+            max_tokens: most,
             invocation: None,
             choices: false,
         };
-        maker.beyond(messages).ok()?
+        maker.beyond(messages).map_err(|error| match error {
+            ExampleError::Line { problem, .. } => problem,
+            other => other.to_string(),
+        })
     }
 }
 
