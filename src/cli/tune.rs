@@ -70,7 +70,7 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
         become_a_job(&cancel);
     }
     let prepared = Prepared::load(settings, &tune, &cancel)?;
-    let Prepared { name, model, invocation, train, valid, .. } = &prepared;
+    let Prepared { name, model, invocation, train, valid, replayed, .. } = &prepared;
     if let Some(count) = args.preview {
         preview(model, train, count, out)?;
         return Ok(ExitCode::SUCCESS);
@@ -80,7 +80,12 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     }
     let folder = tune.output.join("run");
     let _lock = enter(&folder, args.job, args.restart)?;
-    describe(model, name, train, valid, out)?;
+    describe(model, name, (train, valid), out)?;
+    if !tune.data.replay.is_empty()
+        && let Some(short) = short_of_replay(train.len(), *replayed, tune.data.replay_share)
+    {
+        writeln!(out, "{short}")?;
+    }
     let run = prepared.run(&tune, &folder);
     let mut parameters = prepared.parameters(&tune)?;
     if let Some(folder) = &args.dump {
@@ -256,11 +261,22 @@ fn replayed(mut replay: Vec<Example>, others: usize, share: f64, seed: u64) -> V
     replay
 }
 
+/// Says where there are too few examples to learn along for their share.
+fn short_of_replay(all: usize, replayed: usize, share: f64) -> Option<String> {
+    // A whole one is wanted.
+    let short = (replayed as f64 + 1.0) < share * all as f64;
+    short.then(|| {
+        let (found, asked) = (100.0 * replayed as f64 / all as f64, 100.0 * share);
+        format!(
+            "data.replay holds {replayed} examples, {found:.1} % of what is learnt, where data.replay_share asks for {asked:.0} %"
+        )
+    })
+}
+
 fn describe(
     model: &BaseModel<FrozenModel>,
     name: &str,
-    train: &[Example],
-    valid: &[Example],
+    (train, valid): (&[Example], &[Example]),
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
     let count = |examples: &[Example]| {
@@ -538,5 +554,10 @@ mod tests {
         assert_ne!(drawn(10, 0.5, 7), drawn(10, 0.5, 8));
         assert!(drawn(10, 0.5, 7).iter().any(|n| *n > 20), "not the first of them");
         assert!(replayed(Vec::new(), 10, 0.5, 1).is_empty());
+        let short = short_of_replay(4151, 474, 0.2).unwrap();
+        assert!(short.contains("474 examples, 11.4 %") && short.contains("asks for 20 %"), "{short}");
+        for enough in [(5, 1, 0.2), (6, 1, 0.2), (1, 0, 0.5)] {
+            assert_eq!(short_of_replay(enough.0, enough.1, enough.2), None);
+        }
     }
 }
