@@ -94,7 +94,7 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     }
     let outcome = run.train(parameters.clone(), &mut Terminal::new(cancel))?;
     let summary = match outcome {
-        Outcome::Done(summary) => summary,
+        Outcome::Done(summary) => summary.interpolated(&parameters.numbers, tune.lora.interpolation),
         Outcome::Stopped(step) => {
             writeln!(out, "stopped after step {step}; the same command goes on from there")?;
             return Ok(ExitCode::FAILURE);
@@ -195,7 +195,7 @@ impl Prepared {
             gradient_checkpointing: false,
             ..tune.training.clone()
         };
-        let lora = LoraSettings { from: None, ..tune.lora.clone() };
+        let lora = LoraSettings { from: None, interpolation: 1.0, ..tune.lora.clone() };
         let settings = serde_json::to_string(&(&lora, &numbers)).unwrap_or_default();
         let budget = tune.budget.forgetting;
         let mut parts =

@@ -7,6 +7,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 
 use super::attention::Sequence;
+use crate::model::weights::WeightForm;
 
 /// Something to learn: the token that follows a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,33 +33,80 @@ pub struct Batch {
     pub prefixes: Vec<Option<Arc<Prefix>>>,
 }
 
-/// Keys and values of tokens that the base alone has read, in half precision: what a late adapter finds.
+/// Keys and values of tokens that the base alone has read: what a late adapter finds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prefix {
     /// How many tokens.
     tokens: usize,
     /// Keys, turned by their positions, and values of each layer, of shape (tokens, key heads × head size).
-    layers: Vec<[Vec<f16>; 2]>,
+    layers: Vec<[Numbers; 2]>,
+}
+
+/// A layer's keys or values.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Numbers {
+    /// In half precision.
+    Half(Vec<f16>),
+    /// As they were computed: beside weights in 32 bits, which are a yardstick, rounding these would be most of the error.
+    Full(Vec<f32>),
+}
+
+impl Numbers {
+    fn new(numbers: &[f32], form: WeightForm) -> Self {
+        match form {
+            WeightForm::Stored => {
+                let mut to = vec![f16::ZERO; numbers.len()];
+                to.convert_from_f32_slice(numbers);
+                Self::Half(to)
+            }
+            WeightForm::F32 => Self::Full(numbers.to_vec()),
+        }
+    }
+
+    /// How many.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Half(numbers) => numbers.len(),
+            Self::Full(numbers) => numbers.len(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Half(numbers) => size_of_val(&numbers[..]),
+            Self::Full(numbers) => size_of_val(&numbers[..]),
+        }
+    }
+
+    fn append_to(&self, to: &mut Vec<f32>) {
+        match self {
+            Self::Half(numbers) => {
+                let start = to.len();
+                to.resize(start + numbers.len(), 0.0);
+                numbers.convert_to_f32_slice(&mut to[start..]);
+            }
+            Self::Full(numbers) => to.extend_from_slice(numbers),
+        }
+    }
 }
 
 impl Prefix {
-    /// Keeps keys and values of each layer.
-    pub(super) fn new<'n>(tokens: usize, layers: impl Iterator<Item = [&'n [f32]; 2]>) -> Self {
-        let half = |numbers: &[f32]| {
-            let mut to = vec![f16::ZERO; numbers.len()];
-            to.convert_from_f32_slice(numbers);
-            to
-        };
-        Self { tokens, layers: layers.map(|pair| pair.map(half)).collect() }
+    /// Keeps keys and values of each layer, in half precision unless the weights are in 32 bits.
+    pub(super) fn new<'n>(
+        tokens: usize,
+        layers: impl Iterator<Item = [&'n [f32]; 2]>,
+        form: WeightForm,
+    ) -> Self {
+        Self { tokens, layers: layers.map(|pair| pair.map(|own| Numbers::new(own, form))).collect() }
     }
 
     /// Of keys and values of each layer.
-    pub(super) fn of(tokens: usize, layers: Vec<[Vec<f16>; 2]>) -> Self {
+    pub(super) fn of(tokens: usize, layers: Vec<[Numbers; 2]>) -> Self {
         Self { tokens, layers }
     }
 
     /// Keys and values of each layer.
-    pub(super) fn layers(&self) -> &[[Vec<f16>; 2]] {
+    pub(super) fn layers(&self) -> &[[Numbers; 2]] {
         &self.layers
     }
 
@@ -71,7 +119,7 @@ impl Prefix {
     /// Bytes that it takes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.layers.iter().flatten().map(|numbers| numbers.len() * size_of::<f16>()).sum()
+        self.layers.iter().flatten().map(Numbers::bytes).sum()
     }
 }
 
@@ -98,10 +146,7 @@ impl Batch {
         let mut joined = Vec::new();
         for (at, rows) in self.spans.iter().enumerate() {
             if let Some(Some(prefix)) = self.prefixes.get(at) {
-                let from = &prefix.layers[layer][which];
-                let start = joined.len();
-                joined.resize(start + from.len(), 0.0);
-                from.convert_to_f32_slice(&mut joined[start..]);
+                prefix.layers[layer][which].append_to(&mut joined);
             }
             joined.extend_from_slice(&own[rows.start * width..rows.end * width]);
         }

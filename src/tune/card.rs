@@ -105,6 +105,12 @@ impl Card<'_> {
             line(format!(
                 "It went on from an adapter, fingerprint `{start}`, which had learnt from data of its own.\n"
             ));
+            if lora.interpolation < 1.0 {
+                line(format!(
+                    "The numbers lie {} of the way from that adapter's to those that training made of them; the losses are those of all the way.\n",
+                    lora.interpolation
+                ));
+            }
         }
         let start = match lora.begins {
             Begins::Prompt => "from the first token on",

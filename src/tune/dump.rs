@@ -4,11 +4,10 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::examples::pack;
 use super::graph::Graph;
 use super::optimiser::rate;
 use super::parameters::Parameters;
-use super::run::{Run, RunError, fill, not_finite};
+use super::run::{Run, RunError};
 
 /// One step.
 #[derive(Serialize)]
@@ -75,21 +74,21 @@ impl Run<'_> {
         let mut prefixes = self.prefixes()?;
         let members = self.members(1);
         let mut apart = vec![Vec::new(); members.len()];
-        for (mut batch, places) in pack(&members, self.settings.row_tokens, 1.0, 1.0) {
-            if stop() {
-                return Err(RunError::Stopped);
-            }
-            fill(&mut prefixes, &mut graph, &mut batch, &members, &places);
-            let losses = graph.losses(&batch, Some(parameters));
-            if losses.nll.iter().any(|loss| !loss.is_finite()) {
-                return Err(not_finite(0, &members, &places, &losses));
-            }
-            for (target, loss) in batch.targets.iter().zip(losses.nll) {
-                // The spans are in the order of the rows.
-                let span = batch.spans.partition_point(|span| span.end <= target.row);
-                apart[places[span]].push(loss);
-            }
-        }
+        self.each_batch(
+            &mut graph,
+            &mut prefixes,
+            &members,
+            Some(parameters),
+            0,
+            stop,
+            |batch, places, losses| {
+                for (target, loss) in batch.targets.iter().zip(losses) {
+                    // The spans are in the order of the rows.
+                    let span = batch.spans.partition_point(|span| span.end <= target.row);
+                    apart[places[span]].push(*loss);
+                }
+            },
+        )?;
         Ok(apart)
     }
 }

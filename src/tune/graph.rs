@@ -15,6 +15,7 @@ use crate::kernels::{Activations, Cpu, Output, View, ViewMut};
 use crate::model::config::ModelConfig;
 use crate::model::frozen::{FrozenBlock, FrozenModel};
 use crate::model::tensors::Projection;
+use crate::model::weights::WeightForm;
 
 /// How a pass is regularised.
 #[derive(Debug, Clone, Copy, Default)]
@@ -186,13 +187,14 @@ impl<'a> Graph<'a> {
         losses
     }
 
-    /// What the base alone makes of tokens, for sequences that go on from there.
-    pub fn prefix(&mut self, tokens: &[u32]) -> Prefix {
+    /// What the base alone makes of tokens, for sequences that go on from there; kept in 32 bits where its weights have this form, and in half
+    /// precision otherwise.
+    pub fn prefix(&mut self, tokens: &[u32], form: WeightForm) -> Prefix {
         let spans = std::iter::once(0..tokens.len()).collect();
         let batch = Batch { tokens: tokens.to_vec(), spans, ..Batch::default() };
         let pass = self.pass(&batch, None, Regularisation::default());
         self.forward(&pass, Keep::Keys);
-        Prefix::new(tokens.len(), self.layers.iter().map(|kept| [&*kept.k, &*kept.v]))
+        Prefix::new(tokens.len(), self.layers.iter().map(|kept| [&*kept.k, &*kept.v]), form)
     }
 
     /// The rows of x that predict targets.

@@ -14,7 +14,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 use sha2::{Digest as _, Sha256};
 
-use super::batch::Prefix;
+use super::batch::{Numbers, Prefix};
 use crate::model::fingerprint;
 
 /// Begins each file; another number for another form, or where the base is computed in another way.
@@ -115,7 +115,7 @@ impl PrefixFolder {
     }
 }
 
-/// Magic, tokens, layers, numbers of a half of a layer; then keys and values of each layer; then the hash of all that. Little-endian.
+/// Magic, tokens, layers, numbers of a half of a layer; then keys and values of each layer, of two bytes or of four; then the hash of all that. Little-endian.
 fn encode(prefix: &Prefix) -> Vec<u8> {
     let layers = prefix.layers();
     let numbers = layers.first().map_or(0, |[keys, _]| keys.len());
@@ -124,8 +124,13 @@ fn encode(prefix: &Prefix) -> Vec<u8> {
     for count in [prefix.tokens(), layers.len(), numbers] {
         to.extend_from_slice(&(count as u64).to_le_bytes());
     }
-    for half in layers.iter().flatten() {
-        to.extend(half.reinterpret_cast().iter().flat_map(|bits: &u16| bits.to_le_bytes()));
+    for one in layers.iter().flatten() {
+        match one {
+            Numbers::Half(numbers) => {
+                to.extend(numbers.reinterpret_cast().iter().flat_map(|bits: &u16| bits.to_le_bytes()));
+            }
+            Numbers::Full(numbers) => to.extend(numbers.iter().flat_map(|number| number.to_le_bytes())),
+        }
     }
     let hash = Sha256::digest(&to);
     to.extend_from_slice(&hash);
@@ -145,29 +150,54 @@ fn decode(bytes: &[u8]) -> Option<Prefix> {
         usize::try_from(u64::from_le_bytes(*own)).ok()
     };
     let (tokens, layers, numbers) = (count()?, count()?, count()?);
-    if rest.len() != layers.checked_mul(numbers)?.checked_mul(2 * size_of::<f16>())? || numbers == 0 {
+    let all = layers.checked_mul(numbers)?.checked_mul(2)?;
+    // Nothing else says whether they are halves.
+    let width = [size_of::<f16>(), size_of::<f32>()]
+        .into_iter()
+        .find(|width| all.checked_mul(*width) == Some(rest.len()))?;
+    if numbers == 0 {
         return None;
     }
-    let mut halves = rest.chunks_exact(numbers * size_of::<f16>()).map(|half| {
-        let (pairs, _) = half.as_chunks::<2>();
-        pairs.iter().map(|pair| f16::from_le_bytes(*pair)).collect::<Vec<f16>>()
+    let mut each = rest.chunks_exact(numbers * width).map(|one| {
+        if width == size_of::<f16>() {
+            Numbers::Half(one.as_chunks().0.iter().map(|own| f16::from_le_bytes(*own)).collect())
+        } else {
+            Numbers::Full(one.as_chunks().0.iter().map(|own| f32::from_le_bytes(*own)).collect())
+        }
     });
-    let mut all = Vec::with_capacity(layers);
+    let mut pairs = Vec::with_capacity(layers);
     for _ in 0..layers {
-        all.push([halves.next()?, halves.next()?]);
+        pairs.push([each.next()?, each.next()?]);
     }
-    Some(Prefix::of(tokens, all))
+    Some(Prefix::of(tokens, pairs))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::weights::WeightForm;
     use proptest::prelude::*;
 
     fn prefix(tokens: usize, layers: usize) -> Prefix {
-        let half =
-            |n: usize| (0..tokens * 3).map(|i| f16::from_f32((n * 100 + i) as f32)).collect::<Vec<_>>();
-        Prefix::of(tokens, (0..layers).map(|n| [half(2 * n), half(2 * n + 1)]).collect())
+        of_form(tokens, layers, WeightForm::Stored)
+    }
+
+    fn of_form(tokens: usize, layers: usize, form: WeightForm) -> Prefix {
+        // Each is a half, and whole numbers and a third are not.
+        let third = if form == WeightForm::F32 { 1.0 / 3.0 } else { 0.0 };
+        let own = |n: usize| (0..tokens * 3).map(|i| (n * 100 + i) as f32 + third).collect::<Vec<_>>();
+        let all: Vec<_> = (0..layers).map(|n| [own(2 * n), own(2 * n + 1)]).collect();
+        Prefix::new(tokens, all.iter().map(|[keys, values]| [&keys[..], &values[..]]), form)
+    }
+
+    #[test]
+    fn numbers_of_either_width_come_back() {
+        let halves = prefix(2, 3);
+        let full = of_form(2, 3, WeightForm::F32);
+        assert_eq!(full.bytes(), 2 * halves.bytes());
+        for one in [halves, full] {
+            assert_eq!(decode(&encode(&one)).unwrap(), one);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::batch::{Batch, Prefix};
 use super::examples::Example;
 use super::graph::Graph;
 use super::prefix_folder::PrefixFolder;
+use crate::model::weights::WeightForm;
 
 /// Prefixes by their tokens.
 #[derive(Debug)]
@@ -15,17 +16,18 @@ pub struct Prefixes {
     bytes: usize,
     budget: usize,
     folder: Option<PrefixFolder>,
+    form: WeightForm,
     /// Nothing more is written into it.
     ended: bool,
     trouble: Option<String>,
 }
 
 impl Prefixes {
-    /// None yet; at most `budget` bytes will be kept. What comes first stays: an epoch asks for each once, so that throwing out the
+    /// None yet, of a base whose weights have this form; at most `budget` bytes will be kept. What comes first stays: an epoch asks for each once, so that throwing out the
     /// oldest would throw out each before it is asked for again.
     #[must_use]
-    pub fn new(budget: usize) -> Self {
-        Self { kept: HashMap::new(), bytes: 0, budget, folder: None, ended: false, trouble: None }
+    pub fn new(budget: usize, form: WeightForm) -> Self {
+        Self { kept: HashMap::new(), bytes: 0, budget, folder: None, form, ended: false, trouble: None }
     }
 
     /// And a folder for all of them, those of other runs among them.
@@ -60,7 +62,7 @@ impl Prefixes {
         }
         let found = self.folder.as_ref().and_then(|folder| folder.read(tokens));
         let prefix = found.unwrap_or_else(|| {
-            let prefix = graph.prefix(tokens);
+            let prefix = graph.prefix(tokens, self.form);
             self.keep(tokens, &prefix);
             prefix
         });

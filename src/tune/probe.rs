@@ -48,7 +48,7 @@ impl Run<'_> {
     pub fn probe(&self, parameters: &Parameters) -> Probe {
         let mut graph = Graph::new(&self.model.decoder).checkpointing(self.settings.gradient_checkpointing);
         // Those of one step, whatever a run may keep.
-        let mut prefixes = Prefixes::new(usize::MAX);
+        let mut prefixes = Prefixes::new(usize::MAX, self.settings.weights);
         let members = self.members(1);
         let mut slopes = vec![0f32; parameters.numbers.len()];
         let regularisation = Regularisation { dropout: self.dropout, seed: 1, kl: self.settings.kl };

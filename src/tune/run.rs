@@ -162,6 +162,25 @@ pub struct Summary {
     pub hash: String,
 }
 
+impl Summary {
+    /// With numbers so far on the way from those that training started from.
+    #[must_use]
+    pub fn interpolated(mut self, start: &[f32], share: f32) -> Self {
+        if share < 1.0 {
+            for (number, start) in self.numbers.iter_mut().zip(start) {
+                *number = start + share * (*number - start);
+            }
+            self.hash = hash(&self.numbers);
+        }
+        self
+    }
+}
+
+fn hash(numbers: &[f32]) -> String {
+    let bytes = numbers.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    hex(&<sha2::Sha256 as sha2::Digest>::digest(&bytes))
+}
+
 /// What a run is made of.
 pub struct Run<'a> {
     /// How to train.
@@ -227,7 +246,7 @@ impl Run<'_> {
             PrefixFolder::open(prefix_folder, &base, (*prefix_gigabytes as u64).saturating_mul(1_000_000_000))
                 .map_err(|source| RunError::PrefixFolder { path: prefix_folder.clone(), source })
         });
-        Ok(Prefixes::new(prefix_megabytes * 1_000_000).and_in(folder.transpose()?))
+        Ok(Prefixes::new(prefix_megabytes * 1_000_000, *weights).and_in(folder.transpose()?))
     }
 
     /// Trains, from the last checkpoint if there is one.
@@ -361,10 +380,9 @@ impl Run<'_> {
             return Err(RunError::Budget { forgotten, budget });
         }
         let numbers = best.unwrap_or(parameters.numbers);
-        let bytes = numbers.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let chosen = state.best.map_or(state.step, |(_, step)| step);
         let valid = metrics.first_valid().zip(state.best.map(|(loss, _)| loss));
-        let hash = hex(&<sha2::Sha256 as sha2::Digest>::digest(&bytes));
+        let hash = hash(&numbers);
         Ok(Outcome::Done(Summary { numbers, steps: state.step, chosen, valid, seconds: state.seconds, hash }))
     }
 
@@ -521,21 +539,39 @@ impl Run<'_> {
     ) -> Result<Option<f64>, RunError> {
         let all: Vec<&Example> = examples.iter().collect();
         let (mut sum, mut count) = (0.0, 0);
-        for (mut batch, places) in pack(&all, self.settings.row_tokens, 1.0, 1.0) {
-            if watch.stop() {
+        self.each_batch(graph, prefixes, &all, parameters, step, &|| watch.stop(), |_, _, losses| {
+            sum += losses.iter().map(|l| f64::from(*l)).sum::<f64>();
+            count += losses.len();
+        })?;
+        Ok((count > 0).then(|| sum / count as f64))
+    }
+
+    /// What a batch's targets cost after a step, by the base where there are no parameters, for each of the batches that the examples are
+    /// packed into: the batch, the places of its examples among them, and −ln p of its targets. All of them are finite.
+    #[allow(clippy::too_many_arguments, reason = "the parts of a run's state")]
+    pub(super) fn each_batch(
+        &self,
+        graph: &mut Graph<'_>,
+        prefixes: &mut Prefixes,
+        examples: &[&Example],
+        parameters: Option<&Parameters>,
+        step: usize,
+        stop: &dyn Fn() -> bool,
+        mut found: impl FnMut(&Batch, &[usize], &[f32]),
+    ) -> Result<(), RunError> {
+        for (mut batch, places) in pack(examples, self.settings.row_tokens, 1.0, 1.0) {
+            if stop() {
                 return Err(RunError::Stopped);
             }
-            fill(prefixes, graph, &mut batch, &all, &places);
+            fill(prefixes, graph, &mut batch, examples, &places);
             let losses = graph.losses(&batch, parameters);
-            let own: f64 = losses.nll.iter().map(|l| f64::from(*l)).sum();
             // It would be the best there is, and a checkpoint could not hold it.
-            if !own.is_finite() {
-                return Err(not_finite(step, &all, &places, &losses));
+            if losses.nll.iter().any(|loss| !loss.is_finite()) {
+                return Err(not_finite(step, examples, &places, &losses));
             }
-            sum += own;
-            count += losses.nll.len();
+            found(&batch, &places, &losses.nll);
         }
-        Ok((count > 0).then(|| sum / count as f64))
+        Ok(())
     }
 }
 
@@ -552,7 +588,7 @@ fn over_budget(forgotten: f64, budget: f64) -> String {
 }
 
 /// Names the first example whose loss is not finite.
-pub(super) fn not_finite(step: usize, members: &[&Example], places: &[usize], losses: &Losses) -> RunError {
+fn not_finite(step: usize, members: &[&Example], places: &[usize], losses: &Losses) -> RunError {
     let mut at = 0;
     for place in places {
         let example = members[*place];

@@ -100,6 +100,15 @@ pub struct LoraSettings {
     /// An adapter to go on from: a PEFT folder or a GGUF-LoRA file of the same rank, scale, targets and beginning. `None` for a new one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
+    /// How far what is written lies on the way from that adapter to what training made of it, in each number; 1 is all the way. Less keeps more
+    /// of what it could before (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"). Losses and budgets are those of all the way.
+    #[serde(skip_serializing_if = "all_the_way")]
+    pub interpolation: f32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn all_the_way(interpolation: &f32) -> bool {
+    *interpolation == 1.0
 }
 
 /// Where an adapter begins to act.
@@ -211,6 +220,7 @@ impl Default for LoraSettings {
             targets: vec![ALL_LINEAR.into()],
             begins: Begins::Prompt,
             from: None,
+            interpolation: 1.0,
         }
     }
 }
@@ -317,6 +327,16 @@ impl TuneSettings {
                 "lora.from",
                 lora.from.as_ref() == Some(&self.output),
                 "is the output, which would be written over what the run goes on from; name another output",
+            ),
+            (
+                "lora.interpolation",
+                !(lora.interpolation > 0.0 && lora.interpolation <= 1.0),
+                "must be above 0 and at most 1",
+            ),
+            (
+                "lora.interpolation",
+                !all_the_way(&lora.interpolation) && lora.from.is_none(),
+                "below 1 needs lora.from: a new adapter does nothing, so that there is nothing to keep",
             ),
             ("lora.rank", !(1..=256).contains(&lora.rank), "must be 1 to 256"),
             ("lora.alpha", !(lora.alpha > 0.0 && lora.alpha.is_finite()), "must be above 0"),

@@ -114,7 +114,8 @@ fn compare(architecture: Architecture, kl: f32, before: &[Vec<u32>], tolerance: 
     let (reference, ours) = (model.load(), frozen(folder.path(), WeightForm::Stored));
     let (parameters, mut batch) = (parameters(&ours, 5), batch());
     let mut graph = Graph::new(&ours.decoder);
-    batch.prefixes = before.iter().map(|tokens| Some(Arc::new(graph.prefix(tokens)))).collect();
+    batch.prefixes =
+        before.iter().map(|tokens| Some(Arc::new(graph.prefix(tokens, WeightForm::Stored)))).collect();
 
     let (vars, adapter) = variables(&parameters);
     let (nll, log_q) = reference_nll(&reference, Some(&adapter), &batch, before);

@@ -240,10 +240,50 @@ fn goes_on(folder: &Path) {
     };
     assert!(first("on") < 0.5 * first("whole"), "{} and {}", first("on"), first("whole"));
     let card = std::fs::read_to_string(folder.join("on/README.md")).unwrap();
-    assert!(card.contains("It went on from an adapter"), "{card}");
+    assert!(card.contains("It went on from an adapter") && !card.contains("of the way"), "{card}");
+    interpolates(folder);
     std::fs::write(folder.join("on.toml"), run_to("on").replace("epochs = 4", "epochs = 1")).unwrap();
     let output = tune();
     assert!(!output.status.success() && text(&output).contains("another output"), "{}", text(&output));
+}
+
+/// A finished run that is started again with another share of the way writes that, and trains nothing anew.
+fn interpolates(folder: &Path) {
+    let numbers = |name: &str| {
+        let path = folder.join(name).join("adapter_model.safetensors");
+        candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap()
+    };
+    let read = |path: &str| std::fs::read_to_string(folder.join(path)).unwrap();
+    let (start, end, record, run) =
+        (numbers("whole"), numbers("on"), read("on/run/metrics.jsonl"), read("on.toml"));
+    std::fs::write(folder.join("on.toml"), run.replace("[training]", "interpolation = 0.25\n[training]"))
+        .unwrap();
+    let output = shishin(folder, &["tune", "--run", "on.toml"]).output().unwrap();
+    assert!(output.status.success() && !text(&output).contains("  loss "), "{}", text(&output));
+    assert_eq!(read("on/run/metrics.jsonl"), record);
+    assert!(read("on/README.md").contains("lie 0.25 of the way"));
+    let mut moved = 0.0;
+    for (name, own) in numbers("on") {
+        let flat = |tensor: &candle_core::Tensor| {
+            let tensor = tensor.to_dtype(candle_core::DType::F32).unwrap();
+            tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        for ((own, start), end) in flat(&own).into_iter().zip(flat(&start[&name])).zip(flat(&end[&name])) {
+            // Each of the three is rounded to half precision.
+            let expected = 0.75 * start + 0.25 * end;
+            assert!((own - expected).abs() <= 2e-3 * start.abs().max(end.abs()) + 1e-6, "{name}: {own}");
+            moved = (end - start).abs().max(moved);
+        }
+    }
+    assert!(moved > 1e-4, "the ends lie apart");
+    std::fs::write(
+        folder.join("none.toml"),
+        run_to("none").replace("[training]", "interpolation = 0.25\n[training]"),
+    )
+    .unwrap();
+    let output = shishin(folder, &["tune", "--run", "none.toml"]).output().unwrap();
+    assert!(!output.status.success() && text(&output).contains("needs lora.from"), "{}", text(&output));
+    std::fs::write(folder.join("on.toml"), run).unwrap();
 }
 
 const CRITERIA: &str = r#"
