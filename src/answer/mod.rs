@@ -270,6 +270,8 @@ impl Answerer {
             false => Some(self.wording.outdated(language, &not_in_effect)),
         };
         let note = note.transpose().map_err(|e| AnswerError::Setup(e.to_string()))?;
+        let own = adapter.as_ref().and_then(|(_, adapter)| adapter.bars().get(&language).copied());
+        let choice = self.settings.quotes.with_bar(own);
         let provenance = Provenance {
             mode: way.mode,
             base: Fingerprint { name: self.model_name.clone(), sha256: self.model.fingerprint.clone() },
@@ -281,7 +283,7 @@ impl Answerer {
             as_of,
             prompt_sha256: None,
             sampling: sampling.clone(),
-            quotes: self.settings.quotes,
+            quotes: choice,
             max_tokens,
             version: env!("CARGO_PKG_VERSION"),
         };
@@ -299,12 +301,12 @@ impl Answerer {
         // A base that begins a line with the mark means something else by it.
         let quotes = match searched.filter(|_| adapter.is_some()) {
             Some((vector, snapshot)) => {
-                let vector = vector.filter(|_| self.settings.quotes.nearness > 0.0);
+                let vector = vector.filter(|_| choice.nearness > 0.0);
                 snapshot.signs(asked.text, vector.as_deref(), &prompt.passages)?
             }
             None => Vec::new(),
         };
-        let quotes = QuoteGuide::choosing(quotes, self.settings.quotes);
+        let quotes = QuoteGuide::choosing(quotes, choice);
         let events = self.engine.submit(GenerateRequest {
             prompt: prompt.tokens,
             quotes,

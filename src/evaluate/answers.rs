@@ -328,7 +328,7 @@ impl<'a> InPrompt<'a> {
 }
 
 /// The passages that an example's answer may quote, if quotes are looked for: those in its instructions.
-fn passages(one: &Held, quotes: bool) -> Vec<InPrompt<'_>> {
+pub(super) fn passages(one: &Held, quotes: bool) -> Vec<InPrompt<'_>> {
     let Some(turn) = one.turns.first().filter(|_| quotes && one.passages > 0) else { return Vec::new() };
     InPrompt::of(&turn.content).collect()
 }
@@ -336,10 +336,13 @@ fn passages(one: &Held, quotes: bool) -> Vec<InPrompt<'_>> {
 /// What a system may quote, as the server keeps it to that. Of data that does not say what the question alone is, nothing is preferred.
 fn guide(one: &Held, system: &System, generation: &Generation<'_>) -> Result<QuoteGuide, AnswersError> {
     let passages = passages(one, system.adapter.is_some());
+    let choice = generation
+        .quotes
+        .with_bar(system.adapter.as_ref().and_then(|own| own.bars().get(&one.language).copied()));
     let Some(question) = one.question.as_ref().filter(|_| !passages.is_empty()) else {
         let possible = quote::possible(passages.iter().map(|passage| passage.text));
         let possible = possible.into_iter().map(|quote| (quote, Signs::default()));
-        return Ok(QuoteGuide::choosing(possible, generation.quotes));
+        return Ok(QuoteGuide::choosing(possible, choice));
     };
     let failed = |source| AnswersError::Nearness { id: one.id.clone(), source };
     let of = |passage: &InPrompt<'_>| match generation.meaning {
@@ -354,7 +357,7 @@ fn guide(one: &Held, system: &System, generation: &Generation<'_>) -> Result<Quo
     let above: Vec<String> = passages.iter().map(|p| embedded_text(p.title, p.section, "")).collect();
     let quotable = above.iter().zip(&sentences).map(|(above, sentences)| (&above[..], &sentences[..]));
     let signs = signs((question, vector.as_deref()), quotable);
-    Ok(QuoteGuide::choosing(signs, generation.quotes))
+    Ok(QuoteGuide::choosing(signs, choice))
 }
 
 fn wait(mut events: Receiver<EngineEvent>) -> Result<(String, Completion), EngineFailure> {

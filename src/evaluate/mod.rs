@@ -6,7 +6,7 @@
 //! Answers: [`criteria`] say what they must be like ([`facts`], [`crate::analysis`] and [`overlap`] recognise what is in them), [`answers`]
 //! has held-out examples answered and judged, [`score`] adds up what holds by its weight, [`likelihood`] weighs their references,
 //! [`rates`] says how certain the outcome is. [`forgetting`] weighs what an adapter cost
-//! elsewhere, by [`distributions`] and [`probes`]. [`compare`] has base, passages, adapter and both answer the same questions.
+//! elsewhere, by [`distributions`] and [`probes`], and [`quoting`] finds from where on it should quote. [`compare`] has base, passages, adapter and both answer the same questions.
 
 pub mod answers;
 pub mod beir;
@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod overlap;
 pub mod passages;
 pub mod probes;
+pub mod quoting;
 pub mod rates;
 pub mod retrieval;
 pub mod score;

@@ -53,6 +53,12 @@ impl QuoteChoice {
     pub fn preference(&self, signs: Signs) -> f32 {
         self.nearness * signs.cosine + self.bearing * signs.bearing
     }
+
+    /// The same with another bar of the first quote, if there is one: an adapter's own.
+    #[must_use]
+    pub fn with_bar(self, bar: Option<f32>) -> Self {
+        Self { bar: bar.unwrap_or(self.bar), ..self }
+    }
 }
 
 /// What an answer's text is at its end.

@@ -16,8 +16,10 @@ use serde_json::json;
 use super::checkpoint::{CheckpointError, write_whole};
 use super::parameters::Parameters;
 use crate::model::config::ModelConfig;
+use crate::model::fingerprint;
 use crate::model::gguf::unpermuted_rows;
 use crate::model::lora::gguf::{INVOCATION, interleaved_heads};
+use crate::model::lora::{QUOTING, Quoting};
 
 /// Why an adapter cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +86,14 @@ pub fn write_peft(
         config["alora_invocation_tokens"] = json!(tokens);
     }
     let text = format!("{config:#}\n");
-    Ok(write_whole(&folder.join("adapter_config.json"), text.as_bytes())?)
+    write_whole(&folder.join("adapter_config.json"), text.as_bytes())?;
+    // Bars that were found of other numbers are wrong of these, and the adapter would not load with them.
+    if Quoting::read(folder, &fingerprint([text.as_bytes(), &bytes])).is_err() {
+        let path = folder.join(QUOTING);
+        std::fs::remove_file(&path)
+            .map_err(|error| OutputError::Format(format!("{}: {error}", path.display())))?;
+    }
+    Ok(())
 }
 
 /// Writes a GGUF-LoRA file, numbers in half precision. `invocation` are the tokens that a late adapter begins with.

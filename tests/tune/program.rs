@@ -286,6 +286,83 @@ fn interpolates(folder: &Path) {
     std::fs::write(folder.join("on.toml"), run).unwrap();
 }
 
+/// An adapter begins to quote where its own bar says so, and numbers that replace it lose that.
+#[test]
+fn an_adapter_has_a_bar_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    std::fs::create_dir(folder.join("own")).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        let shipped = root(&format!("models/adapters/clinic/{MODEL}/{file}"));
+        std::fs::copy(shipped, folder.join("own").join(file)).unwrap();
+    }
+    let rows = |count: usize| -> String {
+        let row = |n: usize| {
+            let kept = format!("The red kit is kept in cupboard {n}.");
+            let system = format!(
+                "Answer from this.\n\n<passage number=\"1\" title=\"Kit\" section=\"Kit\">\n{kept}\n</passage>"
+            );
+            let (asked, said) = match n % 2 {
+                0 => ("Where is the red kit kept?", format!("> {kept}\nIn cupboard {n} [1].")),
+                _ => ("Who feeds the cat?", "The passages do not answer this question.".to_owned()),
+            };
+            let turn = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
+            let turns = [turn("system", &system), turn("user", asked), turn("assistant", &said)];
+            serde_json::json!({"id": n.to_string(), "language": "en", "messages": turns}).to_string() + "\n"
+        };
+        (0..count).map(row).collect()
+    };
+    let find = |more: &[&str]| {
+        let args = ["evaluate", "quoting", "rows.jsonl", "--adapter", "own"];
+        shishin(folder, &[&args, more].concat()).output().unwrap()
+    };
+    std::fs::write(folder.join("rows.jsonl"), rows(30)).unwrap();
+    let output = find(&[]);
+    assert!(
+        !output.status.success() && text(&output).contains("a bar needs 20 examples"),
+        "{}",
+        text(&output)
+    );
+    std::fs::write(folder.join("rows.jsonl"), rows(40)).unwrap();
+    let output = find(&["--json", "--write"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let report: Json = serde_json::from_slice(&output.stdout).unwrap();
+    let found = &report["bars"][0];
+    assert_eq!(
+        (&found["language"], &found["answered"][0], &found["declined"][0]),
+        (&"en".into(), &20.into(), &20.into())
+    );
+    assert!(found["answered"][1].as_f64().unwrap() >= 0.9, "{found}");
+    let bar = || {
+        let args = [
+            "ask",
+            "--mode",
+            "tuned",
+            "--adapter",
+            "own",
+            "--load-adapter",
+            "own=own",
+            "--json",
+            "--max-tokens",
+            "4",
+            "Who feeds the cat?",
+        ];
+        let output = shishin(folder, &args).output().unwrap();
+        let done = String::from_utf8(output.stdout.clone()).unwrap().lines().last().map(str::to_owned);
+        let done: Json = serde_json::from_str(&done.unwrap_or_else(|| panic!("{}", text(&output)))).unwrap();
+        done["data"]["provenance"]["quotes"]["bar"].as_f64().unwrap()
+    };
+    assert!((bar() - found["bar"].as_f64().unwrap()).abs() < 1e-6);
+    // Of another adapter's it makes no use, and says so.
+    let path = folder.join("own/quoting.json");
+    let own = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, own.replace(report["adapter"].as_str().unwrap(), "f00d")).unwrap();
+    let output = find(&[]);
+    assert!(!output.status.success() && text(&output).contains("another adapter"), "{}", text(&output));
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(bar(), 0.5, "the settings'");
+}
+
 const CRITERIA: &str = r#"
 objective = "Answer with the ward's one word."
 goal = 0.9

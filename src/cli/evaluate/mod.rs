@@ -5,6 +5,7 @@
 mod answers;
 mod forgetting;
 mod passages;
+mod quoting;
 mod retrieval;
 
 use std::io::Write;
@@ -21,6 +22,8 @@ pub enum EvaluateCommand {
     Answers(answers::AnswersArgs),
     /// Weigh what an adapter has cost elsewhere: bits per byte of general text, and how far the next token's distribution has moved
     Forgetting(forgetting::ForgettingArgs),
+    /// Find from where on an adapter should begin to quote, in each language: the bar at which it still answers most of what passages answer
+    Quoting(quoting::QuotingArgs),
     /// Index collections in the form of BEIR, ask their questions, and judge what is found
     Retrieval(retrieval::RetrievalArgs),
     /// Ask the live index questions of your own, and judge what is found and when it keeps silent
@@ -35,6 +38,7 @@ pub fn run(settings: &Settings, command: EvaluateCommand, out: &mut dyn Write) -
     match command {
         EvaluateCommand::Answers(args) => answers::run(settings, &args, out),
         EvaluateCommand::Forgetting(args) => forgetting::run(settings, &args, out),
+        EvaluateCommand::Quoting(args) => quoting::run(settings, &args, out),
         EvaluateCommand::Retrieval(args) => retrieval::run(settings, &args, out),
         EvaluateCommand::Passages(args) => passages::run(settings, &args, out),
     }

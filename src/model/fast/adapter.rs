@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::super::lora::{Adapter, AdapterFormat, LoraPair, last_of};
+use super::super::fingerprint;
+use super::super::lora::{Adapter, AdapterFormat, LoraPair, QuoteBars, last_of};
 use super::super::tensors::Projection;
 use super::{FastDecoder, floats};
 use crate::kernels::{Delta, DenseType, Matrix, Pages};
@@ -18,6 +19,7 @@ pub struct PackedAdapter {
     fingerprint: String,
     format: AdapterFormat,
     invocation: Option<Vec<u32>>,
+    bars: QuoteBars,
     /// By layer and [`Projection`].
     pairs: Vec<[Option<Pair>; Projection::ALL.len()]>,
 }
@@ -42,10 +44,18 @@ impl PackedAdapter {
         for (layer, projection, pair) in adapter.pairs() {
             pairs[layer][projection as usize] = Some(Pair::pack(pair, quantised, &mut pages)?);
         }
+        // What it does is not known by what it has learnt alone.
+        let fingerprint = match serde_json::to_vec(adapter.bars()) {
+            Ok(bars) if !adapter.bars().is_empty() => {
+                fingerprint([adapter.fingerprint().as_bytes(), b"quoting", &bars])
+            }
+            _ => adapter.fingerprint().to_owned(),
+        };
         Ok(Self {
-            fingerprint: adapter.fingerprint().to_owned(),
+            fingerprint,
             format: adapter.format(),
             invocation: adapter.invocation().map(<[u32]>::to_vec),
+            bars: adapter.bars().clone(),
             pairs,
         })
     }
@@ -73,10 +83,16 @@ impl PackedAdapter {
             pairs.push(layer);
         }
         let fingerprint = format!("synthetic-{rank}-{seed}");
-        Ok(Self { fingerprint, format: AdapterFormat::Peft, invocation: None, pairs })
+        Ok(Self {
+            fingerprint,
+            format: AdapterFormat::Peft,
+            invocation: None,
+            bars: QuoteBars::default(),
+            pairs,
+        })
     }
 
-    /// SHA-256 over configuration and weights, as [`Adapter::fingerprint`].
+    /// SHA-256 over configuration and weights, as [`Adapter::fingerprint`]; also over its bars, if it has any.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
@@ -84,6 +100,11 @@ impl PackedAdapter {
     /// The format it came in.
     pub fn format(&self) -> AdapterFormat {
         self.format
+    }
+
+    /// From where on it begins to quote.
+    pub fn bars(&self) -> &QuoteBars {
+        &self.bars
     }
 
     /// Where in a prompt it begins to act: at its invocation tokens if it has such, as [`Adapter::invocation`] says, else at the start.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use super::{Adapter, AdapterError, AdapterFormat, Binder, Half};
+use super::{Adapter, AdapterError, AdapterFormat, Binder, Half, QuoteBars};
 use crate::model::config::ModelConfig;
 use crate::model::fingerprint;
 use crate::model::gguf::{Gguf, unpermuted_rows};
@@ -61,7 +61,8 @@ pub(super) fn load(path: &Path, config: &ModelConfig, device: &Device) -> Result
     // llama.cpp divides by the rank of each pair; an alpha of 0 means "do not scale".
     let pairs = binder.finish(|_, _, rank| Ok(if alpha == 0.0 { 1.0 } else { alpha / rank as f64 }))?;
     let fingerprint = fingerprint([gguf.bytes()]);
-    Ok(Adapter { format: AdapterFormat::GgufLora, fingerprint, invocation, pairs })
+    let bars = QuoteBars::default();
+    Ok(Adapter { format: AdapterFormat::GgufLora, fingerprint, invocation, bars, pairs })
 }
 
 /// llama-architecture files permute the rows of B for query and key as they do the base's; our base is

@@ -9,6 +9,7 @@
 
 pub(crate) mod gguf;
 mod peft;
+mod quoting;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use candle_core::{Device, Tensor};
 use super::config::ModelConfig;
 use super::tensors::Projection;
 use super::weights::shortened;
+
+pub use quoting::{QUOTING, QuoteBars, Quoting};
 
 /// One projection's delta: scale · B A.
 #[derive(Debug, Clone)]
@@ -53,6 +56,7 @@ pub struct Adapter {
     format: AdapterFormat,
     fingerprint: String,
     invocation: Option<Vec<u32>>,
+    bars: QuoteBars,
     pairs: BTreeMap<(usize, Projection), LoraPair>,
 }
 
@@ -108,7 +112,13 @@ impl Adapter {
             }
         }
         let fingerprint = super::fingerprint(parts.iter().map(Vec::as_slice));
-        Ok(Self { format: AdapterFormat::Peft, fingerprint, invocation: None, pairs })
+        Ok(Self {
+            format: AdapterFormat::Peft,
+            fingerprint,
+            invocation: None,
+            bars: QuoteBars::default(),
+            pairs,
+        })
     }
 
     /// The same adapter, beginning at these tokens; its fingerprint says so.
@@ -133,6 +143,12 @@ impl Adapter {
     /// all where they do not occur; what is before is the base's own, and can be shared with it.
     pub fn invocation(&self) -> Option<&[u32]> {
         self.invocation.as_deref()
+    }
+
+    /// From where on it begins to quote; of a PEFT folder with a `quoting.json` only. They are no part of its fingerprint, which tells what was
+    /// learnt.
+    pub fn bars(&self) -> &QuoteBars {
+        &self.bars
     }
 
     /// The delta of a projection, where the adapter has one.

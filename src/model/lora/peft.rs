@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value as Json;
 
-use super::{Adapter, AdapterError, AdapterFormat, Binder, Half};
+use super::{Adapter, AdapterError, AdapterFormat, Binder, Half, Quoting};
 use crate::model::config::ModelConfig;
 use crate::model::fingerprint;
 use crate::model::mapped::MappedFile;
@@ -161,9 +161,11 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: &Device) -> Resu
         let alpha = pattern(peft.alpha_pattern.as_ref(), &path)?.unwrap_or(peft.lora_alpha);
         Ok(alpha / if rslora { (rank as f64).sqrt() } else { rank as f64 })
     })?;
+    let fingerprint = fingerprint([config_bytes.as_slice(), &weights]);
     Ok(Adapter {
         format: AdapterFormat::Peft,
-        fingerprint: fingerprint([config_bytes.as_slice(), &weights]),
+        bars: Quoting::read(folder, &fingerprint)?,
+        fingerprint,
         invocation: peft.alora_invocation_tokens.filter(|tokens| !tokens.is_empty()),
         pairs,
     })

@@ -1,0 +1,120 @@
+//! `shishin evaluate quoting`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use serde::Serialize;
+
+use super::super::progress::Tally;
+use super::super::setup;
+use super::super::signals::cancel_on_signal;
+use crate::config::Settings;
+use crate::evaluate::answers;
+use crate::evaluate::quoting::{self, FEWEST, Found};
+use crate::language::Language;
+use crate::model::fetch::Cancel;
+use crate::model::lora::{QUOTING, Quoting};
+use crate::tune::checkpoint::write_whole;
+
+/// Flags of `shishin evaluate quoting`.
+#[derive(Debug, Args)]
+pub struct QuotingArgs {
+    /// Chat examples that were not learnt from, as `shishin dataset ground --quotes` writes them: valid.jsonl
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The adapter: a PEFT folder
+    #[arg(long, value_name = "PATH")]
+    adapter: PathBuf,
+    /// The base model, instead of the settings'
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Only the first N examples of each file
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// The share of the examples that passages answer in which the adapter shall quote
+    #[arg(long, value_name = "SHARE", default_value_t = 0.9)]
+    answered: f64,
+    /// Write the bars into the adapter's folder, where the server and all evaluations find them
+    #[arg(long)]
+    write: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    adapter: &'a str,
+    bars: &'a [Found],
+}
+
+pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let sound = args.answered > 0.0 && args.answered <= 1.0;
+    anyhow::ensure!(sound, "--answered is {}; it must be above 0 and at most 1", args.answered);
+    let wording = setup::wording(settings)?;
+    let mut held = Vec::new();
+    for file in &args.files {
+        let all = answers::read(std::slice::from_ref(file), &wording)?;
+        held.extend(all.into_iter().take(args.limit.unwrap_or(usize::MAX)));
+    }
+    let cancel = Cancel::default();
+    cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
+    let (located, model) = setup::base(settings, args.model.as_deref(), &cancel)?;
+    let (folder, adapter) = setup::adapter_of(&args.adapter, &located.name, &model)?;
+    let learnt = setup::matrices(&folder, &model.config)?.fingerprint().to_owned();
+    let mut tally = Tally::stderr("beginnings", held.len(), 0);
+    let stop = || cancel.is_cancelled();
+    let decisions = quoting::decisions(&model, &adapter, &held, &stop, &mut |done| tally.at(done))?;
+    tally.end();
+    let found: Vec<Found> =
+        Language::ALL.into_iter().filter_map(|l| quoting::bar(&decisions, l, args.answered)).collect();
+    anyhow::ensure!(
+        !found.is_empty(),
+        "a bar needs {FEWEST} examples of a language over passages whose answer begins with a quote, and as many whose answer does not; name more files"
+    );
+    if args.json {
+        serde_json::to_writer_pretty(
+            &mut *out,
+            &Report { model: &located.name, adapter: &learnt, bars: &found },
+        )?;
+        writeln!(out)?;
+    } else {
+        writeln!(
+            out,
+            "{:<5} {:>7} {:>9} {:>8} {:>9} {:>8} {:>6}",
+            "lang", "bar", "answered", "of", "declined", "of", "area"
+        )?;
+        for one in &found {
+            let ((answered, share), (declined, own)) = (one.answered, one.declined);
+            writeln!(
+                out,
+                "{:<5} {:>7.2} {:>8.1}% {:>8} {:>8.1}% {:>8} {:>6.3}",
+                one.language.tag(),
+                one.bar,
+                100.0 * share,
+                answered,
+                100.0 * own,
+                declined,
+                one.area
+            )?;
+        }
+    }
+    if args.write {
+        anyhow::ensure!(
+            folder.is_dir(),
+            "{} is no folder; bars stand beside a PEFT adapter",
+            folder.display()
+        );
+        let quoting =
+            Quoting { adapter: learnt, bars: found.iter().map(|one| (one.language, one.bar)).collect() };
+        let path = folder.join(QUOTING);
+        let text = serde_json::to_string_pretty(&quoting)? + "\n";
+        write_whole(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+        writeln!(std::io::stderr(), "written into {}", path.display())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,158 @@
+//! From where on an adapter that quotes should begin to: how much likelier than all else it finds a quote where one answers, and where none
+//! does. Adapters differ in that, and so do their languages, which one bar for all cannot fit.
+
+use serde::Serialize;
+
+use super::answers::{Held, passages};
+use super::distributions::predictions;
+use crate::language::Language;
+use crate::model::BaseModel;
+use crate::model::decoder::DecodeError;
+use crate::model::fast::{FastDecoder, PackedAdapter};
+use crate::model::template::{TemplateError, encode_segments};
+use crate::model::tokenizer::{Tokenizer, TokenizerError};
+use crate::quote::{self, QuoteChoice, QuoteGuide, Signs};
+
+/// Why the decisions could not be weighed.
+#[derive(Debug, thiserror::Error)]
+pub enum QuotingError {
+    /// The prompt cannot be made.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The model did not run, or it was asked to stop.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+/// What an adapter makes of one example's beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Decision {
+    /// The example's language.
+    pub language: Language,
+    /// Whether its answer begins with a quote.
+    pub quoted: bool,
+    /// The logarithm of the odds of a quote's likeliest beginning against the likeliest other one: greedily, it quotes where this is above the
+    /// bar.
+    pub odds: f64,
+}
+
+/// What a bar of a language comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Found {
+    /// Of which language.
+    pub language: Language,
+    /// The bar.
+    pub bar: f32,
+    /// Examples that begin with a quote, and the share of them in which the adapter then does.
+    pub answered: (usize, f64),
+    /// Examples that do not, and the share of them in which the adapter then does not.
+    pub declined: (usize, f64),
+    /// The area under the curve: how often one that begins with a quote has higher odds than one that does not.
+    pub area: f64,
+}
+
+/// The fewest examples of a kind and language that a bar is found of.
+pub const FEWEST: usize = 20;
+
+/// Has the adapter begin each example that has passages. `weighed` is told how many are done.
+///
+/// # Errors
+/// When a prompt cannot be made, or `stop` says so.
+pub fn decisions(
+    model: &BaseModel<FastDecoder>,
+    adapter: &PackedAdapter,
+    held: &[Held],
+    stop: &dyn Fn() -> bool,
+    weighed: &mut dyn FnMut(usize),
+) -> Result<Vec<Decision>, QuotingError> {
+    let template = model.template.as_ref().ok_or(TemplateError::Missing)?;
+    let mut decisions = Vec::new();
+    for (at, one) in held.iter().enumerate() {
+        let texts = || passages(one, true).into_iter().map(|passage| passage.text);
+        let possible = quote::possible(texts());
+        if !possible.is_empty() {
+            let tokens = encode_segments(&model.tokenizer, &template.segments(&one.turns)?)?;
+            // The first token of the answer is what the prompt's last one predicts.
+            let asked = [&tokens[..], &tokens[tokens.len() - 1..]].concat();
+            let begins = adapter.begins(&tokens).map(|begins| (adapter, begins));
+            let predicted = predictions(model, &asked, 1, begins, stop)?;
+            // Any bar shows which tokens begin a quote.
+            let choice = QuoteChoice { bar: 1.0, ..QuoteChoice::default() };
+            let signs = possible.into_iter().map(|quote| (quote, Signs::default()));
+            let guide = QuoteGuide::choosing(signs, choice);
+            let quoted = !quote::split(&one.reference, texts()).0.is_empty();
+            let odds = odds(&guide, &predicted[0], &model.tokenizer);
+            decisions.push(Decision { language: one.language, quoted, odds });
+        }
+        weighed(at + 1);
+    }
+    Ok(decisions)
+}
+
+fn odds(guide: &QuoteGuide, predicted: &[f64], tokenizer: &Tokenizer) -> f64 {
+    let (mut quote, mut other) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
+    for (id, likely) in (0..).zip(predicted) {
+        match guide.preference(tokenizer.text_bytes(id)) {
+            Some(0.0) => other = other.max(*likely),
+            Some(_) => quote = quote.max(*likely),
+            None => {}
+        }
+    }
+    quote - other
+}
+
+/// The largest bar of a language at which at least this share of what begins with a quote still does; `None` with too few examples of either
+/// kind.
+#[must_use]
+pub fn bar(decisions: &[Decision], language: Language, share: f64) -> Option<Found> {
+    let of = |quoted: bool| -> Vec<f64> {
+        let own = decisions.iter().filter(|one| one.language == language && one.quoted == quoted);
+        own.map(|one| one.odds).collect()
+    };
+    let (mut answered, declined) = (of(true), of(false));
+    if answered.len().min(declined.len()) < FEWEST {
+        return None;
+    }
+    answered.sort_by(|a, b| b.total_cmp(a));
+    let wanted = (share * answered.len() as f64).ceil().max(1.0) as usize;
+    let least = answered[wanted.min(answered.len()) - 1];
+    // Two digits are more than so few examples tell; one at the bar itself would not be above it.
+    let bar = ((least * 100.0).ceil() - 1.0) / 100.0;
+    let share = |odds: &[f64], above: bool| {
+        odds.iter().filter(|odds| (**odds > bar) == above).count() as f64 / odds.len() as f64
+    };
+    let higher = |a: f64, b: f64| if a == b { 0.5 } else { f64::from(u8::from(a > b)) };
+    let pairs = answered.iter().flat_map(|a| declined.iter().map(move |b| (*a, *b)));
+    let area = pairs.map(|(a, b)| higher(a, b)).sum::<f64>() / (answered.len() * declined.len()) as f64;
+    Some(Found {
+        language,
+        bar: bar as f32,
+        answered: (answered.len(), share(&answered, true)),
+        declined: (declined.len(), share(&declined, false)),
+        area,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_bar_that_answers_enough_is_found_of_each_language() {
+        let decision = |language, quoted, odds| Decision { language, quoted, odds };
+        let mut decisions: Vec<Decision> =
+            (0..100).map(|n| decision(Language::En, true, f64::from(n) / 10.0)).collect();
+        decisions.extend((0..40).map(|n| decision(Language::En, false, f64::from(n) / 10.0 - 2.0)));
+        decisions.extend((0..19).map(|n| decision(Language::Ja, n % 2 == 0, f64::from(n))));
+        let found = bar(&decisions, Language::En, 0.9).unwrap();
+        assert_eq!((found.bar, found.answered, found.declined), (0.99, (100, 0.9), (40, 0.75)));
+        // 2000 pairs with the 20 below zero, and of the other 20 those with 99.5, 98.5 and so on.
+        assert!((found.area - 0.95).abs() < 0.01, "{}", found.area);
+        let all = bar(&decisions, Language::En, 1.0).unwrap();
+        assert_eq!((all.bar, all.answered.1), (-0.01, 1.0));
+        assert_eq!(bar(&decisions, Language::Ja, 0.9), None, "too few");
+    }
+}
