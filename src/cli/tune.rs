@@ -115,6 +115,9 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     if args.gguf {
         write_gguf(&tune.output.join("adapter.gguf"), &model.config, &parameters, invocation.as_deref())?;
     }
+    if tune.lora.interpolation < 1.0 {
+        writeln!(out, "written {} of the way; losses are those of all of it", tune.lora.interpolation)?;
+    }
     report(&summary, &tune.output, out)?;
     Ok(ExitCode::SUCCESS)
 }

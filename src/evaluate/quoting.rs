@@ -17,14 +17,24 @@ use crate::quote::{self, QuoteChoice, QuoteGuide, Signs};
 #[derive(Debug, thiserror::Error)]
 pub enum QuotingError {
     /// The prompt cannot be made.
-    #[error(transparent)]
-    Template(#[from] TemplateError),
+    #[error("{id}: {source}")]
+    Template {
+        /// The example.
+        id: String,
+        /// Why.
+        source: TemplateError,
+    },
     /// The tokenizer failed.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// The model did not run, or it was asked to stop.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
+    #[error("{id}: {source}")]
+    Decode {
+        /// The example.
+        id: String,
+        /// Why.
+        source: DecodeError,
+    },
 }
 
 /// What an adapter makes of one example's beginning.
@@ -68,17 +78,20 @@ pub fn decisions(
     stop: &dyn Fn() -> bool,
     weighed: &mut dyn FnMut(usize),
 ) -> Result<Vec<Decision>, QuotingError> {
-    let template = model.template.as_ref().ok_or(TemplateError::Missing)?;
+    let template = model.template.as_ref();
     let mut decisions = Vec::new();
     for (at, one) in held.iter().enumerate() {
         let texts = || passages(one, true).into_iter().map(|passage| passage.text);
         let possible = quote::possible(texts());
         if !possible.is_empty() {
-            let tokens = encode_segments(&model.tokenizer, &template.segments(&one.turns)?)?;
+            let bad = |source| QuotingError::Template { id: one.id.clone(), source };
+            let segments = template.ok_or(TemplateError::Missing).and_then(|own| own.segments(&one.turns));
+            let tokens = encode_segments(&model.tokenizer, &segments.map_err(bad)?)?;
             // The first token of the answer is what the prompt's last one predicts.
             let asked = [&tokens[..], &tokens[tokens.len() - 1..]].concat();
             let begins = adapter.begins(&tokens).map(|begins| (adapter, begins));
-            let predicted = predictions(model, &asked, 1, begins, stop)?;
+            let predicted = predictions(model, &asked, 1, begins, stop)
+                .map_err(|source| QuotingError::Decode { id: one.id.clone(), source })?;
             // Any bar shows which tokens begin a quote.
             let choice = QuoteChoice { bar: 1.0, ..QuoteChoice::default() };
             let signs = possible.into_iter().map(|quote| (quote, Signs::default()));

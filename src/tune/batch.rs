@@ -110,6 +110,11 @@ impl Prefix {
         &self.layers
     }
 
+    /// Whether it is kept as beside weights of this form.
+    pub(super) fn is_of(&self, form: WeightForm) -> bool {
+        self.layers.iter().flatten().all(|own| matches!(own, Numbers::Full(_)) == (form == WeightForm::F32))
+    }
+
     /// How many tokens it stands for.
     #[must_use]
     pub fn tokens(&self) -> usize {

@@ -195,8 +195,12 @@ mod tests {
         let halves = prefix(2, 3);
         let full = of_form(2, 3, WeightForm::F32);
         assert_eq!(full.bytes(), 2 * halves.bytes());
-        for one in [halves, full] {
+        for one in [halves, full.clone()] {
             assert_eq!(decode(&encode(&one)).unwrap(), one);
+            assert_eq!(
+                [WeightForm::Stored, WeightForm::F32].map(|form| one.is_of(form)),
+                [one != full, one == full]
+            );
         }
     }
 

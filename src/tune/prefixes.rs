@@ -61,6 +61,8 @@ impl Prefixes {
             return Arc::clone(prefix);
         }
         let found = self.folder.as_ref().and_then(|folder| folder.read(tokens));
+        // One that an earlier version kept beside weights in 32 bits is written anew.
+        let found = found.filter(|prefix| prefix.is_of(self.form));
         let prefix = found.unwrap_or_else(|| {
             let prefix = graph.prefix(tokens, self.form);
             self.keep(tokens, &prefix);

@@ -37,7 +37,7 @@ pub struct QuotingArgs {
     /// The share of the examples that passages answer in which the adapter shall quote
     #[arg(long, value_name = "SHARE", default_value_t = 0.9)]
     answered: f64,
-    /// Write the bars into the adapter's folder, where the server and all evaluations find them
+    /// Write the bars into the adapter's folder, where evaluations find them, and the server when it loads the adapter
     #[arg(long)]
     write: bool,
     /// Print JSON
@@ -65,6 +65,11 @@ pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) 
     cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
     let (located, model) = setup::base(settings, args.model.as_deref(), &cancel)?;
     let (folder, adapter) = setup::adapter_of(&args.adapter, &located.name, &model)?;
+    anyhow::ensure!(
+        folder.is_dir() || !args.write,
+        "{} is no folder, and bars stand beside a PEFT adapter: name its folder, or leave out --write",
+        folder.display()
+    );
     let learnt = setup::matrices(&folder, &model.config)?.fingerprint().to_owned();
     let mut tally = Tally::stderr("beginnings", held.len(), 0);
     let stop = || cancel.is_cancelled();
@@ -76,6 +81,17 @@ pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) 
         !found.is_empty(),
         "a bar needs {FEWEST} examples of a language over passages whose answer begins with a quote, and as many whose answer does not; name more files"
     );
+    for language in Language::ALL.into_iter().filter(|l| found.iter().all(|one| one.language != *l)) {
+        let of =
+            |quoted| decisions.iter().filter(|one| one.language == language && one.quoted == quoted).count();
+        if of(true) + of(false) > 0 {
+            let (tag, answered, declined) = (language.tag(), of(true), of(false));
+            writeln!(
+                std::io::stderr(),
+                "{tag}: no bar; {answered} examples begin with a quote and {declined} do not, and {FEWEST} of each are needed"
+            )?;
+        }
+    }
     if args.json {
         serde_json::to_writer_pretty(
             &mut *out,
@@ -104,13 +120,10 @@ pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) 
         }
     }
     if args.write {
-        anyhow::ensure!(
-            folder.is_dir(),
-            "{} is no folder; bars stand beside a PEFT adapter",
-            folder.display()
-        );
-        let quoting =
-            Quoting { adapter: learnt, bars: found.iter().map(|one| (one.language, one.bar)).collect() };
+        // Those of languages that these examples are not in stay.
+        let mut bars = adapter.bars().clone();
+        bars.extend(found.iter().map(|one| (one.language, one.bar)));
+        let quoting = Quoting { adapter: learnt, bars };
         let path = folder.join(QUOTING);
         let text = serde_json::to_string_pretty(&quoting)? + "\n";
         write_whole(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
