@@ -270,7 +270,7 @@ impl Answerer {
             false => Some(self.wording.outdated(language, &not_in_effect)),
         };
         let note = note.transpose().map_err(|e| AnswerError::Setup(e.to_string()))?;
-        let own = adapter.as_ref().and_then(|(_, adapter)| adapter.bars().get(&language).copied());
+        let own = adapter.as_ref().and_then(|(_, adapter)| adapter.bar(language));
         let choice = self.settings.quotes.with_bar(own);
         let provenance = Provenance {
             mode: way.mode,

@@ -333,12 +333,15 @@ pub(super) fn passages(one: &Held, quotes: bool) -> Vec<InPrompt<'_>> {
     InPrompt::of(&turn.content).collect()
 }
 
+/// What counts in a system's choice of quotes in answer to a question in this language: an adapter may have a bar of its own.
+pub fn choice(quotes: QuoteChoice, system: &System, language: Language) -> QuoteChoice {
+    quotes.with_bar(system.adapter.as_ref().and_then(|own| own.bar(language)))
+}
+
 /// What a system may quote, as the server keeps it to that. Of data that does not say what the question alone is, nothing is preferred.
 fn guide(one: &Held, system: &System, generation: &Generation<'_>) -> Result<QuoteGuide, AnswersError> {
     let passages = passages(one, system.adapter.is_some());
-    let choice = generation
-        .quotes
-        .with_bar(system.adapter.as_ref().and_then(|own| own.bars().get(&one.language).copied()));
+    let choice = choice(generation.quotes, system, one.language);
     let Some(question) = one.question.as_ref().filter(|_| !passages.is_empty()) else {
         let possible = quote::possible(passages.iter().map(|passage| passage.text));
         let possible = possible.into_iter().map(|quote| (quote, Signs::default()));

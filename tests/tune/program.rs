@@ -247,6 +247,18 @@ fn goes_on(folder: &Path) {
     assert!(!output.status.success() && text(&output).contains("another output"), "{}", text(&output));
 }
 
+/// What an answer with the adapter in a folder of this name says it comes from.
+fn provenance(folder: &Path, adapter: &str) -> Json {
+    let load = format!("{adapter}={adapter}");
+    let named = ["ask", "--mode", "tuned", "--adapter", adapter, "--load-adapter", &load];
+    let output = shishin(folder, &[&named[..], &["--json", "--max-tokens", "4", "Ward 3?"]].concat())
+        .output()
+        .unwrap();
+    let done = String::from_utf8(output.stdout.clone()).unwrap().lines().last().map(str::to_owned);
+    let done: Json = serde_json::from_str(&done.unwrap_or_else(|| panic!("{}", text(&output)))).unwrap();
+    done["data"]["provenance"].clone()
+}
+
 /// A finished run that is started again with another share of the way writes that, and trains nothing anew.
 fn interpolates(folder: &Path) {
     let numbers = |name: &str| {
@@ -255,23 +267,8 @@ fn interpolates(folder: &Path) {
     };
     let read = |path: &str| std::fs::read_to_string(folder.join(path)).unwrap();
     // Bars of its numbers stay while these do.
-    let ask = [
-        "ask",
-        "--mode",
-        "tuned",
-        "--adapter",
-        "on",
-        "--load-adapter",
-        "on=on",
-        "--json",
-        "--max-tokens",
-        "1",
-        "Ward 3?",
-    ];
-    let asked = shishin(folder, &ask).output().unwrap();
-    let done = String::from_utf8(asked.stdout.clone()).unwrap().lines().last().map(str::to_owned);
-    let done: Json = serde_json::from_str(&done.unwrap_or_else(|| panic!("{}", text(&asked)))).unwrap();
-    let own = &done["data"]["provenance"]["adapter"]["sha256"];
+    let provenance = provenance(folder, "on");
+    let own = &provenance["adapter"]["sha256"];
     let bars = serde_json::json!({"adapter": own, "bars": {"en": 1.5}}).to_string();
     std::fs::write(folder.join("on/quoting.json"), bars).unwrap();
     let again = shishin(folder, &["tune", "--run", "on.toml"]).output().unwrap();
@@ -357,25 +354,7 @@ fn an_adapter_has_a_bar_of_its_own() {
         (&"en".into(), &20.into(), &20.into())
     );
     assert!(found["answered"][1].as_f64().unwrap() >= 0.9, "{found}");
-    let bar = || {
-        let args = [
-            "ask",
-            "--mode",
-            "tuned",
-            "--adapter",
-            "own",
-            "--load-adapter",
-            "own=own",
-            "--json",
-            "--max-tokens",
-            "4",
-            "Who feeds the cat?",
-        ];
-        let output = shishin(folder, &args).output().unwrap();
-        let done = String::from_utf8(output.stdout.clone()).unwrap().lines().last().map(str::to_owned);
-        let done: Json = serde_json::from_str(&done.unwrap_or_else(|| panic!("{}", text(&output)))).unwrap();
-        done["data"]["provenance"]["quotes"]["bar"].as_f64().unwrap()
-    };
+    let bar = || provenance(folder, "own")["quotes"]["bar"].as_f64().unwrap();
     assert!((bar() - found["bar"].as_f64().unwrap()).abs() < 1e-6);
     let path = folder.join("own/quoting.json");
     let own = std::fs::read_to_string(&path).unwrap();
@@ -399,6 +378,7 @@ fn an_adapter_has_a_bar_of_its_own() {
         let output = shishin(folder, &args).output().unwrap();
         let report: Json =
             serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)));
+        assert_eq!(report["bars"], serde_json::json!({"own": {"en": bar}}));
         let own = report["answers"].as_array().unwrap().iter().filter(|one| one["system"] != "base");
         own.map(|one| one["answer"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };

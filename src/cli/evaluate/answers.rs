@@ -1,5 +1,6 @@
 //! `shishin evaluate answers`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,7 +20,9 @@ use crate::evaluate::criteria::Criteria;
 use crate::evaluate::likelihood::{self, Likelihood};
 use crate::evaluate::metrics::Mean;
 use crate::evaluate::score::{self, Score};
+use crate::language::Language;
 use crate::model::fetch::Cancel;
+use crate::quote::QuoteChoice;
 use crate::tune::card;
 
 /// Flags of `shishin evaluate answers`.
@@ -66,6 +69,8 @@ struct Report<'a> {
     model: &'a str,
     model_sha256: &'a str,
     adapters: Vec<(&'a str, &'a str)>,
+    /// From where on each adapter begins to quote, by language; without one of examples that have no passages.
+    bars: BTreeMap<&'a str, BTreeMap<Language, f32>>,
     objective: &'a str,
     examples: usize,
     figures: &'a [Figure],
@@ -127,6 +132,7 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
                 .iter()
                 .filter_map(|s| Some((s.name.as_str(), s.adapter.as_ref()?.fingerprint())))
                 .collect(),
+            bars: systems[1..].iter().map(|s| (s.name.as_str(), bars(&held, s, generation.quotes))).collect(),
             objective: &criteria.objective,
             examples: held.len(),
             figures: &figures,
@@ -158,7 +164,9 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     }
     if args.card {
         for (folder, system) in folders.iter().zip(&systems[1..]) {
-            let text = evaluation(&system.name, held.len(), &criteria.objective, &figures, &scores);
+            let bars = bars(&held, system, generation.quotes);
+            let judged = (&system.name[..], held.len(), &bars);
+            let text = evaluation(judged, &criteria.objective, &figures, &scores);
             let path = card::put_evaluation(folder, &judged_on(&args.files, &args.criteria), &text)?;
             writeln!(std::io::stderr(), "written into {}", path.display())?;
         }
@@ -180,16 +188,27 @@ fn judged_on(files: &[PathBuf], criteria: &Path) -> String {
     format!("{} by {}", files.join(", "), card::folder_name(criteria))
 }
 
+/// From where on an adapter begins to quote in each language of the examples that have passages.
+fn bars(held: &[Held], system: &System, quotes: QuoteChoice) -> BTreeMap<Language, f32> {
+    let quotable = held.iter().filter(|one| one.passages > 0);
+    quotable.map(|one| (one.language, answers::choice(quotes, system, one.language).bar)).collect()
+}
+
 /// The figures of an adapter and its base as a table of Markdown.
 fn evaluation(
-    system: &str,
-    examples: usize,
+    (system, examples, bars): (&str, usize, &BTreeMap<Language, f32>),
     objective: &str,
     figures: &[Figure],
     scores: &[Score],
 ) -> String {
+    let begins: Vec<String> =
+        bars.iter().map(|(language, bar)| format!("{bar} ({})", language.tag())).collect();
+    let begins = match begins.is_empty() {
+        true => String::new(),
+        false => format!(" It begins to quote from a bar of {} on.", begins.join(" and ")),
+    };
     let mut text = format!(
-        "{objective}\n\nOn {examples} examples that nothing was learnt from; answers are greedy, intervals 95 % (Wilson's; of scores by a bootstrap), p the larger of a paired bootstrap's and of McNemar's exact test, of scores the bootstrap's.\n\n\
+        "{objective}\n\nOn {examples} examples that nothing was learnt from; answers are greedy, intervals 95 % (Wilson's; of scores by a bootstrap), p the larger of a paired bootstrap's and of McNemar's exact test, of scores the bootstrap's.{begins}\n\n\
          | criterion | language | base | adapter | 95 % | difference | p | goal |\n| --- | --- | --: | --: | --: | --: | --: | --: |\n"
     );
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);

@@ -7,6 +7,7 @@ use super::super::lora::{Adapter, AdapterFormat, LoraPair, QuoteBars, last_of};
 use super::super::tensors::Projection;
 use super::{FastDecoder, floats};
 use crate::kernels::{Delta, DenseType, Matrix, Pages};
+use crate::language::Language;
 use crate::model::weights::WeightError;
 
 /// A LoRA adapter ready to be added to a pass.
@@ -102,9 +103,14 @@ impl PackedAdapter {
         self.format
     }
 
-    /// From where on it begins to quote.
+    /// From where on it begins to quote, by language.
     pub fn bars(&self) -> &QuoteBars {
         &self.bars
+    }
+
+    /// From where on it begins to quote in answer to a question in this language, if that has been found for it.
+    pub fn bar(&self, language: Language) -> Option<f32> {
+        self.bars.get(&language).copied()
     }
 
     /// Where in a prompt it begins to act: at its invocation tokens if it has such, as [`Adapter::invocation`] says, else at the start.
