@@ -3,8 +3,7 @@
 //! An example is a line of a chat dataset. What the assistant says last is the reference; what stands before it is the prompt, the same
 //! tokens for every system, so that a late adapter shares what the base has read.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -201,6 +200,31 @@ pub struct System {
     pub adapter: Option<Arc<PackedAdapter>>,
 }
 
+/// What a first quote must be likelier by; see [`QuoteChoice::bar`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Bar {
+    /// The logarithm of the factor.
+    pub bar: f32,
+    /// Whether it is the adapter's own, instead of the settings'.
+    pub own: bool,
+}
+
+impl System {
+    /// What counts in its choice of quotes in answer to a question in this language.
+    fn choice(&self, quotes: QuoteChoice, language: Language) -> QuoteChoice {
+        quotes.with_bar(self.adapter.as_ref().and_then(|own| own.bar(language)))
+    }
+
+    /// The bars of its first quotes, by the languages of the examples that have passages; none for the base.
+    pub fn bars(&self, held: &[Held], quotes: QuoteChoice) -> BTreeMap<Language, Bar> {
+        let Some(adapter) = &self.adapter else { return BTreeMap::new() };
+        let quotable = held.iter().filter(|one| one.passages > 0);
+        let bar =
+            |language| Bar { bar: self.choice(quotes, language).bar, own: adapter.bar(language).is_some() };
+        quotable.map(|one| (one.language, bar(one.language))).collect()
+    }
+}
+
 /// What one system said to one example.
 #[derive(Debug, Clone, Serialize)]
 pub struct Answer {
@@ -333,15 +357,10 @@ pub(super) fn passages(one: &Held, quotes: bool) -> Vec<InPrompt<'_>> {
     InPrompt::of(&turn.content).collect()
 }
 
-/// What counts in a system's choice of quotes in answer to a question in this language: an adapter may have a bar of its own.
-pub fn choice(quotes: QuoteChoice, system: &System, language: Language) -> QuoteChoice {
-    quotes.with_bar(system.adapter.as_ref().and_then(|own| own.bar(language)))
-}
-
 /// What a system may quote, as the server keeps it to that. Of data that does not say what the question alone is, nothing is preferred.
 fn guide(one: &Held, system: &System, generation: &Generation<'_>) -> Result<QuoteGuide, AnswersError> {
     let passages = passages(one, system.adapter.is_some());
-    let choice = choice(generation.quotes, system, one.language);
+    let choice = system.choice(generation.quotes, one.language);
     let Some(question) = one.question.as_ref().filter(|_| !passages.is_empty()) else {
         let possible = quote::possible(passages.iter().map(|passage| passage.text));
         let possible = possible.into_iter().map(|quote| (quote, Signs::default()));

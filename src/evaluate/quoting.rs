@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::answers::{Held, passages};
 use super::distributions::predictions;
+use super::rates::Rate;
 use crate::language::Language;
 use crate::model::BaseModel;
 use crate::model::decoder::DecodeError;
@@ -38,7 +39,7 @@ pub enum QuotingError {
 }
 
 /// What an adapter makes of one example's beginning.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Decision {
     /// The example's language.
     pub language: Language,
@@ -56,10 +57,10 @@ pub struct Found {
     pub language: Language,
     /// The bar.
     pub bar: f32,
-    /// Examples that begin with a quote, and the share of them in which the adapter then does.
-    pub answered: (usize, f64),
-    /// Examples that do not, and the share of them in which the adapter then does not.
-    pub declined: (usize, f64),
+    /// Of the examples that begin with a quote, those in which the adapter then does.
+    pub answered: Rate,
+    /// Of those that do not, those in which the adapter then does not.
+    pub declined: Rate,
     /// The area under the curve: how often one that begins with a quote has higher odds than one that does not.
     pub area: f64,
 }
@@ -134,8 +135,8 @@ pub fn bar(decisions: &[Decision], language: Language, share: f64) -> Option<Fou
     let least = answered[wanted.min(answered.len()) - 1];
     // Two digits are more than so few examples tell; one at the bar itself would not be above it.
     let bar = ((least * 100.0).ceil() - 1.0) / 100.0;
-    let share = |odds: &[f64], above: bool| {
-        odds.iter().filter(|odds| (**odds > bar) == above).count() as f64 / odds.len() as f64
+    let rate = |odds: &[f64], above: bool| {
+        Rate::of(&odds.iter().map(|odds| (*odds > bar) == above).collect::<Vec<_>>())
     };
     let higher = |a: f64, b: f64| if a == b { 0.5 } else { f64::from(u8::from(a > b)) };
     let pairs = answered.iter().flat_map(|a| declined.iter().map(move |b| (*a, *b)));
@@ -143,8 +144,8 @@ pub fn bar(decisions: &[Decision], language: Language, share: f64) -> Option<Fou
     Some(Found {
         language,
         bar: bar as f32,
-        answered: (answered.len(), share(&answered, true)),
-        declined: (declined.len(), share(&declined, false)),
+        answered: rate(&answered, true),
+        declined: rate(&declined, false),
         area,
     })
 }
@@ -161,11 +162,12 @@ mod tests {
         decisions.extend((0..40).map(|n| decision(Language::En, false, f64::from(n) / 10.0 - 2.0)));
         decisions.extend((0..19).map(|n| decision(Language::Ja, n % 2 == 0, f64::from(n))));
         let found = bar(&decisions, Language::En, 0.9).unwrap();
-        assert_eq!((found.bar, found.answered, found.declined), (0.99, (100, 0.9), (40, 0.75)));
+        let of = |rate: Rate| (rate.held, rate.of);
+        assert_eq!((found.bar, of(found.answered), of(found.declined)), (0.99, (90, 100), (30, 40)));
         // 2000 pairs with the 20 below zero, and of the other 20 those with 99.5, 98.5 and so on.
         assert!((found.area - 0.95).abs() < 0.01, "{}", found.area);
         let all = bar(&decisions, Language::En, 1.0).unwrap();
-        assert_eq!((all.bar, all.answered.1), (-0.01, 1.0));
+        assert_eq!((all.bar, of(all.answered)), (-0.01, (100, 100)));
         assert_eq!(bar(&decisions, Language::Ja, 0.9), None, "too few");
     }
 }

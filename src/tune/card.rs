@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::checkpoint::{CheckpointError, write_whole};
 use super::examples::Source;
-use super::run::Summary;
+use super::progress::Summary;
 use super::settings::{Begins, TuneSettings};
 use crate::model::weights::WeightForm;
 

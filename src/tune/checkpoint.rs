@@ -8,7 +8,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::optimiser::AdamW;
-use super::run::Step;
+use super::progress::Step;
 
 /// Version of the file's layout.
 const VERSION: u32 = 1;

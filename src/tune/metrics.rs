@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::checkpoint::{CheckpointError, write_whole};
 use super::plot::{self, PlotError};
-use super::run::Step;
+use super::progress::Step;
 use super::tensorboard::Events;
 
 /// Why the record cannot be kept.

@@ -6,7 +6,7 @@ use std::sync::Once;
 use plotters::prelude::*;
 use plotters::style::FontStyle;
 
-use super::run::Step;
+use super::progress::Step;
 
 const SIZE: (u32, u32) = (900, 500);
 /// Colours that people who do not tell red from green tell apart (Okabe and Ito).

@@ -9,7 +9,8 @@ use super::graph::{Graph, Regularisation};
 use super::optimiser::AdamW;
 use super::parameters::Parameters;
 use super::prefixes::Prefixes;
-use super::run::{Run, RunError, Watch, fill};
+use super::progress::Watch;
+use super::run::{Run, RunError, fill};
 use super::settings::TrainingSettings;
 
 /// What a run would take.

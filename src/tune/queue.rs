@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::write_whole;
 use super::files::{DataFiles, FileError};
-use super::run::Step;
+use super::progress::Step;
 use super::settings::TuneSettings;
 
 /// Jobs that may wait.

@@ -6,7 +6,8 @@ use super::loss::Losses;
 use super::optimiser::norm;
 use super::parameters::Parameters;
 use super::prefixes::Prefixes;
-use super::run::{Run, RunError, Watch, fill};
+use super::progress::Watch;
+use super::run::{Run, RunError, fill};
 
 impl Run<'_> {
     /// Before the first step: every B must get a gradient, and the loss must move along the gradient as the gradient says.

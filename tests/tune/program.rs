@@ -312,11 +312,14 @@ fn interpolates(folder: &Path) {
 fn an_adapter_has_a_bar_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path();
-    std::fs::create_dir(folder.join("own")).unwrap();
-    for file in ["adapter_config.json", "adapter_model.safetensors"] {
-        let shipped = root(&format!("models/adapters/clinic/{MODEL}/{file}"));
-        std::fs::copy(shipped, folder.join("own").join(file)).unwrap();
-    }
+    let copy_to = |name: &str| {
+        std::fs::create_dir_all(folder.join(name)).unwrap();
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            let shipped = root(&format!("models/adapters/clinic/{MODEL}/{file}"));
+            std::fs::copy(shipped, folder.join(name).join(file)).unwrap();
+        }
+    };
+    copy_to("own");
     let rows = |count: usize| -> String {
         let row = |n: usize| {
             let kept = format!("The red kit is kept in cupboard {n}.");
@@ -350,14 +353,20 @@ fn an_adapter_has_a_bar_of_its_own() {
     let report: Json = serde_json::from_slice(&output.stdout).unwrap();
     let found = &report["bars"][0];
     assert_eq!(
-        (&found["language"], &found["answered"][0], &found["declined"][0]),
+        (&found["language"], &found["answered"]["of"], &found["declined"]["of"]),
         (&"en".into(), &20.into(), &20.into())
     );
-    assert!(found["answered"][1].as_f64().unwrap() >= 0.9, "{found}");
+    assert!(found["answered"]["rate"].as_f64().unwrap() >= 0.9, "{found}");
     let bar = || provenance(folder, "own")["quotes"]["bar"].as_f64().unwrap();
     assert!((bar() - found["bar"].as_f64().unwrap()).abs() < 1e-6);
     let path = folder.join("own/quoting.json");
     let own = std::fs::read_to_string(&path).unwrap();
+    // A bar of a language that these examples are not in stays when they are weighed again.
+    let more = serde_json::json!({"adapter": report["adapter"], "bars": {"en": 9.5, "ja": -0.5}});
+    std::fs::write(&path, more.to_string()).unwrap();
+    assert!(find(&["--write"]).status.success());
+    let kept: Json = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(kept["bars"], serde_json::json!({"en": found["bar"], "ja": -0.5}));
     // What decides is the bar: far below what it finds all begin with a quote, far above none.
     std::fs::write(folder.join("criteria.toml"), CRITERIA).unwrap();
     let answers = |bar: f32| {
@@ -378,7 +387,7 @@ fn an_adapter_has_a_bar_of_its_own() {
         let output = shishin(folder, &args).output().unwrap();
         let report: Json =
             serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)));
-        assert_eq!(report["bars"], serde_json::json!({"own": {"en": bar}}));
+        assert_eq!(report["bars"]["own"]["en"], serde_json::json!({"bar": bar, "own": true}));
         let own = report["answers"].as_array().unwrap().iter().filter(|one| one["system"] != "base");
         own.map(|one| one["answer"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
@@ -390,6 +399,22 @@ fn an_adapter_has_a_bar_of_its_own() {
     assert!(!output.status.success() && text(&output).contains("another adapter"), "{}", text(&output));
     std::fs::remove_file(&path).unwrap();
     assert_eq!(bar(), 0.5, "the settings'");
+    // A card says at which bar its figures were found, and whose. Folders of one name are told apart.
+    copy_to("other/own");
+    std::fs::write(folder.join("own/README.md"), "<!-- evaluation -->\n<!-- end of evaluation -->\n")
+        .unwrap();
+    let args = ["evaluate", "answers", "rows.jsonl", "--limit", "1", "--criteria", "criteria.toml", "--json"];
+    let args = [&args[..], &["--adapter", "own", "--adapter", "other/own"]].concat();
+    let output = shishin(folder, &args).output().unwrap();
+    let report: Json =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)));
+    let settings = serde_json::json!({"en": {"bar": 0.5, "own": false}});
+    assert_eq!(report["bars"], serde_json::json!({"own": settings, "other/own": settings}));
+    let args = ["evaluate", "answers", "rows.jsonl", "--limit", "1", "--criteria", "criteria.toml", "--card"];
+    let output = shishin(folder, &[&args[..], &["--adapter", "own"]].concat()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let card = std::fs::read_to_string(folder.join("own/README.md")).unwrap();
+    assert!(card.contains("by e to the power of 0.5 (en, `answer.quote_bar`)."), "{card}");
 }
 
 const CRITERIA: &str = r#"

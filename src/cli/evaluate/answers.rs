@@ -15,14 +15,13 @@ use super::super::signals::cancel_on_signal;
 use super::super::{printable, setup};
 use crate::config::Settings;
 use crate::engine::Engine;
-use crate::evaluate::answers::{self, Answer, Figure, Generation, Held, System};
+use crate::evaluate::answers::{self, Answer, Bar, Figure, Generation, Held, System};
 use crate::evaluate::criteria::Criteria;
 use crate::evaluate::likelihood::{self, Likelihood};
 use crate::evaluate::metrics::Mean;
 use crate::evaluate::score::{self, Score};
 use crate::language::Language;
 use crate::model::fetch::Cancel;
-use crate::quote::QuoteChoice;
 use crate::tune::card;
 
 /// Flags of `shishin evaluate answers`.
@@ -69,8 +68,8 @@ struct Report<'a> {
     model: &'a str,
     model_sha256: &'a str,
     adapters: Vec<(&'a str, &'a str)>,
-    /// From where on each adapter begins to quote, by language; without one of examples that have no passages.
-    bars: BTreeMap<&'a str, BTreeMap<Language, f32>>,
+    /// The bars of each adapter's first quotes, by the languages of the examples that have passages.
+    bars: BTreeMap<&'a str, BTreeMap<Language, Bar>>,
     objective: &'a str,
     examples: usize,
     figures: &'a [Figure],
@@ -96,7 +95,12 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     for path in &args.adapter {
         let (own, adapter) = setup::adapter_of(path, &located.name, &model)?;
         folders.push(own);
-        systems.push(System { name: short_name(path), adapter: Some(adapter) });
+        // Folders of one name, or called as the base is here, are told apart by their paths.
+        let short = short_name(path);
+        let taken = |name: &str| systems.iter().any(|system| system.name == name);
+        let name = if taken(&short) { path.display().to_string() } else { short };
+        anyhow::ensure!(!taken(&name), "--adapter {name} is given twice; leave one out");
+        systems.push(System { name, adapter: Some(adapter) });
     }
     let model = Arc::new(model);
     let engine = Engine::start(&model, &settings.engine)?;
@@ -132,7 +136,7 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
                 .iter()
                 .filter_map(|s| Some((s.name.as_str(), s.adapter.as_ref()?.fingerprint())))
                 .collect(),
-            bars: systems[1..].iter().map(|s| (s.name.as_str(), bars(&held, s, generation.quotes))).collect(),
+            bars: systems[1..].iter().map(|s| (s.name.as_str(), s.bars(&held, generation.quotes))).collect(),
             objective: &criteria.objective,
             examples: held.len(),
             figures: &figures,
@@ -164,7 +168,7 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     }
     if args.card {
         for (folder, system) in folders.iter().zip(&systems[1..]) {
-            let bars = bars(&held, system, generation.quotes);
+            let bars = system.bars(&held, generation.quotes);
             let judged = (&system.name[..], held.len(), &bars);
             let text = evaluation(judged, &criteria.objective, &figures, &scores);
             let path = card::put_evaluation(folder, &judged_on(&args.files, &args.criteria), &text)?;
@@ -188,27 +192,23 @@ fn judged_on(files: &[PathBuf], criteria: &Path) -> String {
     format!("{} by {}", files.join(", "), card::folder_name(criteria))
 }
 
-/// From where on an adapter begins to quote in each language of the examples that have passages.
-fn bars(held: &[Held], system: &System, quotes: QuoteChoice) -> BTreeMap<Language, f32> {
-    let quotable = held.iter().filter(|one| one.passages > 0);
-    quotable.map(|one| (one.language, answers::choice(quotes, system, one.language).bar)).collect()
-}
-
 /// The figures of an adapter and its base as a table of Markdown.
 fn evaluation(
-    (system, examples, bars): (&str, usize, &BTreeMap<Language, f32>),
+    (system, examples, bars): (&str, usize, &BTreeMap<Language, Bar>),
     objective: &str,
     figures: &[Figure],
     scores: &[Score],
 ) -> String {
-    let begins: Vec<String> =
-        bars.iter().map(|(language, bar)| format!("{bar} ({})", language.tag())).collect();
-    let begins = match begins.is_empty() {
+    let bars: Vec<String> = bars.iter().map(bar_of).collect();
+    let bars = match bars.is_empty() {
         true => String::new(),
-        false => format!(" It begins to quote from a bar of {} on.", begins.join(" and ")),
+        false => format!(
+            " A first quote had to be likelier than all else by e to the power of {}.",
+            bars.join(" and ")
+        ),
     };
     let mut text = format!(
-        "{objective}\n\nOn {examples} examples that nothing was learnt from; answers are greedy, intervals 95 % (Wilson's; of scores by a bootstrap), p the larger of a paired bootstrap's and of McNemar's exact test, of scores the bootstrap's.{begins}\n\n\
+        "{objective}\n\nOn {examples} examples that nothing was learnt from; answers are greedy, intervals 95 % (Wilson's; of scores by a bootstrap), p the larger of a paired bootstrap's and of McNemar's exact test, of scores the bootstrap's.{bars}\n\n\
          | criterion | language | base | adapter | 95 % | difference | p | goal |\n| --- | --- | --: | --: | --: | --: | --: | --: |\n"
     );
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
@@ -240,6 +240,12 @@ fn evaluation(
         text.push_str(&format!("\nMean {}\n", score_line(score)));
     }
     text
+}
+
+/// A bar in words.
+fn bar_of((language, Bar { bar, own }): (&Language, &Bar)) -> String {
+    let whose = if *own { "its own" } else { "`answer.quote_bar`" };
+    format!("{bar} ({}, {whose})", language.tag())
 }
 
 /// A score in a line.

@@ -1,5 +1,6 @@
 //! `shishin evaluate forgetting`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,9 +16,10 @@ use super::super::{printable, setup};
 use crate::config::Settings;
 use crate::dataset::general;
 use crate::engine::Engine;
-use crate::evaluate::answers::{self, Answer, System};
+use crate::evaluate::answers::{self, Answer, Bar, System};
 use crate::evaluate::forgetting::{self, Figures, Placed};
 use crate::evaluate::probes::{self, Kind, Probe, ProbeFigure};
+use crate::language::Language;
 use crate::model::fetch::Cancel;
 
 /// Flags of `shishin evaluate forgetting`.
@@ -61,6 +63,8 @@ struct Report<'a> {
     /// On what the base has answered to the probes.
     answered: &'a [Figures],
     probes: &'a [ProbeFigure],
+    /// The bars of the adapter's first quotes, by the languages of the probes over passages.
+    bars: BTreeMap<Language, Bar>,
     answers: &'a [Answer],
 }
 
@@ -134,6 +138,7 @@ pub(super) fn run(
             figures: &figures,
             answered: &answered,
             probes: &probed,
+            bars: systems[1].bars(&held, settings.answer.quotes),
             answers: &answers,
         };
         serde_json::to_writer_pretty(&mut *out, &report)?;

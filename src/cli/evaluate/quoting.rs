@@ -88,7 +88,7 @@ pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) 
             let (tag, answered, declined) = (language.tag(), of(true), of(false));
             writeln!(
                 std::io::stderr(),
-                "{tag}: no bar; {answered} examples begin with a quote and {declined} do not, and {FEWEST} of each are needed"
+                "{tag}: no new bar; {answered} examples begin with a quote and {declined} do not, and {FEWEST} of each are needed"
             )?;
         }
     }
@@ -105,22 +105,21 @@ pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) 
             "lang", "bar", "answered", "of", "declined", "of", "area"
         )?;
         for one in &found {
-            let ((answered, share), (declined, own)) = (one.answered, one.declined);
             writeln!(
                 out,
                 "{:<5} {:>7.2} {:>8.1}% {:>8} {:>8.1}% {:>8} {:>6.3}",
                 one.language.tag(),
                 one.bar,
-                100.0 * share,
-                answered,
-                100.0 * own,
-                declined,
+                100.0 * one.answered.rate,
+                one.answered.of,
+                100.0 * one.declined.rate,
+                one.declined.of,
                 one.area
             )?;
         }
     }
     if args.write {
-        // Those of languages that these examples are not in stay.
+        // Those of languages of which none was found stay.
         let mut bars = adapter.bars().clone();
         bars.extend(found.iter().map(|one| (one.language, one.bar)));
         let quoting = Quoting { adapter: learnt, bars };
