@@ -52,7 +52,7 @@ adapter-clinic base="qwen2.5-coder-0.5b":
             --guidelines index/guidelines/$language --out $out/general-$language
     done
     target/release/shishin dataset ground $data/bedside/{en,ja}.jsonl --guidelines index/guidelines --out $out/bedside
-    for run in models/adapters/clinic/{{base}}{,.second}.toml; do
+    for run in models/adapters/clinic/{{base}}{,.second,.third,.fourth,.fifth,.sixth}.toml; do
         if [ -f $run ]; then target/release/shishin tune --run $run; fi
     done
 
