@@ -21,17 +21,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
-use shishin::evaluate::answers::InPrompt;
+use shishin::evaluate::in_prompt::InPrompt;
 use shishin::kernels::{Cpu, Variant};
 use shishin::model::embed;
-use shishin::quote::{Bearing, Candidate, FEATURES, WEIGHTS};
+use shishin::quote::{Bearing, Candidate, FEATURES, NEARNESS, WEIGHTS};
 use shishin::retrieve::Meaning;
 use shishin::retrieve::sentences::candidates;
 use shishin::store::vectors::embedded_text;
 
 const EMBEDDER: &str = "multilingual-e5-small";
-/// What a cosine counts beside them: `answer.quote_nearness` divided by `answer.quote_bearing`.
-const NEARNESS: f32 = 60.0;
 /// Parts that guidelines are dealt to; each is left out of a fit once.
 const PARTS: usize = 5;
 /// Steps of a fit; how far the last one went is printed.

@@ -3,7 +3,7 @@
 //! An example is a line of a chat dataset. What the assistant says last is the reference; what stands before it is the prompt, the same
 //! tokens for every system, so that a late adapter shares what the base has read.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Receiver;
 
 use super::criteria::{Criteria, Said};
+use super::in_prompt::{InPrompt, PromptSigns};
 use super::rates::{Difference, Rate};
 use crate::dataset::general::DAY;
 use crate::dataset::read;
@@ -20,6 +21,7 @@ use crate::engine::{
 use crate::files::lines;
 use crate::language::Language;
 use crate::model::BaseModel;
+use crate::model::decoder::DecodeError;
 use crate::model::embed::EmbedError;
 use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{Role, TemplateError, Turn, encode_segments};
@@ -27,8 +29,6 @@ use crate::model::tokenizer::TokenizerError;
 use crate::prompt::{Wording, WordingError};
 use crate::quote::{self, QuoteChoice, QuoteGuide, Signs};
 use crate::retrieve::Meaning;
-use crate::retrieve::sentences::signs;
-use crate::store::vectors::embedded_text;
 
 /// Decides the resamples of every difference.
 pub(super) const SEED: u64 = 1;
@@ -105,6 +105,14 @@ pub enum AnswersError {
         /// Why.
         source: EngineFailure,
     },
+    /// The model did not run, or it was asked to stop.
+    #[error("{id}: {source}")]
+    Decode {
+        /// The example.
+        id: String,
+        /// Why.
+        source: DecodeError,
+    },
     /// A sentence that may be quoted has no vector.
     #[error("{id}: {source}")]
     Nearness {
@@ -135,16 +143,16 @@ struct Meta {
     rejected: Option<String>,
 }
 
-/// Reads the examples of files.
+/// Reads the examples of files, of each the first `limit` where there is one.
 ///
 /// # Errors
-/// When a file cannot be read or a line has a fault.
-pub fn read(files: &[PathBuf], wording: &Wording) -> Result<Vec<Held>, AnswersError> {
+/// When a file cannot be read or one of these lines has a fault.
+pub fn read(files: &[PathBuf], limit: Option<usize>, wording: &Wording) -> Result<Vec<Held>, AnswersError> {
     let mut all = Vec::new();
     for path in files {
         let text = std::fs::read_to_string(path)
             .map_err(|source| AnswersError::Read { path: path.clone(), source })?;
-        for (number, line) in lines(&text) {
+        for (number, line) in lines(&text).take(limit.unwrap_or(usize::MAX)) {
             all.push(held(path, number, line, wording)?);
         }
     }
@@ -270,6 +278,7 @@ pub fn answer(
     let mut running: VecDeque<(&Held, &System, Receiver<EngineEvent>)> = VecDeque::new();
     let mut answers = Vec::new();
     let template = model.template.as_ref();
+    let mut signs = PromptSigns::new(generation.meaning);
     let mut pairs = held.iter().flat_map(|one| systems.iter().map(move |system| (one, system)));
     loop {
         while running.len() < generation.at_once.max(1) {
@@ -278,7 +287,7 @@ pub fn answer(
             let template = template.ok_or(TemplateError::Missing).map_err(bad)?;
             let segments = template.segments(&one.turns).map_err(bad)?;
             let request = GenerateRequest {
-                quotes: guide(one, system, generation)?,
+                quotes: guide(one, system, generation.quotes, &mut signs)?,
                 prompt: encode_segments(&model.tokenizer, &segments)?,
                 adapter: system.adapter.clone(),
                 cache_salt: None,
@@ -324,33 +333,6 @@ pub fn answer(
     }
 }
 
-/// A passage in a prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct InPrompt<'a> {
-    /// The guideline's title.
-    pub title: &'a str,
-    /// Its headings there.
-    pub section: &'a str,
-    /// What it says.
-    pub text: &'a str,
-}
-
-impl<'a> InPrompt<'a> {
-    /// Those of a prompt, by the marks that the server's prompts put around them.
-    pub fn of(prompt: &'a str) -> impl Iterator<Item = Self> {
-        prompt.split("<passage ").skip(1).filter_map(Self::read)
-    }
-
-    /// What stands behind `<passage `, if it is one.
-    fn read(part: &'a str) -> Option<Self> {
-        let (marks, rest) = part.split_once(">\n")?;
-        let (text, _) = rest.split_once("\n</passage>")?;
-        let mark = |key: &str| Some(marks.split_once(key)?.1.split_once('"')?.0);
-        let (title, section) = (mark("title=\"").unwrap_or_default(), mark("section=\"").unwrap_or_default());
-        Some(Self { title, section, text })
-    }
-}
-
 /// The passages that an example's answer may quote, if quotes are looked for: those in its instructions.
 pub(super) fn passages(one: &Held, quotes: bool) -> Vec<InPrompt<'_>> {
     let Some(turn) = one.turns.first().filter(|_| quotes && one.passages > 0) else { return Vec::new() };
@@ -358,28 +340,21 @@ pub(super) fn passages(one: &Held, quotes: bool) -> Vec<InPrompt<'_>> {
 }
 
 /// What a system may quote, as the server keeps it to that. Of data that does not say what the question alone is, nothing is preferred.
-fn guide(one: &Held, system: &System, generation: &Generation<'_>) -> Result<QuoteGuide, AnswersError> {
+fn guide(
+    one: &Held,
+    system: &System,
+    quotes: QuoteChoice,
+    signs: &mut PromptSigns<'_>,
+) -> Result<QuoteGuide, AnswersError> {
     let passages = passages(one, system.adapter.is_some());
-    let choice = system.choice(generation.quotes, one.language);
+    let choice = system.choice(quotes, one.language);
     let Some(question) = one.question.as_ref().filter(|_| !passages.is_empty()) else {
         let possible = quote::possible(passages.iter().map(|passage| passage.text));
         let possible = possible.into_iter().map(|quote| (quote, Signs::default()));
         return Ok(QuoteGuide::choosing(possible, choice));
     };
     let failed = |source| AnswersError::Nearness { id: one.id.clone(), source };
-    let of = |passage: &InPrompt<'_>| match generation.meaning {
-        Some(meaning) => meaning.sentences(passage.title, passage.section, passage.text, HashMap::new()),
-        None => {
-            Ok(quote::possible([passage.text]).into_iter().map(|quote| (quote.text, Vec::new())).collect())
-        }
-    };
-    let sentences = passages.iter().map(of).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    let vector = generation.meaning.map(|meaning| meaning.of_question(question));
-    let vector = vector.transpose().map_err(failed)?;
-    let above: Vec<String> = passages.iter().map(|p| embedded_text(p.title, p.section, "")).collect();
-    let quotable = above.iter().zip(&sentences).map(|(above, sentences)| (&above[..], &sentences[..]));
-    let signs = signs((question, vector.as_deref()), quotable);
-    Ok(QuoteGuide::choosing(signs, choice))
+    Ok(QuoteGuide::choosing(signs.of(&passages, question).map_err(failed)?, choice))
 }
 
 fn wait(mut events: Receiver<EngineEvent>) -> Result<(String, Completion), EngineFailure> {
@@ -462,10 +437,10 @@ mod tests {
         let (path, wording) = (dir.path().join("a.jsonl"), Wording::built_in().unwrap());
         let line = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#;
         std::fs::write(&path, format!("\u{feff}{line}\n")).unwrap();
-        assert_eq!(read(std::slice::from_ref(&path), &wording).unwrap()[0].reference, "a");
+        assert_eq!(read(std::slice::from_ref(&path), None, &wording).unwrap()[0].reference, "a");
         let tools = line.replace("]}", r#"],"tools":[{"type":"function","function":{"name":"f"}}]}"#);
         std::fs::write(&path, format!("{line}\n{tools}\n")).unwrap();
-        let error = read(&[path], &wording).unwrap_err().to_string();
+        let error = read(&[path], None, &wording).unwrap_err().to_string();
         assert!(error.contains("a.jsonl:2") && error.contains("declares tools"), "{error}");
     }
 }

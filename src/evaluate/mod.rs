@@ -4,7 +4,7 @@
 //! [`metrics`] judges the rankings. On the live index: [`passages`] asks questions of one's own.
 //!
 //! Answers: [`criteria`] say what they must be like ([`facts`], [`crate::analysis`] and [`overlap`] recognise what is in them), [`answers`]
-//! has held-out examples answered and judged, [`score`] adds up what holds by its weight, [`likelihood`] weighs their references,
+//! has held-out examples answered and judged ([`in_prompt`] finds their passages again), [`score`] adds up what holds by its weight, [`likelihood`] weighs their references,
 //! [`rates`] says how certain the outcome is. [`forgetting`] weighs what an adapter cost
 //! elsewhere, by [`distributions`] and [`probes`], and [`quoting`] finds from where on it should quote. [`compare`] has base, passages, adapter and both answer the same questions.
 
@@ -15,6 +15,7 @@ pub mod criteria;
 pub mod distributions;
 pub mod facts;
 pub mod forgetting;
+pub mod in_prompt;
 pub mod likelihood;
 pub mod metrics;
 pub mod overlap;

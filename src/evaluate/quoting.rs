@@ -3,40 +3,15 @@
 
 use serde::Serialize;
 
-use super::answers::{Held, passages};
+use super::answers::{AnswersError, Held, passages};
 use super::distributions::predictions;
 use super::rates::Rate;
 use crate::language::Language;
 use crate::model::BaseModel;
-use crate::model::decoder::DecodeError;
 use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{TemplateError, encode_segments};
-use crate::model::tokenizer::{Tokenizer, TokenizerError};
+use crate::model::tokenizer::Tokenizer;
 use crate::quote::{self, QuoteChoice, QuoteGuide, Signs};
-
-/// Why the decisions could not be weighed.
-#[derive(Debug, thiserror::Error)]
-pub enum QuotingError {
-    /// The prompt cannot be made.
-    #[error("{id}: {source}")]
-    Template {
-        /// The example.
-        id: String,
-        /// Why.
-        source: TemplateError,
-    },
-    /// The tokenizer failed.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// The model did not run, or it was asked to stop.
-    #[error("{id}: {source}")]
-    Decode {
-        /// The example.
-        id: String,
-        /// Why.
-        source: DecodeError,
-    },
-}
 
 /// What an adapter makes of one example's beginning.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,21 +53,21 @@ pub fn decisions(
     held: &[Held],
     stop: &dyn Fn() -> bool,
     weighed: &mut dyn FnMut(usize),
-) -> Result<Vec<Decision>, QuotingError> {
+) -> Result<Vec<Decision>, AnswersError> {
     let template = model.template.as_ref();
     let mut decisions = Vec::new();
     for (at, one) in held.iter().enumerate() {
         let texts = || passages(one, true).into_iter().map(|passage| passage.text);
         let possible = quote::possible(texts());
         if !possible.is_empty() {
-            let bad = |source| QuotingError::Template { id: one.id.clone(), source };
+            let bad = |source| AnswersError::Template { id: one.id.clone(), source };
             let segments = template.ok_or(TemplateError::Missing).and_then(|own| own.segments(&one.turns));
             let tokens = encode_segments(&model.tokenizer, &segments.map_err(bad)?)?;
             // The first token of the answer is what the prompt's last one predicts.
             let asked = [&tokens[..], &tokens[tokens.len() - 1..]].concat();
             let begins = adapter.begins(&tokens).map(|begins| (adapter, begins));
             let predicted = predictions(model, &asked, 1, begins, stop)
-                .map_err(|source| QuotingError::Decode { id: one.id.clone(), source })?;
+                .map_err(|source| AnswersError::Decode { id: one.id.clone(), source })?;
             // Any bar shows which tokens begin a quote.
             let choice = QuoteChoice { bar: 1.0, ..QuoteChoice::default() };
             let signs = possible.into_iter().map(|quote| (quote, Signs::default()));

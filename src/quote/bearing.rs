@@ -41,6 +41,9 @@ pub const FEATURES: usize = 7;
 /// `cargo bench --bench bearing` makes.
 pub const WEIGHTS: [f32; FEATURES] = [3.05, 1.61, 0.73, 1.49, 0.32, -0.30, 0.29];
 
+/// What the cosine of question and sentence counts beside them, in powers of e; they were fitted with it.
+pub const NEARNESS: f32 = 60.0;
+
 const TIME: &[&str] = &["s", "min", "h", "d", "wk", "mo", "y"];
 const AMOUNT: &[&str] = &["mg", "μg", "g", "ml", "l", "iu", "units", "doses"];
 const COUNT: &[&str] = &["times", "doses"];

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-pub use bearing::{Bearing, Candidate, FEATURES, WEIGHTS};
+pub use bearing::{Bearing, Candidate, FEATURES, NEARNESS, WEIGHTS};
 pub use guide::{QuoteChoice, QuoteGuide, Signs};
 pub use units::{possible, units_around};
 

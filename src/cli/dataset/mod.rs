@@ -256,6 +256,7 @@ impl Words {
             max_tokens: most,
             invocation: None,
             choices: false,
+            choosing: None,
         };
         maker.beyond(messages).map_err(|error| match error {
             ExampleError::Line { problem, .. } => problem,

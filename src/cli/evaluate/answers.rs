@@ -81,11 +81,7 @@ struct Report<'a> {
 pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let criteria = Criteria::read(&args.criteria)?;
     let wording = setup::wording(settings)?;
-    let mut held = Vec::new();
-    for file in &args.files {
-        let all = answers::read(std::slice::from_ref(file), &wording)?;
-        held.extend(all.into_iter().take(args.limit.unwrap_or(usize::MAX)));
-    }
+    let held = answers::read(&args.files, args.limit, &wording)?;
     anyhow::ensure!(!held.is_empty(), "there is no example in {} files", args.files.len());
     let cancel = Cancel::default();
     cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;

@@ -56,11 +56,7 @@ pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) 
     let sound = args.answered > 0.0 && args.answered <= 1.0;
     anyhow::ensure!(sound, "--answered is {}; it must be above 0 and at most 1", args.answered);
     let wording = setup::wording(settings)?;
-    let mut held = Vec::new();
-    for file in &args.files {
-        let all = answers::read(std::slice::from_ref(file), &wording)?;
-        held.extend(all.into_iter().take(args.limit.unwrap_or(usize::MAX)));
-    }
+    let held = answers::read(&args.files, args.limit, &wording)?;
     let cancel = Cancel::default();
     cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
     let (located, model) = setup::base(settings, args.model.as_deref(), &cancel)?;
