@@ -1,6 +1,5 @@
 //! `shishin tune`: from chat examples to an adapter.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
@@ -15,15 +14,12 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{memory, printable, setup, signals};
 use crate::config::Settings;
-use crate::evaluate::in_prompt::{InPrompt, PromptSigns};
 use crate::model::BaseModel;
 use crate::model::fetch::Cancel;
 use crate::model::fingerprint;
 use crate::model::frozen::FrozenModel;
 use crate::model::lora::Adapter;
-use crate::quote::{NEARNESS, QuoteChoice};
 use crate::tune::card::Card;
-use crate::tune::choosing::Choosing;
 use crate::tune::examples::{self, Example, ExampleMaker, Source};
 use crate::tune::output::{write_gguf, write_peft};
 use crate::tune::parameters::Parameters;
@@ -38,7 +34,7 @@ pub struct TuneArgs {
     #[arg(long, value_name = "FILE", default_value = "config/tune.toml")]
     run: PathBuf,
     /// Print so many examples token by token, those that are learnt between » and «, those that weigh more by training.quote_weight with ◆
-    /// behind them, others that are learnt by training.quote_signs with ◇, and train nothing
+    /// behind them, and train nothing
     #[arg(long, value_name = "N")]
     preview: Option<usize>,
     /// Write every step's examples as tokens, the adapter that training starts from and its losses token by token on the first step into a
@@ -73,10 +69,6 @@ pub fn run(settings: &Settings, args: &TuneArgs, out: &mut dyn Write) -> anyhow:
     if args.job {
         become_a_job(&cancel);
     }
-    anyhow::ensure!(
-        args.dump.is_none() || tune.training.quote_signs == 0.0,
-        "--dump holds no signs of sentences, so no other program could do the same run; set training.quote_signs to 0"
-    );
     let prepared = Prepared::load(settings, &tune, &cancel)?;
     let Prepared { name, model, invocation, train, valid, replayed, .. } = &prepared;
     if let Some(count) = args.preview {
@@ -173,26 +165,6 @@ impl Prepared {
             .marks(template)
             .context("lora.begins: choose another place, such as \"answer\"")?;
         let invocation = marks.map(|marks| model.tokenizer.encode_template(&marks)).transpose()?;
-        let weight = tune.training.quote_signs;
-        let meaning =
-            if weight > 0.0 {
-                let meaning = setup::meaning(settings, cancel)?;
-                Some(meaning.context(
-                    "training.quote_signs needs what embeds sentences, and index.embedder names none",
-                )?)
-            } else {
-                None
-            };
-        let signs = RefCell::new(PromptSigns::new(meaning.as_ref()));
-        let signs_of = |prompt: &str, question: &str| {
-            if cancel.is_cancelled() {
-                return Err("stopped".to_owned());
-            }
-            let passages: Vec<InPrompt<'_>> = InPrompt::of(prompt).collect();
-            signs.borrow_mut().of(&passages, question).map_err(|error| error.to_string())
-        };
-        let choice = QuoteChoice { nearness: weight * NEARNESS, bearing: weight, ..QuoteChoice::default() };
-        let choosing = (weight > 0.0).then(|| Choosing::new(&model.tokenizer, &signs_of, choice));
         let maker = ExampleMaker {
             tokenizer: &model.tokenizer,
             template,
@@ -200,7 +172,6 @@ impl Prepared {
             max_tokens: tune.data.max_tokens,
             invocation: invocation.clone(),
             choices: tune.training.quote_weight != 1.0,
-            choosing: choosing.as_ref(),
         };
         let from = tune.lora.from.as_deref();
         let start = from.map(|path| started(path, &model, invocation.as_deref())).transpose()?;
@@ -478,13 +449,8 @@ fn preview(
                 inside = *learnt;
             }
             line.push_str(&printable(&model.tokenizer.display(*token)));
-            // What chooses a quote, where that weighs more or is learnt among what is open.
-            let open = example.open.binary_search_by_key(&at, |(at, _)| *at).is_ok();
-            line.push(match example.choices.binary_search(&at) {
-                Ok(_) => '◆',
-                Err(_) if open => '◇',
-                Err(_) => '·',
-            });
+            // What chooses a quote, where that weighs more.
+            line.push(if example.choices.binary_search(&at).is_ok() { '◆' } else { '·' });
         }
         if inside {
             line.push('«');
@@ -571,7 +537,6 @@ mod tests {
             tokens: vec![n],
             learnt: vec![true],
             choices: Vec::new(),
-            open: Vec::new(),
             late: 0,
         };
         let all: Vec<Example> = (1..=40).map(example).collect();

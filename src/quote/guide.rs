@@ -130,20 +130,6 @@ impl QuoteGuide {
         preferences.any(|preference| Some(preference) != first)
     }
 
-    /// What may follow while it is open which of several units is quoted: the rest of each, with the blank behind the mark where that is not
-    /// written yet, and the line's end. Nothing where no quote has begun, or only one unit is left.
-    pub fn open(&self) -> Vec<Vec<u8>> {
-        let (units, at, before): (Vec<usize>, usize, &[u8]) = match &self.written {
-            Written::Mark => ((0..self.units.len()).collect(), 0, b" "),
-            Written::Quote(units, at) => (units.clone(), *at, b""),
-            Written::LineStart | Written::Answer => return Vec::new(),
-        };
-        if units.len() < 2 {
-            return Vec::new();
-        }
-        units.into_iter().map(|unit| [before, &self.units[unit].0[at..], b"\n"].concat()).collect()
-    }
-
     /// How much likelier than a model says these bytes shall be to come next, as the logarithm of a factor: that of the most preferred unit
     /// that may still follow, against the most preferred one that might have; a unit's own factor comes of all its bytes. `None` where they
     /// must not come at all; in a quote that is also said of no bytes, the end of an answer.
@@ -324,22 +310,6 @@ mod tests {
             assert!(guided(&format!("{before}Give"), [passage]).is_ok());
             let more = guided(&format!("{before}> "), [passage]);
             assert_eq!(more.is_ok(), quotes.len() == 2, "{quotes:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_open_is_the_rest_of_each_unit() {
-        let open = |text: &str| {
-            let units = ["Do not give.", "Do wait.", "Rest."];
-            let mut guide = QuoteGuide::preferring(units.map(|unit| (unit.to_owned(), 0.0)));
-            guide.push(text.as_bytes());
-            guide.open().into_iter().map(|rest| String::from_utf8(rest).unwrap()).collect::<Vec<_>>()
-        };
-        assert_eq!(open(">"), [" Do not give.\n", " Do wait.\n", " Rest.\n"]);
-        assert_eq!(open("> Do "), ["not give.\n", "wait.\n"]);
-        assert_eq!(open("> Rest.\n> D"), ["o not give.\n", "o wait.\n"]);
-        for chosen in ["", "> Do w", "> Rest.\n", "> Rest.\nRest", "Do"] {
-            assert!(open(chosen).is_empty(), "{chosen}");
         }
     }
 

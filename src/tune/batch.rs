@@ -9,12 +9,8 @@ use half::slice::HalfFloatSliceExt as _;
 use super::attention::Sequence;
 use crate::model::weights::WeightForm;
 
-/// The tokens that may come where an answer chooses what it quotes, by their ids, each with how much it is preferred: the logarithm of a
-/// factor.
-pub type Open = Arc<[(u32, f32)]>;
-
 /// Something to learn: the token that follows a row.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Target {
     /// The row that predicts it.
     pub row: usize,
@@ -22,8 +18,6 @@ pub struct Target {
     pub token: u32,
     /// What its loss is multiplied by.
     pub weight: f32,
-    /// Among which it is to be chosen, and beside which preferences; `None` for all tokens alike.
-    pub open: Option<Open>,
 }
 
 /// Sequences that run together, one behind the other.

@@ -119,7 +119,7 @@ impl Card<'_> {
         };
         line(format!(
             "Rank {}, alpha {}{}, dropout {}, on {}, {start}. {}{} examples a step, AdamW, learning rate {:e} (warm-up {}, cosine to {} of it), \
-             weight decay {}, gradients clipped at {}, KL weight {},{}{} seed {}, weights of the base as {}.\n",
+             weight decay {}, gradients clipped at {}, KL weight {},{} seed {}, weights of the base as {}.\n",
             lora.rank,
             lora.alpha,
             if lora.rslora { " (rank-stabilised)" } else { "" },
@@ -144,10 +144,6 @@ impl Card<'_> {
             match training.quote_weight {
                 1.0 => String::new(),
                 weight => format!(" tokens that choose a quote weighed {weight} times,"),
-            },
-            match training.quote_signs {
-                0.0 => String::new(),
-                weight => format!(" quotes chosen beside {weight} times what signs say of them,"),
             },
             training.seed,
             match training.weights {

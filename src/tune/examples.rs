@@ -6,10 +6,9 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, Open, Target};
-use super::choosing::Choosing;
+use super::batch::{Batch, Target};
 use crate::dataset::lint::Beyond;
 use crate::dataset::read::Message;
 use crate::dataset::{general, read};
@@ -24,7 +23,7 @@ use crate::quote;
 pub use crate::dataset::general::DAY;
 
 /// An example ready to be trained on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
     /// Where it stands: file:line.
     pub place: String,
@@ -35,9 +34,6 @@ pub struct Example {
     /// Tokens that choose what an answer quotes, in order; see
     /// [`TrainingSettings::quote_weight`](super::settings::TrainingSettings::quote_weight).
     pub choices: Vec<usize>,
-    /// Tokens that choose among what may be quoted, in order, each with all that may stand there; see
-    /// [`TrainingSettings::quote_signs`](super::settings::TrainingSettings::quote_signs).
-    pub open: Vec<(usize, Open)>,
     /// Leading tokens that the base reads alone, before a late adapter begins; 0 for an adapter that is there from the start.
     pub late: usize,
 }
@@ -119,14 +115,6 @@ pub enum ExampleError {
     /// A prompt file failed.
     #[error(transparent)]
     Wording(#[from] WordingError),
-    /// What may be quoted cannot be held against the question.
-    #[error("{place}: {problem}")]
-    Signs {
-        /// file:line.
-        place: String,
-        /// Why.
-        problem: String,
-    },
 }
 
 /// Makes examples of conversations for one model.
@@ -144,8 +132,6 @@ pub struct ExampleMaker<'a> {
     pub invocation: Option<Vec<u32>>,
     /// Whether the tokens that choose a quote are told apart.
     pub choices: bool,
-    /// Finds what is open where one is chosen; `None` to learn the choice among all tokens.
-    pub choosing: Option<&'a Choosing<'a>>,
 }
 
 impl ExampleMaker<'_> {
@@ -211,7 +197,7 @@ impl ExampleMaker<'_> {
             return Err(fault(problem.into()));
         }
         let (turns, trained) = self.turns(&example.messages, &place)?;
-        let encoded = self.encode(&turns, &trained, Some(&example), &place)?;
+        let encoded = self.encode(&turns, &trained, self.choices && over_passages(text), &place)?;
         if encoded.tokens.len() > self.max_tokens {
             return Err(fault(format!(
                 "it has {} tokens and data.max_tokens is {}; shorten it or raise that",
@@ -221,8 +207,8 @@ impl ExampleMaker<'_> {
         }
         match &self.invocation {
             None => {
-                let Encoded { tokens, learnt, choices, open, .. } = encoded;
-                Ok(vec![Example { place, tokens, learnt, choices, open, late: 0 }])
+                let Encoded { tokens, learnt, choices, .. } = encoded;
+                Ok(vec![Example { place, tokens, learnt, choices, late: 0 }])
             }
             Some(invocation) => late(&place, &encoded, invocation).map_err(fault),
         }
@@ -258,7 +244,7 @@ impl ExampleMaker<'_> {
     /// When it cannot be trained on for another reason.
     pub fn beyond(&self, messages: &[Message]) -> Result<Option<Beyond>, ExampleError> {
         let (turns, trained) = self.turns(messages, "")?;
-        let encoded = self.encode(&turns, &trained, None, "")?;
+        let encoded = self.encode(&turns, &trained, false, "")?;
         if encoded.tokens.len() <= self.max_tokens {
             return Ok(None);
         }
@@ -287,14 +273,13 @@ impl ExampleMaker<'_> {
         &self,
         turns: &[Turn],
         trained: &[bool],
-        example: Option<&read::Example>,
+        over_passages: bool,
         place: &str,
     ) -> Result<Encoded, ExampleError> {
         let template = |source| ExampleError::Template { place: place.to_owned(), source };
-        let over = example.filter(|example| !example.passages.is_empty());
         let segments = self.template.segments(turns).map_err(template)?;
         let order = self.template.order(turns).map_err(template)?;
-        let Encoded { mut tokens, mut learnt, mut choices, mut open, mut contents } = Encoded::default();
+        let Encoded { mut tokens, mut learnt, mut choices, mut contents } = Encoded::default();
         let (mut order, mut closing) = (order.into_iter(), false);
         for segment in &segments {
             match segment {
@@ -302,16 +287,7 @@ impl ExampleMaker<'_> {
                     let turn = order.next().unwrap_or_default();
                     let ids = self.tokenizer.encode_content(text)?;
                     closing = trained.get(turn).copied().unwrap_or_default();
-                    let last =
-                        trained[turn.min(trained.len())..].iter().filter(|trained| **trained).count() == 1;
-                    if let Some((choosing, question)) = self.chosen(over).filter(|_| closing && last) {
-                        let prompt = turns.first().map_or("", |turn| &turn.content);
-                        let found = choosing.of(prompt, question, &ids);
-                        let found =
-                            found.map_err(|problem| ExampleError::Signs { place: place.into(), problem })?;
-                        open.extend(found.into_iter().map(|(at, open)| (tokens.len() + at, open)));
-                    }
-                    if closing && self.choices && over.is_some() {
+                    if closing && over_passages {
                         let said = turns[..turn].iter().filter(|turn| turn.role != Role::Assistant);
                         let prompt = said.map(|turn| turn.content.as_str()).collect::<Vec<_>>().join("\n");
                         let chosen = self.choices(&ids, text, &quote::choices(text, &prompt));
@@ -334,7 +310,7 @@ impl ExampleMaker<'_> {
         if let Some(bos) = bos.filter(|bos| tokens.first() != Some(bos)) {
             tokens.insert(0, bos);
             learnt.insert(0, false);
-            choices.iter_mut().chain(open.iter_mut().map(|(at, _)| at)).for_each(|at| *at += 1);
+            choices.iter_mut().for_each(|at| *at += 1);
             contents.iter_mut().for_each(|(_, at)| *at = at.start + 1..at.end + 1);
         }
         // What follows the last thing to learn, such as the mark of the next turn, teaches nothing.
@@ -348,12 +324,7 @@ impl ExampleMaker<'_> {
         tokens.truncate(end);
         learnt.truncate(end);
         contents.retain(|(_, at)| at.end <= end);
-        Ok(Encoded { tokens, learnt, choices, open, contents })
-    }
-
-    /// What finds the signs of an example's quotes, and its question.
-    fn chosen<'o>(&self, over: Option<&'o read::Example>) -> Option<(&Choosing<'_>, &'o str)> {
-        Some((self.choosing?, over?.question.as_deref()?))
+        Ok(Encoded { tokens, learnt, choices, contents })
     }
 
     /// Which of an answer's tokens begin within these parts of it; its first one also chooses whether it quotes at all.
@@ -383,14 +354,29 @@ struct Encoded {
     tokens: Vec<u32>,
     learnt: Vec<bool>,
     choices: Vec<usize>,
-    open: Vec<(usize, Open)>,
     /// Of each turn that the template writes, in the order in which it does: which it is, and its content's tokens.
     contents: Vec<(usize, Range<usize>)>,
 }
 
+/// Whether an example is asked over passages, as `shishin dataset ground` notes it.
+fn over_passages(line: &str) -> bool {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Meta {
+        passages: Vec<String>,
+    }
+    #[derive(Deserialize)]
+    struct Row {
+        #[serde(default)]
+        meta: Option<Meta>,
+    }
+    let row: Option<Row> = serde_json::from_str(line).ok();
+    row.and_then(|row| row.meta).is_some_and(|meta| !meta.passages.is_empty())
+}
+
 /// An example for each stretch that is learnt, which ends with it and has nothing else to learn.
 fn late(place: &str, encoded: &Encoded, invocation: &[u32]) -> Result<Vec<Example>, String> {
-    let Encoded { tokens, learnt, choices, open, .. } = encoded;
+    let Encoded { tokens, learnt, choices, .. } = encoded;
     let mut examples = Vec::new();
     let mut end = 0;
     while let Some(start) = learnt[end..].iter().position(|learnt| *learnt).map(|at| end + at) {
@@ -403,7 +389,6 @@ fn late(place: &str, encoded: &Encoded, invocation: &[u32]) -> Result<Vec<Exampl
             tokens: tokens[..end].to_vec(),
             learnt: (0..end).map(|at| at >= start).collect(),
             choices: choices.iter().copied().filter(|at| (start..end).contains(at)).collect(),
-            open: open.iter().filter(|(at, _)| (start..end).contains(at)).cloned().collect(),
             late,
         });
     }
@@ -419,7 +404,7 @@ fn instruct(wording: &Wording, turns: &mut Vec<Turn>, trained: &mut Vec<bool>) -
     Ok(())
 }
 
-/// What tells two lists of examples apart: SHA-256 over their tokens and masks, what chooses a quote and what is open there, in hexadecimal.
+/// What tells two lists of examples apart: SHA-256 over their tokens and masks, in hexadecimal.
 #[must_use]
 pub fn fingerprint(examples: &[Example]) -> String {
     let parts: Vec<Vec<u8>> = examples
@@ -429,11 +414,7 @@ pub fn fingerprint(examples: &[Example]) -> String {
             let learnt = e.learnt.iter().map(|learnt| u8::from(*learnt)).collect();
             // Without choices nothing is added, so that a run goes on that began before there were any.
             let choices = e.choices.iter().flat_map(|at| (*at as u64).to_le_bytes());
-            let open = e.open.iter().flat_map(|(at, open)| {
-                let each = open.iter().flat_map(|(id, by)| [id.to_le_bytes(), by.to_le_bytes()].concat());
-                [*at, open.len()].into_iter().flat_map(|n| (n as u64).to_le_bytes()).chain(each)
-            });
-            [tokens, learnt, (e.late as u64).to_le_bytes().into_iter().chain(choices).chain(open).collect()]
+            [tokens, learnt, (e.late as u64).to_le_bytes().into_iter().chain(choices).collect()]
         })
         .collect();
     crate::model::fingerprint(parts.iter().map(Vec::as_slice))
@@ -471,20 +452,13 @@ pub fn pack(
         batch.spans.push(start..batch.tokens.len());
         members.push(at);
         let learnt = example.active().iter().zip(&example.learnt[example.late..]).enumerate().skip(1);
-        batch.targets.extend(learnt.filter(|(_, (_, learnt))| **learnt).map(|(i, (token, _))| {
-            Target {
-                row: start + i - 1,
-                token: *token,
-                weight: match example.choices.binary_search(&(example.late + i)) {
-                    Ok(_) => weight * quote_weight,
-                    Err(_) => weight,
-                },
-                open: example
-                    .open
-                    .binary_search_by_key(&(example.late + i), |(at, _)| *at)
-                    .ok()
-                    .map(|found| example.open[found].1.clone()),
-            }
+        batch.targets.extend(learnt.filter(|(_, (_, learnt))| **learnt).map(|(i, (token, _))| Target {
+            row: start + i - 1,
+            token: *token,
+            weight: match example.choices.binary_search(&(example.late + i)) {
+                Ok(_) => weight * quote_weight,
+                Err(_) => weight,
+            },
         }));
     }
     rows

@@ -76,13 +76,9 @@ fn logits(model: &FrozenModel, x: &[f32]) -> Vec<f32> {
     to
 }
 
-/// −log p of a target and KL(base ‖ adapted), both in nats; the row of logits becomes the gradient of weight · (nll + kl · KL). Of a target
-/// that is chosen among some, p is its share of these alone, with their preferences; it has no divergence.
+/// −log p of a target and KL(base ‖ adapted), both in nats; the row of logits becomes the gradient of weight · (nll + kl · KL).
 pub(super) fn cross_entropy(row: &mut [f32], target: &Target, base: Option<&[f32]>, kl: f32) -> (f32, f32) {
     let token = target.token as usize;
-    if let Some(open) = &target.open {
-        return (chosen(row, target, open), 0.0);
-    }
     let log = log_normaliser(row);
     let nll = log - row[token];
     let mut divergence = 0.0;
@@ -103,53 +99,10 @@ pub(super) fn cross_entropy(row: &mut [f32], target: &Target, base: Option<&[f32
     (nll, divergence)
 }
 
-/// −log p of a target among the tokens that are open: p ∝ exp(logit + preference), as serving chooses. The row becomes its gradient, which is
-/// 0 for all others.
-fn chosen(row: &mut [f32], target: &Target, open: &[(u32, f32)]) -> f32 {
-    let mut logits: Vec<f32> = open.iter().map(|(id, preference)| row[*id as usize] + preference).collect();
-    let log = log_normaliser(&logits);
-    let own = open.iter().position(|(id, _)| *id == target.token);
-    let nll = own.map_or(f32::INFINITY, |own| log - logits[own]);
-    logits.iter_mut().for_each(|logit| *logit = target.weight * exp(*logit - log));
-    row.fill(0.0);
-    open.iter().zip(logits).for_each(|((id, _), slope)| row[*id as usize] = slope);
-    row[target.token as usize] -= target.weight;
-    nll
-}
-
 /// log Σ exp.
 fn log_normaliser(row: &[f32]) -> f32 {
     let top = row.iter().fold(f32::NEG_INFINITY, |top, z| top.max(*z));
     // In two levels, so that a quarter of a million terms lose nothing.
     let sum: f32 = row.chunks(256).map(|part| part.iter().map(|z| exp(z - top)).sum::<f32>()).sum();
     top + sum.ln()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_choice_is_among_what_is_open() {
-        let logits = [0.5f32, -1.0, 2.0, 0.25, 9.0];
-        let open = [(1, 0.0f32), (2, -1.5), (3, 0.75)];
-        let target = |open: &[(u32, f32)]| Target { row: 0, token: 3, weight: 0.5, open: Some(open.into()) };
-        let loss = |logits: &[f32; 5]| cross_entropy(&mut logits.clone(), &target(&open), None, 0.0).0;
-        let powers: f32 = [-1.0f32, 0.5, 1.0].map(f32::exp).iter().sum();
-        assert!((loss(&logits) - (powers.ln() - 1.0)).abs() < 1e-5);
-        let mut slopes = logits;
-        let (_, divergence) = cross_entropy(&mut slopes, &target(&open), Some(&[0.0; 5]), 1.0);
-        assert_eq!((divergence, slopes[0], slopes[4]), (0.0, 0.0, 0.0), "what is not open gets no gradient");
-        for at in 1..4 {
-            let moved = |by: f32| {
-                let mut logits = logits;
-                logits[at] += by;
-                loss(&logits)
-            };
-            let expected = 0.5 * (moved(0.01) - moved(-0.01)) / 0.02;
-            assert!((slopes[at] - expected).abs() < 1e-3, "{at}: {} {expected}", slopes[at]);
-        }
-        // Alone it is chosen already.
-        assert_eq!(cross_entropy(&mut logits.clone(), &target(&open[2..]), None, 0.0).0, 0.0);
-    }
 }

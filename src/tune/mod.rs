@@ -1,6 +1,6 @@
 //! Tuning: from a chat dataset to an adapter, on the very weights that serve.
 //!
-//! In reading order: [`settings`] (`tune.toml`), [`examples`] (conversations as tokens with a mask; [`choosing`] finds what is open where a quote is chosen), [`run`] (the spine: `self_test`,
+//! In reading order: [`settings`] (`tune.toml`), [`examples`] (conversations as tokens with a mask), [`run`] (the spine: `self_test`,
 //! steps, evaluation, stops; `progress` is what it tells of itself; [`probe`] goes before it, [`dump`] writes it down), [`batch`] and [`prefixes`] (what runs at once, and what the base has read before, `prefix_folder` on disk), [`graph`] (the loss and its gradient, on top of `elementwise`,
 //! `attention`, `dropout`, `maps` and [`loss`]), [`parameters`] and
 //! [`optimiser`] (what moves and how), [`checkpoint`] and [`metrics`] (what survives), [`tensorboard`] and [`mod@plot`] (what people look at), [`output`] (the adapter as others read it) and its [`card`]; [`queue`] (runs that a server was asked for).
@@ -9,7 +9,6 @@ mod attention;
 pub mod batch;
 pub mod card;
 pub mod checkpoint;
-pub mod choosing;
 mod dropout;
 pub mod dump;
 mod elementwise;

@@ -169,12 +169,6 @@ pub struct TrainingSettings {
     /// much; the losses that a run shows are unweighted.
     #[serde(skip_serializing_if = "is_one")]
     pub quote_weight: f32,
-    /// Above 0, what an answer over passages quotes is learnt among what may be quoted, and beside what nearness and bearing say of it, as
-    /// serving chooses; these count so many times as they were found to count ([`NEARNESS`](crate::quote::NEARNESS) and 1). At 0 the choice is
-    /// learnt among all tokens, by the adapter alone. Examples whose question `meta.question` does not name are learnt so either way. Those
-    /// tokens have no divergence, and losses are not to be compared with those of a run without signs.
-    #[serde(skip_serializing_if = "is_nought")]
-    pub quote_signs: f32,
     /// Decides the start, the order and the dropout.
     pub seed: u64,
     /// Steps between evaluations on `data.valid`; 0 for once an epoch.
@@ -212,11 +206,6 @@ fn is_zero(number: &usize) -> bool {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-fn is_nought(number: &f32) -> bool {
-    *number == 0.0
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_one(number: &f32) -> bool {
     *number == 1.0
 }
@@ -250,7 +239,6 @@ impl Default for TrainingSettings {
             clip: 1.0,
             kl: 0.0,
             quote_weight: 1.0,
-            quote_signs: 0.0,
             seed: 1,
             evaluate_every: 0,
             patience: 3,
@@ -370,11 +358,6 @@ impl TuneSettings {
                 "training.quote_weight",
                 !(training.quote_weight > 0.0 && training.quote_weight.is_finite()),
                 "must be above 0",
-            ),
-            (
-                "training.quote_signs",
-                !(training.quote_signs >= 0.0 && training.quote_signs.is_finite()),
-                "must be at least 0",
             ),
             ("training.checkpoint_every", training.checkpoint_every == 0, "must be at least 1"),
             (

@@ -36,8 +36,7 @@ fn parameters(model: &BaseModel<impl Sized>, rank: usize) -> Parameters {
 fn batch() -> Batch {
     let tokens = [tiny::prompt(2 * tiny::WINDOW), tiny::prompt(29)].concat();
     let spans = vec![0..2 * tiny::WINDOW, 2 * tiny::WINDOW..2 * tiny::WINDOW + 29];
-    let target =
-        |row: usize| Target { row, token: tokens[row + 1], weight: 0.1 + (row % 3) as f32 * 0.2, open: None };
+    let target = |row: usize| Target { row, token: tokens[row + 1], weight: 0.1 + (row % 3) as f32 * 0.2 };
     let rows = (30..50).chain(70..79).chain(85..108);
     Batch { targets: rows.map(target).collect(), tokens, spans, prefixes: Vec::new() }
 }

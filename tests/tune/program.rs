@@ -772,7 +772,6 @@ fn the_shipped_run_is_sound_and_faults_are_named() {
         ("\"all-linear\"]", "\"all\"]", "`all` is none of"),
         ("learning_rate = 1e-4", "learning_rate = 3", "training.learning_rate"),
         ("learning_rate = 1e-4", "learning_rate = \"fast\"", "learning_rate"),
-        ("quote_signs = 0.0", "quote_signs = -1.0", "training.quote_signs must be at least 0"),
         ("quote_weight = 1.0", "quote_weight = 0.0", "training.quote_weight must be above 0"),
         (
             "prefix_folder = \"\"\nprefix_gigabytes = 20",

@@ -16,10 +16,7 @@ use shishin::model::lora::Adapter;
 use shishin::model::tensors::Projection;
 use shishin::model::weights::WeightForm;
 use shishin::prompt::Wording;
-use shishin::quote::{Quote, QuoteChoice, Signs};
-use shishin::tune::batch::Open;
 use shishin::tune::checkpoint::Checkpoint;
-use shishin::tune::choosing::Choosing;
 use shishin::tune::examples::{Example, ExampleMaker, fingerprint, pack};
 use shishin::tune::graph::Graph;
 use shishin::tune::output::{write_gguf, write_peft};
@@ -95,15 +92,8 @@ impl Workplace {
         let asks = || model.tokenizer.encode_template(&template.generation_prompt().unwrap()).unwrap();
         let invocation = late.then(asks);
         let tokenizer = &model.tokenizer;
-        let maker = ExampleMaker {
-            tokenizer,
-            template,
-            wording: None,
-            max_tokens: 200,
-            invocation,
-            choices: false,
-            choosing: None,
-        };
+        let maker =
+            ExampleMaker { tokenizer, template, wording: None, max_tokens: 200, invocation, choices: false };
         let read = |name: &str, words: &[&str]| {
             let path = folder.path().join(name);
             std::fs::write(&path, lines(words)).unwrap();
@@ -440,7 +430,6 @@ fn a_late_example_is_made_of_each_turn_that_is_learnt() {
         max_tokens: 200,
         invocation,
         choices: false,
-        choosing: None,
     };
     let whole = maker(None).read(std::slice::from_ref(&path)).unwrap().remove(0);
     // Some editors put a mark in front of a file, which is nothing to learn.
@@ -491,15 +480,8 @@ fn tokens_that_choose_a_quote_weigh_more() {
     let asks = place.model.tokenizer.encode_template(&template.generation_prompt().unwrap()).unwrap();
     for invocation in [None, Some(asks)] {
         let tokenizer = &place.model.tokenizer;
-        let maker = ExampleMaker {
-            tokenizer,
-            template,
-            wording: None,
-            max_tokens: 400,
-            invocation,
-            choices: true,
-            choosing: None,
-        };
+        let maker =
+            ExampleMaker { tokenizer, template, wording: None, max_tokens: 400, invocation, choices: true };
         let examples = maker.read(std::slice::from_ref(&path)).unwrap();
         let chosen = |example: &Example| -> String {
             let ids: Vec<u32> = example.choices.iter().map(|at| example.tokens[*at]).collect();
@@ -526,87 +508,6 @@ fn tokens_that_choose_a_quote_weigh_more() {
         done(place.run(&folder, &settings, &mut Watcher::new(usize::MAX)).unwrap()).hash
     };
     assert_ne!(hash(1.0), hash(20.0));
-}
-
-/// What is quoted is learnt among what may be, beside the signs of each; where the question is not named, among all tokens.
-#[test]
-fn quotes_are_learnt_beside_their_signs() {
-    let mut place = Workplace::new(Architecture::Llama);
-    let template = place.model.template.as_ref().unwrap();
-    let units = ["Give 5 mg.", "Give water.", "Wait."];
-    let answer = "> Give water.\n> Wait.\nWater.";
-    let row = |meta: serde_json::Value| {
-        let turn = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
-        let messages = [turn("system", &units.join(" ")), turn("user", "what?"), turn("assistant", answer)];
-        serde_json::json!({"messages": messages, "meta": meta}).to_string() + "\n"
-    };
-    let path = place.folder.path().join("signs.jsonl");
-    let asked = row(serde_json::json!({"passages": ["a"], "question": "what?"}));
-    std::fs::write(&path, asked + &row(serde_json::json!({"passages": ["a"]}))).unwrap();
-    let tokenizer = &place.model.tokenizer;
-    let signs = |prompt: &str, question: &str| {
-        assert_eq!((prompt, question), (&units.join(" ")[..], "what?"));
-        let sign = |(text, cosine): (&&str, f32)| {
-            (Quote { n: 1, text: (*text).to_owned() }, Signs { cosine, ..Signs::default() })
-        };
-        Ok(units.iter().zip([0.5, 0.75, 1.0]).map(sign).collect())
-    };
-    let choosing =
-        |nearness: f32| Choosing::new(tokenizer, &signs, QuoteChoice { nearness, ..QuoteChoice::default() });
-    let read = |choosing: Option<&Choosing<'_>>, invocation: Option<Vec<u32>>| {
-        let maker = ExampleMaker {
-            tokenizer,
-            template,
-            wording: None,
-            max_tokens: 400,
-            invocation,
-            choices: false,
-            choosing,
-        };
-        maker.read(std::slice::from_ref(&path)).unwrap()
-    };
-    let asks = tokenizer.encode_template(&template.generation_prompt().unwrap()).unwrap();
-    let beside = choosing(4.0);
-    for invocation in [None, Some(asks)] {
-        let examples = read(Some(&beside), invocation.clone());
-        let [asked, unasked] = &examples[..] else { panic!("two examples") };
-        assert!(unasked.open.is_empty() && asked.tokens == unasked.tokens);
-        // Each choice follows what is written: among all units, then those that go on so; the second quote has fewer.
-        let said = |at: usize| tokenizer.decode(&asked.tokens[at..]).split("<").next().unwrap().to_owned();
-        let (first, last) = (asked.open[0].0, asked.open.last().unwrap().0);
-        assert!(said(first).trim_start().starts_with("Give water."), "{}", said(first));
-        assert!(said(last).contains("Wait."), "{}", said(last));
-        assert!(asked.open.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        let own = |(at, open): &(usize, Open)| {
-            open.iter().find(|(id, _)| *id == asked.tokens[*at]).map(|(_, by)| *by).unwrap()
-        };
-        for (_, open) in &asked.open {
-            let best = open.iter().map(|(_, by)| *by).fold(f32::NEG_INFINITY, f32::max);
-            assert!(open.len() > 1 && best == 0.0, "{open:?}");
-        }
-        let all: f32 = asked.open.iter().map(own).sum();
-        assert_eq!(
-            all, -1.0,
-            "the first is a quarter less near than the nearest, the second is the nearest left"
-        );
-        // The batch says so of these targets and of no others.
-        let rows = pack(&[asked], 400, 1.0, 1.0);
-        let batch = &rows[0].0;
-        let open: Vec<_> = batch.targets.iter().filter_map(|t| Some((t.row + 1, t.open.clone()?))).collect();
-        let expected: Vec<_> =
-            asked.open.iter().map(|(at, open)| (at - asked.late, Open::clone(open))).collect();
-        assert_eq!(open, expected);
-        assert_ne!(fingerprint(&examples), fingerprint(&read(Some(&choosing(2.0)), invocation)));
-    }
-    let hash = |name: &str, train: Vec<Example>, place: &mut Workplace| {
-        place.train = train;
-        let settings = TrainingSettings { epochs: 1, kl: 0.0, row_tokens: 400, ..settings() };
-        let folder = place.folder(name);
-        done(place.run(&folder, &settings, &mut Watcher::new(usize::MAX)).unwrap()).hash
-    };
-    let (with, without) = (read(Some(&beside), None), read(None, None));
-    place.valid.clear();
-    assert_ne!(hash("with", with, &mut place), hash("without", without, &mut place));
 }
 
 /// What is too long is told with the place at which it is, the tokens of the template counted.
@@ -639,7 +540,6 @@ fn too_long_is_what_cannot_be_read() {
             max_tokens,
             invocation: None,
             choices: false,
-            choosing: None,
         };
         let all = maker(10_000).read(std::slice::from_ref(&path)).unwrap()[0].tokens.len();
         assert_eq!(maker(all).beyond(&messages).unwrap(), None);

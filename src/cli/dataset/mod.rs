@@ -256,7 +256,6 @@ impl Words {
             max_tokens: most,
             invocation: None,
             choices: false,
-            choosing: None,
         };
         maker.beyond(messages).map_err(|error| match error {
             ExampleError::Line { problem, .. } => problem,

@@ -69,8 +69,6 @@ pub(super) fn run(settings: &Settings, args: &StatsArgs, out: &mut dyn Write) ->
     }
     // What is too long is counted here, not refused.
     let most = std::mem::replace(&mut tune.data.max_tokens, usize::MAX);
-    // They change neither counts nor costs, and take minutes.
-    tune.training.quote_signs = 0.0;
     let prepared = Prepared::load(settings, &tune, &Cancel::default())?;
     let counted: Vec<Counted> = prepared.train.iter().map(|example| counted(&prepared, example)).collect();
     let stats = Stats::of(&counted, most);
