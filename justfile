@@ -34,8 +34,8 @@ models:
 fuzz target="gguf_header":
     cargo +nightly fuzz run {{target}}
 
-# Make the data of the `clinic` adapter, and train it for a base
-adapter-clinic base="qwen2.5-coder-0.5b":
+# Make the data of the `clinic` adapters and of the reader
+clinic-data:
     #!/usr/bin/env bash
     set -euo pipefail
     cargo build --release
@@ -52,6 +52,15 @@ adapter-clinic base="qwen2.5-coder-0.5b":
             --guidelines index/guidelines/$language --out $out/general-$language
     done
     target/release/shishin dataset ground $data/bedside/{en,ja}.jsonl --guidelines index/guidelines --out $out/bedside
+
+# Train the reader of an embedder
+reader embedder="multilingual-e5-small": clinic-data
+    target/release/shishin reader train --run models/readers/{{embedder}}.toml
+
+# Train the `clinic` adapter for a base
+adapter-clinic base="qwen2.5-coder-0.5b": clinic-data
+    #!/usr/bin/env bash
+    set -euo pipefail
     for run in models/adapters/clinic/{{base}}{,.second,.third,.fourth,.fifth,.sixth}.toml; do
         if [ -f $run ]; then target/release/shishin tune --run $run; fi
     done

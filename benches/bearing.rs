@@ -21,9 +21,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
-use shishin::evaluate::in_prompt::InPrompt;
 use shishin::kernels::{Cpu, Variant};
 use shishin::model::embed;
+use shishin::prompt::InPrompt;
 use shishin::quote::{Bearing, Candidate, FEATURES, NEARNESS, WEIGHTS};
 use shishin::retrieve::Meaning;
 use shishin::retrieve::sentences::candidates;

@@ -306,7 +306,8 @@ fn the_gate_keeps_questions_and_messages_that_a_guideline_answers() {
                 let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/questions").join(file);
                 let questions = passages::read(&path).unwrap();
                 let (all, today) = (Filter::default(), jiff::civil::date(2026, 11, 1));
-                let choice = QuoteChoice { nearness: 240.0, bearing: 4.0, bar: 0.0, further_bar: 0.0 };
+                let choice =
+                    QuoteChoice { nearness: 240.0, bearing: 4.0, bar: 0.0, ..QuoteChoice::default() };
                 judged.extend(
                     passages::ask(&snapshot, &questions, &all, Some(ranking), (today, 2), choice).unwrap(),
                 );

@@ -419,9 +419,9 @@ fn of_the_sentences_that_may_be_quoted_the_nearest_is_known() {
     let at = found.passages.iter().position(|passage| passage.guideline == "gout").unwrap();
     let vector = found.vector.as_deref();
     let nearest = |passages: &[Passage]| {
-        let near = snapshot.signs(asked, vector, passages).unwrap();
+        let near = snapshot.signs(asked, vector, passages).unwrap().units;
         let said = near.len();
-        let (quote, _) = near.into_iter().max_by(|a, b| a.1.cosine.total_cmp(&b.1.cosine)).unwrap();
+        let (quote, _) = near.into_iter().max_by(|a, b| a.1.nearness.total_cmp(&b.1.nearness)).unwrap();
         (quote.n, quote.text, said)
     };
     let embedded = embedder.1.load(Ordering::Relaxed);
@@ -435,10 +435,10 @@ fn of_the_sentences_that_may_be_quoted_the_nearest_is_known() {
     assert_eq!(nearest(&second), whole);
     assert_eq!(embedder.1.load(Ordering::Relaxed), embedded, "all of these were embedded by the build");
     // Without a vector what they say counts alone: the second shares all that is asked.
-    let alike = snapshot.signs(asked, None, &second).unwrap();
-    assert!(alike.len() == 3 && alike.iter().all(|(quote, signs)| quote.n == 2 && signs.cosine == 0.0));
+    let alike = snapshot.signs(asked, None, &second).unwrap().units;
+    assert!(alike.len() == 3 && alike.iter().all(|(quote, signs)| quote.n == 2 && signs.nearness == 0.0));
     assert!(alike.iter().all(|(quote, signs)| quote.text == whole.1 || signs.bearing < alike[1].1.bearing));
-    assert!(snapshot.signs(asked, vector, &[]).unwrap().is_empty());
+    assert!(snapshot.signs(asked, vector, &[]).unwrap().units.is_empty());
 
     // A generation that was built without them is searched by its chunks, and its sentences are embedded when they are asked for.
     let passage = &found.passages[at];
@@ -458,9 +458,9 @@ fn of_the_sentences_that_may_be_quoted_the_nearest_is_known() {
     let scores = |found: &Retrieval| found.passages.iter().map(|p| p.score).collect::<Vec<_>>();
     assert!(scores(&again).iter().zip(scores(&found)).all(|(without, with)| *without < with), "{again:?}");
     let before = embedder.1.load(Ordering::Relaxed);
-    let kept = snapshot.signs(asked, vector, &second).unwrap();
+    let kept = snapshot.signs(asked, vector, &second).unwrap().units;
     assert_eq!(embedder.1.load(Ordering::Relaxed), before + 3);
-    assert!(kept.iter().any(|(quote, signs)| quote.text == whole.1 && (signs.cosine - near).abs() < 1e-3));
+    assert!(kept.iter().any(|(quote, signs)| quote.text == whole.1 && (signs.nearness - near).abs() < 1e-3));
 
     // The next build makes them, and takes the chunks along.
     let rebuilt = build_with(tools, &clinic.options(), day(TODAY), &mut |_| {}).unwrap();

@@ -110,6 +110,8 @@ pub struct Provenance {
     pub sampling: Sampling,
     /// What counted in the choice of quotes.
     pub quotes: QuoteChoice,
+    /// SHA-256 of the reader that counted in it; none where none did.
+    pub reader: Option<String>,
     /// The bound on the answer's length.
     pub max_tokens: usize,
     /// shishin's version.

@@ -23,7 +23,7 @@ use crate::model::BaseModel;
 use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{Role, TemplateError, Turn};
 use crate::prompt::{Prompt, PromptBuilder, PromptError, PromptParts, Wording};
-use crate::quote::{QuoteChoice, QuoteGuide};
+use crate::quote::{QuoteChoice, QuoteGuide, Signed};
 use crate::retrieve::{
     Gate, GuidelineIndex, NotInEffect, Passage, Retrieval, RetrieveError, SearchQuery, Snapshot,
 };
@@ -196,6 +196,11 @@ impl Answerer {
         (&self.model_name, &self.model)
     }
 
+    /// SHA-256 of the reader that tells which sentence of the passages answers, if there is one.
+    pub fn reader(&self) -> Option<String> {
+        self.index.snapshot()?.reader().map(str::to_owned)
+    }
+
     /// The adapters that are loaded now.
     pub fn adapters(&self) -> Arc<Adapters> {
         self.adapters.load_full()
@@ -284,6 +289,7 @@ impl Answerer {
             prompt_sha256: None,
             sampling: sampling.clone(),
             quotes: choice,
+            reader: None,
             max_tokens,
             version: env!("CARGO_PKG_VERSION"),
         };
@@ -297,15 +303,17 @@ impl Answerer {
         }
         let turns: Vec<Turn> = way.before.iter().chain(&question.messages).cloned().collect();
         let prompt = self.prompt(&turns, passages, (language, as_of), max_tokens)?;
-        let provenance = Provenance { prompt_sha256: Some(prompt_fingerprint(&prompt.tokens)), ..provenance };
         // A base that begins a line with the mark means something else by it.
-        let quotes = match searched.filter(|_| adapter.is_some()) {
+        let (quotes, reader) = match searched.filter(|_| adapter.is_some()) {
             Some((vector, snapshot)) => {
-                let vector = vector.filter(|_| choice.nearness > 0.0);
-                snapshot.signs(asked.text, vector.as_deref(), &prompt.passages)?
+                let vector = vector.filter(|_| choice.nearness > 0.0 || choice.reader_odds > 0.0);
+                let reader = vector.as_ref().and_then(|_| snapshot.reader().map(str::to_owned));
+                (snapshot.signs(asked.text, vector.as_deref(), &prompt.passages)?, reader)
             }
-            None => Vec::new(),
+            None => (Signed::default(), None),
         };
+        let prompt_sha256 = Some(prompt_fingerprint(&prompt.tokens));
+        let provenance = Provenance { prompt_sha256, reader, ..provenance };
         let quotes = QuoteGuide::choosing(quotes, choice);
         let events = self.engine.submit(GenerateRequest {
             prompt: prompt.tokens,

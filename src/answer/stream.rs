@@ -167,6 +167,7 @@ mod tests {
             as_of: jiff::civil::date(2026, 11, 1),
             prompt_sha256: None,
             sampling: Sampling::GREEDY,
+            reader: None,
             quotes: QuoteChoice::default(),
             max_tokens: 9,
             version: "0",

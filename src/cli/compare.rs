@@ -302,7 +302,7 @@ impl Asking<'_> {
             model_sha256: model.fingerprint.clone(),
             weights: form_of(model.form)?,
             guidelines_sha256: guidelines_sha256.clone(),
-            settings_sha256: settings_hash(&own)?,
+            settings_sha256: settings_hash(&own, answerer.reader().as_deref())?,
         };
         // Times of anything else are not kept.
         let run = crate::model::hex(&Sha256::digest(serde_json::to_string(&header)?));
@@ -460,13 +460,13 @@ fn hash_of(folder: &Path) -> anyhow::Result<String> {
 const WAY: u32 = 5;
 
 /// What of the settings decides answers, besides model, questions and guidelines.
-fn settings_hash(settings: &Settings) -> anyhow::Result<String> {
+fn settings_hash(settings: &Settings, reader: Option<&str>) -> anyhow::Result<String> {
     let index = &settings.index;
     let gates = (settings.answer.gate, settings.answer.hybrid_gate);
     let wording = setup::wording(settings)?;
     let own_synonyms = index.synonyms.as_ref().map(std::fs::read_to_string).transpose()?;
     let text = format!(
-        "{WAY} {} {} {:?} {BUILT_IN} {own_synonyms:?} {} {gates:?} {} {} {} {:?}",
+        "{WAY} {} {} {:?} {BUILT_IN} {own_synonyms:?} {} {gates:?} {} {} {} {:?} {reader:?}",
         index.chunk_tokens,
         index.overlap_tokens,
         index.embedder,

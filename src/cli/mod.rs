@@ -13,6 +13,7 @@ mod memory;
 pub mod model;
 pub mod progress;
 mod quality;
+pub mod reader;
 pub mod serve;
 pub mod setup;
 mod signals;
@@ -86,6 +87,9 @@ enum Command {
         #[command(flatten)]
         tune: tune::TuneArgs,
     },
+    /// Train and judge readers: what tells which sentence of the passages answers
+    #[command(subcommand)]
+    Reader(reader::ReaderCommand),
     /// Judge what the search finds, what an adapter answers, and what it forgot
     #[command(subcommand)]
     Evaluate(evaluate::EvaluateCommand),
@@ -188,6 +192,7 @@ impl Cli {
             }
             Command::Dataset(command) => dataset::run(&settings, &command, &mut std::io::stdout().lock()),
             Command::Tune { tune } => tune::run(&settings, &tune, &mut std::io::stdout().lock()),
+            Command::Reader(command) => reader::run(&settings, &command, &mut std::io::stdout().lock()),
             Command::Evaluate(command) => evaluate::run(&settings, command, &mut std::io::stdout().lock()),
             Command::Compare(args) => compare::run(&settings, &args, &mut std::io::stdout().lock()),
             Command::Index(command) => index::run(command, &settings, &mut std::io::stdout().lock()),

@@ -116,26 +116,41 @@ fn fetched(settings: &Settings, entry: &ModelEntry, cancel: &Cancel) -> anyhow::
     Ok(fetch::ensure(entry, &options, &mut DownloadBar::stderr())?)
 }
 
-/// Loads the embedder that the settings name, with threads of its own; none where they name none.
+/// Where an embedder lies that is given by path or by name; a named one is fetched if it is not here.
+///
+/// # Errors
+/// When there is no such embedder, or it cannot be fetched.
+pub fn embedder(settings: &Settings, name: &str, cancel: &Cancel) -> anyhow::Result<PathBuf> {
+    if let Some(path) = as_path(name) {
+        return Ok(path);
+    }
+    let catalog = catalog(settings)?;
+    let entry = catalog.get(name)?;
+    anyhow::ensure!(
+        entry.kind == Kind::Embedder,
+        "the model `{name}` answers and makes no embeddings; `shishin model list` shows the others"
+    );
+    fetched(settings, entry, cancel)
+}
+
+/// The folder of an embedder's reader, if there is one: embedders that are given by path have none.
+#[must_use]
+pub fn reader(settings: &Settings, embedder: &str) -> Option<PathBuf> {
+    let folder = settings.readers.as_ref().filter(|_| as_path(embedder).is_none())?.join(embedder);
+    folder.join(embed::adapter::READER).is_file().then_some(folder)
+}
+
+/// Loads the embedder that the settings name, with its reader if there is one, and threads of its own; none where they name none.
 ///
 /// # Errors
 /// When there is no such embedder, or it cannot be fetched or loaded.
 pub fn meaning(settings: &Settings, cancel: &Cancel) -> anyhow::Result<Option<Meaning>> {
     let Some(name) = &settings.index.embedder else { return Ok(None) };
-    let path = match as_path(name) {
-        Some(path) => path,
-        None => {
-            let catalog = catalog(settings)?;
-            let entry = catalog.get(name)?;
-            anyhow::ensure!(
-                entry.kind == Kind::Embedder,
-                "index.embedder: the model `{name}` answers and makes no embeddings; `shishin model list` shows the others"
-            );
-            fetched(settings, entry, cancel)?
-        }
-    };
+    let path = embedder(settings, name, cancel).context("index.embedder")?;
     let cpu = Arc::new(cpu(settings.cpu)?);
-    let embedder = embed::load(name, &path, Arc::clone(&cpu)).context("index.embedder")?;
+    let reader = reader(settings, name);
+    let embedder =
+        embed::load_with(name, &path, reader.as_deref(), Arc::clone(&cpu)).context("index.embedder")?;
     Ok(Some(Meaning { embedder: Arc::from(embedder), path, cpu }))
 }
 

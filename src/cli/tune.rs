@@ -325,7 +325,7 @@ fn report(summary: &Summary, folder: &Path, out: &mut dyn Write) -> std::io::Res
 const LOCK: &str = "run.lock";
 
 /// Makes a run's folder and keeps other runs out of it for as long as the file lives; empties it if asked, which only its holder may.
-fn enter(folder: &Path, wait: bool, restart: bool) -> anyhow::Result<std::fs::File> {
+pub(super) fn enter(folder: &Path, wait: bool, restart: bool) -> anyhow::Result<std::fs::File> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let lock = lock(folder, wait)?;
     if restart {
@@ -461,13 +461,13 @@ fn preview(
 }
 
 /// A bar on a terminal, lines elsewhere; both on standard error.
-struct Terminal {
+pub(super) struct Terminal {
     bar: Option<ProgressBar>,
     cancel: Cancel,
 }
 
 impl Terminal {
-    fn new(cancel: Cancel) -> Self {
+    pub(super) fn new(cancel: Cancel) -> Self {
         Self { bar: None, cancel }
     }
 }

@@ -99,6 +99,8 @@ pub struct Settings {
     pub answer: AnswerSettings,
     /// The folder of prompt texts; `None` for the built-in ones.
     pub prompts: Option<PathBuf>,
+    /// The folder of readers, each a folder of its embedder's name; `None` for none.
+    pub readers: Option<PathBuf>,
     /// Runs of tuning over HTTP.
     pub tuning: TuningSettings,
     /// The settings file that a flag named.
@@ -311,10 +313,12 @@ struct RawAnswer {
     default_mode: Mode,
     default_adapter: String,
     prompts: PathBuf,
+    readers: PathBuf,
     quote_nearness: f32,
     quote_bearing: f32,
     quote_bar: f32,
     further_quote_bar: f32,
+    reader_odds: f32,
     max_tokens: usize,
     max_tokens_limit: usize,
     max_messages: usize,
@@ -405,6 +409,7 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
     share("answer.quote_bearing", raw.answer.quote_bearing, 0.0, 10.0)?;
     share("answer.quote_bar", raw.answer.quote_bar, 0.0, 100.0)?;
     share("answer.further_quote_bar", raw.answer.further_quote_bar, 0.0, 100.0)?;
+    share("answer.reader_odds", raw.answer.reader_odds, 0.0, 10.0)?;
     share("sampling.temperature", raw.sampling.temperature, 0.0, 2.0)?;
     share("sampling.top_p", raw.sampling.top_p, f32::EPSILON, 1.0)?;
     share("sampling.repetition_penalty", raw.sampling.repetition_penalty, 0.5, 2.0)?;
@@ -543,6 +548,7 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
                 bearing: raw.answer.quote_bearing,
                 bar: raw.answer.quote_bar,
                 further_bar: raw.answer.further_quote_bar,
+                reader_odds: raw.answer.reader_odds,
             },
             max_tokens: raw.answer.max_tokens,
             sampling: Sampling {
@@ -561,6 +567,7 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
             },
         },
         prompts: non_empty(raw.answer.prompts),
+        readers: non_empty(raw.answer.readers),
     })
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Receiver;
 
 use super::criteria::{Criteria, Said};
-use super::in_prompt::{InPrompt, PromptSigns};
+use super::in_prompt::PromptSigns;
 use super::rates::{Difference, Rate};
 use crate::dataset::general::DAY;
 use crate::dataset::read;
@@ -26,8 +26,8 @@ use crate::model::embed::EmbedError;
 use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{Role, TemplateError, Turn, encode_segments};
 use crate::model::tokenizer::TokenizerError;
-use crate::prompt::{Wording, WordingError};
-use crate::quote::{self, QuoteChoice, QuoteGuide, Signs};
+use crate::prompt::{InPrompt, Wording, WordingError};
+use crate::quote::{self, QuoteChoice, QuoteGuide, Signed};
 use crate::retrieve::Meaning;
 
 /// Decides the resamples of every difference.
@@ -350,8 +350,7 @@ fn guide(
     let choice = system.choice(quotes, one.language);
     let Some(question) = one.question.as_ref().filter(|_| !passages.is_empty()) else {
         let possible = quote::possible(passages.iter().map(|passage| passage.text));
-        let possible = possible.into_iter().map(|quote| (quote, Signs::default()));
-        return Ok(QuoteGuide::choosing(possible, choice));
+        return Ok(QuoteGuide::choosing(Signed::plain(possible), choice));
     };
     let failed = |source| AnswersError::Nearness { id: one.id.clone(), source };
     Ok(QuoteGuide::choosing(signs.of(&passages, question).map_err(failed)?, choice))

@@ -1,39 +1,13 @@
-//! The passages that stand in a prompt, read back from it: what may be quoted of them, and what tells which of it answers.
+//! What may be quoted of the passages that stand in a prompt, and what tells which of it answers.
 
 use std::collections::HashMap;
 
 use crate::model::embed::EmbedError;
-use crate::quote::{self, Quote, Signs};
+use crate::prompt::InPrompt;
+use crate::quote::{self, Signed};
 use crate::retrieve::Meaning;
 use crate::retrieve::sentences::signs;
 use crate::store::vectors::embedded_text;
-
-/// A passage in a prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct InPrompt<'a> {
-    /// The guideline's title.
-    pub title: &'a str,
-    /// Its headings there.
-    pub section: &'a str,
-    /// What it says.
-    pub text: &'a str,
-}
-
-impl<'a> InPrompt<'a> {
-    /// Those of a prompt, by the marks that the server's prompts put around them.
-    pub fn of(prompt: &'a str) -> impl Iterator<Item = Self> {
-        prompt.split("<passage ").skip(1).filter_map(Self::read)
-    }
-
-    /// What stands behind `<passage `, if it is one.
-    fn read(part: &'a str) -> Option<Self> {
-        let (marks, rest) = part.split_once(">\n")?;
-        let (text, _) = rest.split_once("\n</passage>")?;
-        let mark = |key: &str| Some(marks.split_once(key)?.1.split_once('"')?.0);
-        let (title, section) = (mark("title=\"").unwrap_or_default(), mark("section=\"").unwrap_or_default());
-        Some(Self { title, section, text })
-    }
-}
 
 /// What may be quoted of a passage, with its vectors, below its title and headings.
 type Quotable = (String, Vec<(String, Vec<f32>)>);
@@ -56,11 +30,7 @@ impl<'m> PromptSigns<'m> {
     ///
     /// # Errors
     /// When the question or a sentence has no vector.
-    pub fn of(
-        &mut self,
-        passages: &[InPrompt<'_>],
-        question: &str,
-    ) -> Result<Vec<(Quote, Signs)>, EmbedError> {
+    pub fn of(&mut self, passages: &[InPrompt<'_>], question: &str) -> Result<Signed, EmbedError> {
         let keys: Vec<String> = passages.iter().map(|p| embedded_text(p.title, p.section, p.text)).collect();
         for (passage, key) in passages.iter().zip(&keys) {
             if !self.known.contains_key(key) {
@@ -72,7 +42,7 @@ impl<'m> PromptSigns<'m> {
         }
         let known = keys.iter().map(|key| &self.known[key]);
         let quotable = known.map(|(headings, sentences)| (&headings[..], &sentences[..]));
-        Ok(signs((question, self.questions.get(question).map(Vec::as_slice)), quotable))
+        signs(self.meaning, (question, self.questions.get(question).map(Vec::as_slice)), quotable)
     }
 
     fn quotable(&self, passage: &InPrompt<'_>) -> Result<Quotable, EmbedError> {

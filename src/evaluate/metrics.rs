@@ -86,6 +86,16 @@ impl Mean {
     }
 }
 
+/// How often a number of the first kind is above one of the second, equal ones counted half: the area under the curve of telling them apart
+/// by a bar. `None` where a kind has none.
+#[must_use]
+pub fn area(above: &[f64], below: &[f64]) -> Option<f64> {
+    let higher = |a: f64, b: f64| if a == b { 0.5 } else { f64::from(u8::from(a > b)) };
+    let pairs = above.iter().flat_map(|a| below.iter().map(move |b| (*a, *b)));
+    let count = above.len() * below.len();
+    (count > 0).then(|| pairs.map(|(a, b)| higher(a, b)).sum::<f64>() / count as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

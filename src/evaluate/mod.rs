@@ -23,5 +23,6 @@ pub mod passages;
 pub mod probes;
 pub mod quoting;
 pub mod rates;
+pub mod reading;
 pub mod retrieval;
 pub mod score;

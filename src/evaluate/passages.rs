@@ -205,7 +205,7 @@ fn sentence(
     let possible = snapshot.signs(&asked.question, found.vector.as_deref(), &found.passages)?;
     let preference = |signs: &Signs| choice.preference(*signs);
     let Some((nearest, _)) =
-        possible.into_iter().max_by(|a, b| preference(&a.1).total_cmp(&preference(&b.1)))
+        possible.units.into_iter().max_by(|a, b| preference(&a.1).total_cmp(&preference(&b.1)))
     else {
         return Ok(Some(false));
     };

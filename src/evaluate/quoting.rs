@@ -5,13 +5,15 @@ use serde::Serialize;
 
 use super::answers::{AnswersError, Held, passages};
 use super::distributions::predictions;
+use super::in_prompt::PromptSigns;
+use super::metrics::area;
 use super::rates::Rate;
 use crate::language::Language;
 use crate::model::BaseModel;
 use crate::model::fast::{FastDecoder, PackedAdapter};
 use crate::model::template::{TemplateError, encode_segments};
 use crate::model::tokenizer::Tokenizer;
-use crate::quote::{self, QuoteChoice, QuoteGuide, Signs};
+use crate::quote::{self, QuoteChoice, QuoteGuide, Signed};
 
 /// What an adapter makes of one example's beginning.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,7 +45,8 @@ pub struct Found {
 /// The fewest examples of a kind and language that a bar is found of.
 pub const FEWEST: usize = 20;
 
-/// Has the adapter begin each example that has passages. `weighed` is told how many are done.
+/// Has the adapter begin each example that has passages, with what a reader adds to its odds as serving does. `weighed` is told how many are
+/// done.
 ///
 /// # Errors
 /// When a prompt cannot be made, or `stop` says so.
@@ -51,6 +54,7 @@ pub fn decisions(
     model: &BaseModel<FastDecoder>,
     adapter: &PackedAdapter,
     held: &[Held],
+    (served, signs): (QuoteChoice, &mut PromptSigns<'_>),
     stop: &dyn Fn() -> bool,
     weighed: &mut dyn FnMut(usize),
 ) -> Result<Vec<Decision>, AnswersError> {
@@ -70,10 +74,14 @@ pub fn decisions(
                 .map_err(|source| AnswersError::Decode { id: one.id.clone(), source })?;
             // Any bar shows which tokens begin a quote.
             let choice = QuoteChoice { bar: 1.0, ..QuoteChoice::default() };
-            let signs = possible.into_iter().map(|quote| (quote, Signs::default()));
-            let guide = QuoteGuide::choosing(signs, choice);
+            let guide = QuoteGuide::choosing(Signed::plain(possible), choice);
             let quoted = !quote::split(&one.reference, texts()).0.is_empty();
-            let odds = odds(&guide, &predicted[0], &model.tokenizer);
+            let read = match one.question.as_ref().filter(|_| served.reader_odds > 0.0) {
+                Some(question) => signs.of(&passages(one, true), question),
+                None => Ok(Signed::default()),
+            };
+            let read = read.map_err(|source| AnswersError::Nearness { id: one.id.clone(), source })?;
+            let odds = odds(&guide, &predicted[0], &model.tokenizer) + f64::from(served.support(&read));
             decisions.push(Decision { language: one.language, quoted, odds });
         }
         weighed(at + 1);
@@ -113,9 +121,7 @@ pub fn bar(decisions: &[Decision], language: Language, share: f64) -> Option<Fou
     let rate = |odds: &[f64], above: bool| {
         Rate::of(&odds.iter().map(|odds| (*odds > bar) == above).collect::<Vec<_>>())
     };
-    let higher = |a: f64, b: f64| if a == b { 0.5 } else { f64::from(u8::from(a > b)) };
-    let pairs = answered.iter().flat_map(|a| declined.iter().map(move |b| (*a, *b)));
-    let area = pairs.map(|(a, b)| higher(a, b)).sum::<f64>() / (answered.len() * declined.len()) as f64;
+    let area = area(&answered, &declined)?;
     Some(Found {
         language,
         bar: bar as f32,

@@ -31,11 +31,50 @@ pub struct FrozenModel {
 pub struct FrozenLinear {
     /// The weight, of shape (outputs, inputs).
     pub weight: Matrix,
-    /// The weight transposed, of shape (inputs, outputs), times `1 / back_scale`.
-    back: Matrix,
-    /// What products with `back` are multiplied by.
-    back_scale: f32,
+    /// The way back.
+    pub back: Transposed,
     bias: Option<Vec<f32>>,
+}
+
+/// A linear map's weight transposed: what a gradient of its outputs is multiplied with, to be that of its inputs.
+#[derive(Debug)]
+pub struct Transposed {
+    /// Of shape (inputs, outputs), times `1 / scale`.
+    matrix: Matrix,
+    /// What gradients are multiplied by before.
+    scale: f32,
+}
+
+impl Transposed {
+    /// Of a weight of shape (outputs, inputs), in 8 bits where the weight is quantised; `None` where it is empty, or in 8 bits and not finite.
+    #[must_use]
+    pub fn of(
+        kind: WeightType,
+        (outputs, inputs): (usize, usize),
+        numbers: &[f32],
+        pages: &mut Pages,
+    ) -> Option<Self> {
+        let numbers = transposed(numbers, outputs, inputs);
+        let (matrix, scale) = match kind {
+            WeightType::Quantised(_) if outputs.is_multiple_of(32) => {
+                Matrix::pack_q8((inputs, outputs), &numbers, pages)?
+            }
+            _ => (Matrix::pack_f32((inputs, outputs), &numbers, pages)?, 1.0),
+        };
+        Some(Self { matrix, scale })
+    }
+
+    /// (outputs, inputs) of the map.
+    #[must_use]
+    pub fn shape(&self) -> (usize, usize) {
+        (self.matrix.columns(), self.matrix.rows())
+    }
+
+    /// The map of gradients of the outputs to gradients of the inputs, and what they are to be multiplied by before.
+    #[must_use]
+    pub fn part(&self) -> (Part<'_>, f32) {
+        (Part { weight: &self.matrix, bias: None, deltas: &[] }, self.scale)
+    }
 }
 
 /// The weights of a layer.
@@ -68,17 +107,10 @@ impl FrozenLinear {
             Weight::Dense(tensor) => floats(&tensor)?,
             Weight::Quantised(tensor) => floats(&tensor.dequantize(&candle_core::Device::Cpu)?)?,
         };
-        let (outputs, inputs) = shape;
-        let numbers = transposed(&numbers, outputs, inputs);
         let broken =
             || WeightError::Candle(candle_core::Error::Msg(format!("{} is not finite", name.gguf())));
-        let (back, back_scale) = match weight.kind() {
-            WeightType::Quantised(_) if outputs.is_multiple_of(32) => {
-                Matrix::pack_q8((inputs, outputs), &numbers, pages).ok_or_else(broken)?
-            }
-            _ => (Matrix::pack_f32((inputs, outputs), &numbers, pages).ok_or_else(broken)?, 1.0),
-        };
-        Ok(Self { weight, back, back_scale, bias })
+        let back = Transposed::of(weight.kind(), shape, &numbers, pages).ok_or_else(broken)?;
+        Ok(Self { weight, back, bias })
     }
 
     /// The forward map.
@@ -86,14 +118,9 @@ impl FrozenLinear {
         Part { weight: &self.weight, bias: self.bias.as_deref(), deltas: &[] }
     }
 
-    /// The map of gradients of the outputs to gradients of the inputs, and what they are to be multiplied by before.
-    pub fn back(&self) -> (Part<'_>, f32) {
-        (Part { weight: &self.back, bias: None, deltas: &[] }, self.back_scale)
-    }
-
     /// Bytes of both copies.
     pub fn bytes(&self) -> usize {
-        self.weight.bytes() + self.back.bytes()
+        self.weight.bytes() + self.back.matrix.bytes()
     }
 }
 

@@ -16,6 +16,7 @@ pub mod gguf;
 pub mod kv;
 mod linear;
 pub mod lora;
+mod lowrank;
 mod mapped;
 mod ops;
 pub mod template;

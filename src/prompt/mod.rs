@@ -6,6 +6,7 @@
 //! older turns, then passages from the last, then the end of the one passage that is left, at a sentence.
 //! The newest turn is never cut.
 
+mod shown;
 mod wording;
 
 use jiff::civil::Date;
@@ -16,6 +17,7 @@ use crate::model::template::{ChatTemplate, Role, TemplateError, Turn, encode_seg
 use crate::model::tokenizer::{Tokenizer, TokenizerError};
 use crate::retrieve::Passage;
 
+pub use shown::InPrompt;
 pub use wording::{Wording, WordingError};
 
 /// Why no prompt could be made.

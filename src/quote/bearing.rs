@@ -26,12 +26,20 @@ pub struct Bearing {
 pub struct Candidate<'s> {
     /// What it says.
     pub text: &'s str,
-    /// The title and headings of its passage.
+    /// The title and headings of its passage, the end of the line included.
     pub headings: &'s str,
     /// Whether it is the first of its passage that may be quoted.
     pub begins: bool,
     /// Whether its passage is the first.
     pub first: bool,
+}
+
+impl Candidate<'_> {
+    /// What is embedded for it: its headings say what it is about.
+    #[must_use]
+    pub fn embedded(&self) -> String {
+        format!("{}{}", self.headings, self.text)
+    }
 }
 
 /// How many things tell sentences that answer from others.

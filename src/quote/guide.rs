@@ -7,6 +7,17 @@ use super::{MARK, Quote, possible};
 /// Quotes that may stand before an answer; what goes on quoting seldom comes to one.
 const MOST: usize = 3;
 
+impl Signed {
+    /// Of which nothing is known.
+    #[must_use]
+    pub fn plain(possible: impl IntoIterator<Item = Quote>) -> Self {
+        Self { units: possible.into_iter().map(|quote| (quote, Signs::default())).collect(), odds: None }
+    }
+}
+
+/// A reader is not taken for surer than this, in powers of e.
+const MOST_ODDS: f32 = 10.0;
+
 /// Watches an answer as it is written, and knows what may come next while it quotes: a unit of a passage to its end, each once and a few at
 /// the most, and nothing else, the end of the answer least of all. It may also be told which units to prefer.
 #[derive(Debug, Clone, Default)]
@@ -25,8 +36,8 @@ pub struct QuoteGuide {
 /// What counts in the choice of quotes besides the adapter's own opinion.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct QuoteChoice {
-    /// How much likelier than by its own choice an adapter quotes a sentence for being near the question: e to the power of so many times the
-    /// cosine of their vectors. 0 leaves nearness out.
+    /// How much likelier than by its own choice an adapter quotes a sentence for being near the question: e to the power of so many times
+    /// its [`Signs::nearness`]. 0 leaves that out.
     pub nearness: f32,
     /// The same for what a sentence says and where it stands, as [`Bearing`](super::Bearing) weighs it: 1 for as much as that finds, 0 for not
     /// at all.
@@ -36,22 +47,41 @@ pub struct QuoteChoice {
     pub bar: f32,
     /// The same for each quote after the first, against going on to the answer.
     pub further_bar: f32,
+    /// How much a reader's own odds that some sentence answers count in that: so many times their logarithm is added to the adapter's before
+    /// the first quote. 0 leaves them out.
+    pub reader_odds: f32,
 }
 
 /// What tells whether a sentence answers a question, apart from what a model thinks.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Signs {
-    /// The cosine of their vectors; 0 for all sentences where there are none.
-    pub cosine: f32,
+    /// What a reader makes of it, or the cosine of their vectors; 0 for all sentences where there is neither.
+    pub nearness: f32,
     /// See [`Bearing::on`](super::Bearing::on).
     pub bearing: f32,
+}
+
+/// What may be quoted, with what tells whether it answers a question.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Signed {
+    /// Each sentence, list item or row with its signs.
+    pub units: Vec<(Quote, Signs)>,
+    /// The logarithm of the odds that one of them answers against none, as a reader finds; `None` without one.
+    pub odds: Option<f32>,
 }
 
 impl QuoteChoice {
     /// How much a sentence with these signs is preferred, as the logarithm of a factor.
     #[must_use]
     pub fn preference(&self, signs: Signs) -> f32 {
-        self.nearness * signs.cosine + self.bearing * signs.bearing
+        self.nearness * signs.nearness + self.bearing * signs.bearing
+    }
+
+    /// What a reader adds to the logarithm of the odds of a first quote.
+    #[must_use]
+    pub fn support(&self, of: &Signed) -> f32 {
+        // Odds of hundreds, of what no sentence is near to, stay a number that can be weighed.
+        self.reader_odds * of.odds.unwrap_or_default().clamp(-MOST_ODDS, MOST_ODDS)
     }
 
     /// The same with another bar of the first quote, if there is one: an adapter's own.
@@ -101,9 +131,11 @@ impl QuoteGuide {
     }
 
     /// For an answer that may quote these, each with its signs.
-    pub fn choosing(possible: impl IntoIterator<Item = (Quote, Signs)>, choice: QuoteChoice) -> Self {
-        let preferred = possible.into_iter().map(|(quote, signs)| (quote.text, choice.preference(signs)));
-        Self { bar: choice.bar, further_bar: choice.further_bar, ..Self::preferring(preferred) }
+    pub fn choosing(possible: Signed, choice: QuoteChoice) -> Self {
+        let support = choice.support(&possible);
+        let Signed { units, .. } = possible;
+        let preferred = units.into_iter().map(|(quote, signs)| (quote.text, choice.preference(signs)));
+        Self { bar: choice.bar - support, further_bar: choice.further_bar, ..Self::preferring(preferred) }
     }
 
     /// Whether there may be text that must not come next, or is preferred.
@@ -337,12 +369,13 @@ mod tests {
         guide.push(b"> Do.");
         assert_eq!((of(&guide, "\n"), of(&guide, " W")), (Some(-1.0), Some(0.0)));
         // The first quote must be so much likelier than all else.
-        let sign =
-            |text: &str, cosine, bearing| (Quote { n: 1, text: text.into() }, Signs { cosine, bearing });
+        let sign = |text: &str, cosine, bearing| {
+            (Quote { n: 1, text: text.into() }, Signs { nearness: cosine, bearing })
+        };
         let near = [sign("Do give.", 0.5, 2.0), sign("Wait.", 1.0, 2.5)];
         let mut guide = QuoteGuide::choosing(
-            near.clone(),
-            QuoteChoice { nearness: 3.0, bearing: 1.0, bar: 0.5, further_bar: 0.75 },
+            Signed { units: near.to_vec(), odds: None },
+            QuoteChoice { nearness: 3.0, bearing: 1.0, bar: 0.5, further_bar: 0.75, reader_odds: 2.0 },
         );
         assert_eq!(
             (of(&guide, ">"), of(&guide, "Yes"), of(&guide, "\n")),
@@ -356,9 +389,14 @@ mod tests {
             (guide.prefers(), of(&guide, ">"), of(&guide, "\n>"), of(&guide, "Yes")),
             (true, Some(-0.75), Some(-0.75), Some(0.0))
         );
-        let guide =
-            QuoteGuide::choosing(near[..1].to_vec(), QuoteChoice { bar: 0.5, ..QuoteChoice::default() });
+        let one = |odds| Signed { units: near[..1].to_vec(), odds };
+        let guide = QuoteGuide::choosing(one(None), QuoteChoice { bar: 0.5, ..QuoteChoice::default() });
         assert!(guide.prefers());
+        // A reader's odds that it answers count beside the adapter's own, as far as they can be believed.
+        let choice = QuoteChoice { bar: 0.5, reader_odds: 0.25, ..QuoteChoice::default() };
+        for (odds, expected) in [(None, -0.5), (Some(2.0), 0.0), (Some(-2.0), -1.0), (Some(-400.0), -3.0)] {
+            assert_eq!(of(&QuoteGuide::choosing(one(odds), choice), ">"), Some(expected), "{odds:?}");
+        }
         // With all alike the choice is left to the model.
         let mut guide = QuoteGuide::new([PASSAGE]);
         assert!(!guide.prefers());

@@ -17,7 +17,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 pub use bearing::{Bearing, Candidate, FEATURES, NEARNESS, WEIGHTS};
-pub use guide::{QuoteChoice, QuoteGuide, Signs};
+pub use guide::{QuoteChoice, QuoteGuide, Signed, Signs};
 pub use units::{possible, units_around};
 
 /// What a quote begins with, and then a blank.

@@ -11,8 +11,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Meaning, Passage, RetrieveError, Snapshot};
+use crate::model::embed::Nearness;
 use crate::model::embed::{EmbedError, TextKind};
-use crate::quote::{self, Bearing, Candidate, Quote, Signs};
+use crate::quote::{self, Bearing, Candidate, NEARNESS, Quote, Signed, Signs};
 use crate::store::StoreError;
 use crate::store::sentences::{SENTENCES, Sentences as Stored};
 use crate::store::vectors::{VectorKey, embedded_text};
@@ -137,19 +138,49 @@ pub fn candidates<'s>(
     all
 }
 
-/// What may be quoted, each once, with what tells whether it answers a question: the cosine of their vectors, if the question has one, and
-/// what it says.
+/// What may be quoted, each once, with what tells whether it answers a question: what the embedder's reader makes of both, or the cosine of
+/// their vectors, if the question has one; and what it says. And the reader's odds that one of them answers.
+///
+/// # Errors
+/// When a text cannot be read.
 pub fn signs<'s>(
+    meaning: Option<&Meaning>,
     (question, vector): (&str, Option<&[f32]>),
     passages: impl IntoIterator<Item = Quotable<'s>>,
-) -> Vec<(Quote, Signs)> {
+) -> Result<Signed, EmbedError> {
     let all = candidates(vector, passages);
     let said: Vec<Candidate<'_>> = all.iter().map(|(.., candidate)| *candidate).collect();
     let bearings = Bearing::of(question).on(&said);
-    let signed = all.into_iter().zip(bearings).map(|((n, cosine, candidate), bearing)| {
-        (Quote { n, text: candidate.text.to_owned() }, Signs { cosine, bearing })
+    let read = match meaning.filter(|meaning| vector.is_some() && meaning.embedder.reader().is_some()) {
+        Some(meaning) => {
+            let texts: Vec<String> = said.iter().map(Candidate::embedded).collect();
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            meaning.embedder.nearness(question, &texts)?
+        }
+        None => None,
+    };
+    let odds = read.as_ref().map(|read| odds(read, &bearings));
+    let nearness = match read {
+        Some(read) => read.texts,
+        None => all.iter().map(|(_, cosine, _)| *cosine).collect(),
+    };
+    let signed = all.into_iter().zip(nearness.into_iter().zip(bearings));
+    let signed = signed.map(|((n, _, candidate), (nearness, bearing))| {
+        (Quote { n, text: candidate.text.to_owned() }, Signs { nearness, bearing })
     });
-    signed.collect()
+    Ok(Signed { units: signed.collect(), odds })
+}
+
+/// The logarithm of the odds that some sentence answers against none, as the reader was trained to weigh them.
+fn odds(read: &Nearness, bearings: &[f32]) -> f32 {
+    let scores = read.texts.iter().zip(bearings).map(|(near, bearing)| NEARNESS * near + bearing - read.none);
+    let scores: Vec<f32> = scores.collect();
+    let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if scores.is_empty() {
+        top
+    } else {
+        top + scores.iter().map(|score| (score - top).exp()).sum::<f32>().ln()
+    }
 }
 
 impl Snapshot {
@@ -163,7 +194,7 @@ impl Snapshot {
         question: &str,
         vector: Option<&[f32]>,
         passages: &[Passage],
-    ) -> Result<Vec<(Quote, Signs)>, RetrieveError> {
+    ) -> Result<Signed, RetrieveError> {
         let of = |passage: &Passage| -> Result<Sentences, RetrieveError> {
             match vector.and(self.meaning()) {
                 Some(meaning) => Ok(self.sentences().of(meaning, passage)?),
@@ -176,6 +207,6 @@ impl Snapshot {
         let sentences = passages.iter().map(of).collect::<Result<Vec<_>, _>>()?;
         let above: Vec<String> = passages.iter().map(|p| embedded_text(&p.title, &p.section, "")).collect();
         let quotable = above.iter().zip(&sentences).map(|(above, sentences)| (&above[..], &sentences[..]));
-        Ok(signs((question, vector), quotable))
+        Ok(signs(self.meaning(), (question, vector), quotable)?)
     }
 }

@@ -161,6 +161,12 @@ impl Snapshot {
         self.dense.as_ref().map(|(_, meaning)| meaning)
     }
 
+    /// SHA-256, in hexadecimal, of the reader that tells which sentence answers, if there is one.
+    #[must_use]
+    pub fn reader(&self) -> Option<&str> {
+        self.meaning()?.embedder.reader()
+    }
+
     pub(super) fn sentences(&self) -> &SentenceVectors {
         &self.sentences
     }

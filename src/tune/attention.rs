@@ -1,4 +1,4 @@
-//! Causal attention over whole sequences, with its adjoint.
+//! Attention over whole sequences, causal or to all tokens, with its adjoint.
 //!
 //! Scores are made a block of queries at a time and never kept: the way back makes them again from queries, keys and
 //! the normaliser of each row, as Dao et al. 2022 (FlashAttention) do. Sequences that are packed into one batch do not see
@@ -21,6 +21,8 @@ pub(super) struct Heads {
     pub(super) scale: f32,
     /// Positions that a query sees, itself included.
     pub(super) window: usize,
+    /// Whether it sees what is behind it as well, and everything in front.
+    pub(super) whole: bool,
 }
 
 impl Heads {
@@ -36,13 +38,19 @@ impl Heads {
         head / (self.heads / self.kv_heads)
     }
 
-    /// Keys that some query of a block sees.
-    fn keys(self, queries: &Range<usize>) -> Range<usize> {
+    /// Keys that some query of a block sees, of all of a sequence.
+    fn keys(self, queries: &Range<usize>, of: &Sequence) -> Range<usize> {
+        if self.whole {
+            return 0..of.keys.len();
+        }
         (queries.start + 1).saturating_sub(self.window)..queries.end
     }
 
     /// Keys that one query sees, counted from the first of its block.
     fn seen(self, query: usize, keys: &Range<usize>) -> Range<usize> {
+        if self.whole {
+            return 0..keys.len();
+        }
         (query + 1).saturating_sub(self.window).max(keys.start) - keys.start..query + 1 - keys.start
     }
 }
@@ -95,7 +103,7 @@ fn scores(
     queries: &Range<usize>,
     to: &mut Vec<f32>,
 ) {
-    let keys = h.keys(queries);
+    let keys = h.keys(queries, of);
     to.resize(queries.len() * keys.len(), 0.0);
     let q = head_view(q, of.query_rows(queries), h.width(), head, h.dim);
     let k = head_view(k, of.key_rows(&keys), h.kv_width(), h.kv_of(head), h.dim);
@@ -128,7 +136,7 @@ pub(super) fn attend(
     cpu.each(places.iter().zip(&mut results).collect(), |((head, of), result)| {
         let mut block = Vec::new();
         for queries in of.blocks() {
-            let keys = h.keys(&queries);
+            let keys = h.keys(&queries, of);
             scores(h, q, k, of, *head, &queries, &mut block);
             let first = queries.start - of.prefix();
             for (row, query) in block.chunks_exact_mut(keys.len()).zip(queries.clone()) {
@@ -196,7 +204,7 @@ pub(super) fn attend_back(
         let (mut p, mut ds) = (Vec::new(), Vec::new());
         let prefix = of.prefix();
         for queries in of.blocks() {
-            let keys = h.keys(&queries);
+            let keys = h.keys(&queries, of);
             let shape = (queries.len(), keys.len());
             scores(h, kept.q, kept.k, of, *head, &queries, &mut p);
             // The gradient of the weights: dO Vᵀ.

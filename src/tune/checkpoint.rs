@@ -55,6 +55,23 @@ impl State {
     }
 }
 
+impl State {
+    /// That of the checkpoint in a file, whatever numbers it holds; `None` when there is none, or it is no checkpoint.
+    ///
+    /// # Errors
+    /// When there is one that cannot be read.
+    pub fn read(path: &Path) -> Result<Option<Self>, CheckpointError> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(CheckpointError::Io { what: "read", path: path.to_owned(), source }),
+        };
+        let header =
+            SafeTensors::read_metadata(&bytes).ok().and_then(|(_, header)| header.metadata().clone());
+        Ok(header.and_then(|keys| serde_json::from_str(keys.get(STATE)?).ok()))
+    }
+}
+
 /// A run's state with its numbers.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {

@@ -54,7 +54,7 @@ impl Run<'_> {
                 late: example.late,
                 losses: losses.next(),
             });
-            let rate = rate(self.settings, step, self.steps());
+            let rate = rate(self.settings.course(), step, self.steps());
             serde_json::to_writer(&mut *out, &Dumped { step, rate, examples: examples.collect() })?;
             out.write_all(b"\n")?;
         }

@@ -2,7 +2,7 @@
 //!
 //! All work on rows and share them among the processor's threads; a row's result depends on no other row.
 
-use crate::kernels::Cpu;
+use crate::kernels::{Affine, Cpu};
 use crate::model::config::Activation;
 
 /// Rows that a task works on.
@@ -192,4 +192,42 @@ pub(super) fn add(cpu: &Cpu, x: &[f32], y: &mut [f32]) {
     const CHUNK: usize = 1 << 14;
     let work = y.chunks_mut(CHUNK).zip(x.chunks(CHUNK)).collect();
     cpu.each(work, |(y, x): (&mut [f32], &[f32])| y.iter_mut().zip(x).for_each(|(y, x)| *y += x));
+}
+
+/// The adjoint of LayerNorm, row by row: the gradient of what was normalised, given that of the result.
+pub(super) fn layer_norm_back(cpu: &Cpu, x: &[f32], norm: Affine<'_>, slope: &[f32]) -> Vec<f32> {
+    let width = norm.weight.len();
+    let chunk = ROWS * width;
+    let mut to = vec![0f32; x.len()];
+    let work = to.chunks_mut(chunk).zip(x.chunks(chunk).zip(slope.chunks(chunk))).collect();
+    cpu.each(work, |(to, (x, slope)): (&mut [f32], (&[f32], &[f32]))| {
+        for ((to, x), dy) in
+            to.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(slope.chunks_exact(width))
+        {
+            let count = width as f32;
+            let mean = total(x) / count;
+            let variance = sum(|i| (x[i] - mean) * (x[i] - mean), width) / count;
+            let inverse = 1.0 / (variance + norm.eps).sqrt();
+            let weighted = dot(norm.weight, dy) / count;
+            let along = sum(|i| norm.weight[i] * dy[i] * (x[i] - mean), width) * inverse * inverse / count;
+            for (((to, x), w), dy) in to.iter_mut().zip(x).zip(norm.weight).zip(dy) {
+                *to = inverse * (w * dy - weighted - (x - mean) * along);
+            }
+        }
+    });
+    to
+}
+
+/// The adjoint of GELU, y = x Φ(x), given x and y: the gradient of y becomes that of x.
+pub(super) fn gelu_back(cpu: &Cpu, x: &[f32], y: &[f32], slope: &mut [f32]) {
+    const CHUNK: usize = 1 << 14;
+    /// 1 / √(2π).
+    const DENSITY: f32 = 0.398_942_3;
+    let work = slope.chunks_mut(CHUNK).zip(x.chunks(CHUNK).zip(y.chunks(CHUNK))).collect();
+    cpu.each(work, |(slope, (x, y)): (&mut [f32], (&[f32], &[f32]))| {
+        for (slope, (x, y)) in slope.iter_mut().zip(x.iter().zip(y)) {
+            let below = if x.abs() > 1e-4 { y / x } else { 0.5 + DENSITY * x };
+            *slope *= below + x * DENSITY * exp(-0.5 * x * x);
+        }
+    });
 }

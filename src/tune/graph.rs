@@ -237,6 +237,7 @@ impl<'a> Graph<'a> {
             dim: config.head_dim,
             scale: config.attention_scale as f32,
             window: config.layer_attention(layer).1.unwrap_or(usize::MAX),
+            whole: false,
         }
     }
 
@@ -382,7 +383,7 @@ impl<'a> Graph<'a> {
     ) {
         let (cpu, linear) = (self.cpu(), &self.model.blocks[layer].linears[p as usize]);
         let (outputs, columns) = p.shape(self.config());
-        frozen_back(cpu, linear, slope, to, add);
+        frozen_back(cpu, &linear.back, slope, to, add);
         let Some(slot) = parameters.slot(layer, p) else { return };
         let rank = parameters.shape().rank;
         let scale = parameters.shape().scale();

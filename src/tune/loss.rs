@@ -48,7 +48,7 @@ pub(super) fn head(
             losses.kl.extend(found.iter().map(|f| f.1));
         }
         if let Some(slopes) = &mut slopes {
-            frozen_back(model.cpu(), &model.head, &rows, &mut slopes[own], false);
+            frozen_back(model.cpu(), &model.head.back, &rows, &mut slopes[own], false);
         }
     }
     losses

@@ -1,7 +1,7 @@
 //! Products with frozen maps.
 
 use crate::kernels::{Activations, Cpu, Output};
-use crate::model::frozen::FrozenLinear;
+use crate::model::frozen::Transposed;
 
 /// Rows times a factor, as inputs of a product.
 pub(super) fn quantised(cpu: &Cpu, x: &[f32], columns: usize, factor: f32) -> Activations {
@@ -17,9 +17,9 @@ pub(super) fn quantised(cpu: &Cpu, x: &[f32], columns: usize, factor: f32) -> Ac
 }
 
 /// The gradient of a frozen map's inputs, given that of its outputs.
-pub(super) fn frozen_back(cpu: &Cpu, linear: &FrozenLinear, slope: &[f32], to: &mut [f32], add: bool) {
-    let (part, factor) = linear.back();
-    let x = quantised(cpu, slope, linear.weight.rows(), factor);
-    let stride = linear.weight.columns();
-    cpu.linear(&x, &[part], &mut [Output { to, stride, add }]);
+pub(super) fn frozen_back(cpu: &Cpu, map: &Transposed, slope: &[f32], to: &mut [f32], add: bool) {
+    let (part, factor) = map.part();
+    let (outputs, inputs) = map.shape();
+    let x = quantised(cpu, slope, outputs, factor);
+    cpu.linear(&x, &[part], &mut [Output { to, stride: inputs, add }]);
 }

@@ -3,7 +3,7 @@
 //! In reading order: [`settings`] (`tune.toml`), [`examples`] (conversations as tokens with a mask), [`run`] (the spine: `self_test`,
 //! steps, evaluation, stops; `progress` is what it tells of itself; [`probe`] goes before it, [`dump`] writes it down), [`batch`] and [`prefixes`] (what runs at once, and what the base has read before, `prefix_folder` on disk), [`graph`] (the loss and its gradient, on top of `elementwise`,
 //! `attention`, `dropout`, `maps` and [`loss`]), [`parameters`] and
-//! [`optimiser`] (what moves and how), [`checkpoint`] and [`metrics`] (what survives), [`tensorboard`] and [`mod@plot`] (what people look at), [`output`] (the adapter as others read it) and its [`card`]; [`queue`] (runs that a server was asked for).
+//! [`optimiser`] (what moves and how), [`checkpoint`] and [`metrics`] (what survives), [`tensorboard`] and [`mod@plot`] (what people look at), [`output`] (the adapter as others read it) and its [`card`]; [`queue`] (runs that a server was asked for). [`reader`] trains an adapter of the embedder.
 
 mod attention;
 pub mod batch;
@@ -27,6 +27,7 @@ pub mod prefixes;
 pub mod probe;
 mod progress;
 pub mod queue;
+pub mod reader;
 pub mod run;
 mod self_test;
 pub mod settings;

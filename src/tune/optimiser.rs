@@ -1,7 +1,5 @@
 //! AdamW (Loshchilov & Hutter 2019) over one run of numbers, and the learning rate's course.
 
-use super::settings::TrainingSettings;
-
 /// Decay of the mean of gradients, and of their squares.
 const BETAS: (f64, f64) = (0.9, 0.999);
 const EPSILON: f64 = 1e-8;
@@ -54,18 +52,30 @@ pub fn clip(slopes: &mut [f32], largest: f64) -> f64 {
     norm
 }
 
+/// How the learning rate rises and falls.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Course {
+    /// The largest.
+    pub learning_rate: f64,
+    /// Share of the steps in which it rises to that.
+    pub warmup: f64,
+    /// The last step's, as a share of the largest.
+    pub final_rate: f64,
+}
+
 /// The learning rate of a step that counts from 1: a line up, then half a cosine down.
 #[must_use]
-pub fn rate(settings: &TrainingSettings, step: usize, steps: usize) -> f64 {
-    let rise = (settings.warmup * steps as f64).ceil().max(1.0);
+pub fn rate(course: Course, step: usize, steps: usize) -> f64 {
+    let Course { learning_rate, warmup, final_rate } = course;
+    let rise = (warmup * steps as f64).ceil().max(1.0);
     let at = step as f64;
-    if at <= rise && settings.warmup > 0.0 {
-        return settings.learning_rate * at / rise;
+    if at <= rise && warmup > 0.0 {
+        return learning_rate * at / rise;
     }
-    let rise = if settings.warmup > 0.0 { rise } else { 0.0 };
+    let rise = if warmup > 0.0 { rise } else { 0.0 };
     let share = ((at - rise) / (steps as f64 - rise).max(1.0)).clamp(0.0, 1.0);
     let cosine = 0.5 * (1.0 + (std::f64::consts::PI * share).cos());
-    settings.learning_rate * (settings.final_rate + (1.0 - settings.final_rate) * cosine)
+    learning_rate * (final_rate + (1.0 - final_rate) * cosine)
 }
 
 #[cfg(test)]
@@ -74,12 +84,12 @@ mod tests {
 
     #[test]
     fn the_rate_rises_and_falls() {
-        let settings = TrainingSettings { warmup: 0.1, final_rate: 0.1, ..TrainingSettings::default() };
-        let rates: Vec<f64> = (1..=100).map(|step| rate(&settings, step, 100)).collect();
-        assert!((rates[0] - settings.learning_rate / 10.0).abs() < 1e-12);
-        assert!((rates[9] - settings.learning_rate).abs() < 1e-12);
+        let course = Course { learning_rate: 2e-4, warmup: 0.1, final_rate: 0.1 };
+        let rates: Vec<f64> = (1..=100).map(|step| rate(course, step, 100)).collect();
+        assert!((rates[0] - course.learning_rate / 10.0).abs() < 1e-12);
+        assert!((rates[9] - course.learning_rate).abs() < 1e-12);
         assert!(rates[9..].windows(2).all(|pair| pair[1] < pair[0]));
-        assert!((rates[99] - settings.learning_rate * 0.1).abs() < 1e-12);
+        assert!((rates[99] - course.learning_rate * 0.1).abs() < 1e-12);
     }
 
     /// The numbers of `torch.optim.AdamW` 2.x follow from the paper's formula; two steps by hand.

@@ -355,7 +355,7 @@ impl Run<'_> {
             });
             return Err(RunError::NotFinite { step: number, what: "gradient", place, value });
         }
-        let rate = rate(self.settings, number, steps);
+        let rate = rate(self.settings.course(), number, steps);
         moments.step(&mut parameters.numbers, slopes, rate, self.settings.weight_decay, number);
         let mean = |sum: f64| sum / targets.max(1) as f64;
         Ok(Some(Step {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::optimiser::Course;
 use super::parameters::LoraShape;
 use crate::files::{self, FileError};
 use crate::model::template::{ChatTemplate, TemplateError};
@@ -208,6 +209,14 @@ fn is_zero(number: &usize) -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_one(number: &f32) -> bool {
     *number == 1.0
+}
+
+impl TrainingSettings {
+    /// How the learning rate rises and falls.
+    #[must_use]
+    pub fn course(&self) -> Course {
+        Course { learning_rate: self.learning_rate, warmup: self.warmup, final_rate: self.final_rate }
+    }
 }
 
 impl Default for LoraSettings {

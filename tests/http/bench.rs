@@ -161,7 +161,7 @@ pub(crate) fn answerer_over(index: Arc<GuidelineIndex>, engine: EngineSettings) 
             passages: 1,
             gate: Gate::default(),
             hybrid_gate: Gate { min_coverage: 0.1, ..Gate::default() },
-            quotes: QuoteChoice { nearness: 240.0, bearing: 4.0, bar: 0.5, further_bar: 0.0 },
+            quotes: QuoteChoice { nearness: 240.0, bearing: 4.0, bar: 0.5, ..QuoteChoice::default() },
             max_tokens: 8,
             sampling,
             limits: Limits { messages: 8, message_chars: 8000, max_tokens, passages: 4 },

@@ -14,6 +14,7 @@ mod ends;
 mod gradients;
 mod killed;
 mod program;
+mod reader;
 mod runs;
 
 use std::collections::BTreeMap;

@@ -13,6 +13,7 @@ use super::super::setup;
 use super::super::signals::cancel_on_signal;
 use crate::config::Settings;
 use crate::evaluate::answers;
+use crate::evaluate::in_prompt::PromptSigns;
 use crate::evaluate::quoting::{self, FEWEST, Found};
 use crate::language::Language;
 use crate::model::fetch::Cancel;
@@ -69,7 +70,11 @@ pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) 
     let learnt = setup::matrices(&folder, &model.config)?.fingerprint().to_owned();
     let mut tally = Tally::stderr("beginnings", held.len(), 0);
     let stop = || cancel.is_cancelled();
-    let decisions = quoting::decisions(&model, &adapter, &held, &stop, &mut |done| tally.at(done))?;
+    let choice = settings.answer.quotes;
+    let meaning = if choice.reader_odds > 0.0 { setup::meaning(settings, &cancel)? } else { None };
+    let mut signs = PromptSigns::new(meaning.as_ref());
+    let decisions =
+        quoting::decisions(&model, &adapter, &held, (choice, &mut signs), &stop, &mut |done| tally.at(done))?;
     tally.end();
     let found: Vec<Found> =
         Language::ALL.into_iter().filter_map(|l| quoting::bar(&decisions, l, args.answered)).collect();

@@ -1,51 +1,53 @@
 //! A BERT encoder on the kernels (Devlin et al. 2019): embeddings, blocks of attention over the whole text and a feed-forward layer,
 //! each with a residual connection and LayerNorm behind it, and the mean over all tokens.
 
+use super::adapter::{AdapterShape, EncoderMap, PackedEncoderAdapter};
 use crate::kernels::{
-    Activations, Affine, Attention, CacheShape, Cpu, Heads, KvCache, Matrix, Output, Part, Span,
+    Activations, Affine, Attention, CacheShape, Cpu, Delta, Heads, KvCache, Matrix, Output, Part, Span,
 };
 
 /// A linear map with a bias.
 #[derive(Debug)]
-pub(super) struct Linear {
-    pub(super) weight: Matrix,
-    pub(super) bias: Vec<f32>,
+pub(crate) struct Linear {
+    pub(crate) weight: Matrix,
+    pub(crate) bias: Vec<f32>,
 }
 
 impl Linear {
-    fn part(&self) -> Part<'_> {
-        Part { weight: &self.weight, bias: Some(&self.bias), deltas: &[] }
+    /// The map, with what adapters add to it.
+    pub(crate) fn part<'a>(&'a self, deltas: &'a [Delta<'a>]) -> Part<'a> {
+        Part { weight: &self.weight, bias: Some(&self.bias), deltas }
     }
 }
 
 /// A LayerNorm.
 #[derive(Debug)]
-pub(super) struct Norm {
-    pub(super) weight: Vec<f32>,
-    pub(super) bias: Vec<f32>,
+pub(crate) struct Norm {
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
 }
 
 impl Norm {
-    fn affine(&self, eps: f32) -> Affine<'_> {
+    pub(crate) fn affine(&self, eps: f32) -> Affine<'_> {
         Affine { weight: &self.weight, bias: &self.bias, eps }
     }
 }
 
 /// A block.
 #[derive(Debug)]
-pub(super) struct Block {
+pub(crate) struct Block {
     /// Of queries, keys and values.
-    pub(super) attention: [Linear; 3],
-    pub(super) attention_out: Linear,
-    pub(super) attention_norm: Norm,
-    pub(super) up: Linear,
-    pub(super) down: Linear,
-    pub(super) ffn_norm: Norm,
+    pub(crate) attention: [Linear; 3],
+    pub(crate) attention_out: Linear,
+    pub(crate) attention_norm: Norm,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) ffn_norm: Norm,
 }
 
 /// The vector of a text from those of its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pooling {
+pub(crate) enum Pooling {
     /// The mean of all.
     Mean,
     /// The first one.
@@ -54,18 +56,18 @@ pub(super) enum Pooling {
 
 /// The shape of an encoder.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Shape {
-    pub(super) hidden: usize,
-    pub(super) layers: usize,
-    pub(super) heads: usize,
-    pub(super) ffn: usize,
-    pub(super) vocab: usize,
+pub(crate) struct Shape {
+    pub(crate) hidden: usize,
+    pub(crate) layers: usize,
+    pub(crate) heads: usize,
+    pub(crate) ffn: usize,
+    pub(crate) vocab: usize,
     /// Rows of the table of positions.
-    pub(super) positions: usize,
+    pub(crate) positions: usize,
     /// The row of the first token's position: RoBERTa leaves some free.
-    pub(super) first_position: usize,
-    pub(super) eps: f32,
-    pub(super) pooling: Pooling,
+    pub(crate) first_position: usize,
+    pub(crate) eps: f32,
+    pub(crate) pooling: Pooling,
 }
 
 impl Shape {
@@ -100,18 +102,18 @@ impl Shape {
 
 /// An encoder.
 #[derive(Debug)]
-pub(super) struct Encoder {
-    pub(super) shape: Shape,
-    pub(super) words: Matrix,
+pub(crate) struct Encoder {
+    pub(crate) shape: Shape,
+    pub(crate) words: Matrix,
     /// Of shape (positions, hidden), what every token has in common added.
-    pub(super) positions: Vec<f32>,
-    pub(super) norm: Norm,
-    pub(super) blocks: Vec<Block>,
+    pub(crate) positions: Vec<f32>,
+    pub(crate) norm: Norm,
+    pub(crate) blocks: Vec<Block>,
 }
 
 /// Buffers that are kept from pass to pass.
 #[derive(Debug, Default)]
-pub(super) struct Workspace {
+pub(crate) struct Workspace {
     x: Activations,
     heads: [Vec<f32>; 3],
     attended: Activations,
@@ -120,13 +122,31 @@ pub(super) struct Workspace {
     /// Cosines and sines of no rotation.
     still: (Vec<f32>, Vec<f32>),
     cache: Option<KvCache>,
-    ids: Vec<u32>,
 }
 
 impl Encoder {
     /// Numbers of a vector.
     pub(super) fn dimensions(&self) -> usize {
         self.shape.hidden
+    }
+
+    /// The sizes of an adapter of this rank.
+    pub(crate) fn adapter_shape(&self, rank: usize) -> AdapterShape {
+        let Shape { layers, hidden, ffn, .. } = self.shape;
+        AdapterShape { layers, hidden, ffn, rank }
+    }
+
+    /// A linear map.
+    pub(crate) fn linear(&self, layer: usize, map: EncoderMap) -> &Linear {
+        let block = &self.blocks[layer];
+        match map {
+            EncoderMap::Query => &block.attention[0],
+            EncoderMap::Key => &block.attention[1],
+            EncoderMap::Value => &block.attention[2],
+            EncoderMap::AttentionOut => &block.attention_out,
+            EncoderMap::Up => &block.up,
+            EncoderMap::Down => &block.down,
+        }
     }
 
     /// Adds the vectors of some texts, given as token ids, to `vectors`.
@@ -137,9 +157,26 @@ impl Encoder {
         work: &mut Workspace,
         vectors: &mut Vec<Vec<f32>>,
     ) {
+        let hidden = self.shape.hidden;
+        let mut rows = self.states(cpu, texts, None, work);
+        for text in texts {
+            let (own, others) = rows.split_at(text.len() * hidden);
+            vectors.push(pool(own, hidden, self.shape.pooling));
+            rows = others;
+        }
+    }
+
+    /// What the last block gives for each token of some texts, of shape (tokens, hidden), with an adapter if there is one.
+    pub(crate) fn states<'w>(
+        &self,
+        cpu: &Cpu,
+        texts: &[Vec<u32>],
+        adapter: Option<&PackedEncoderAdapter>,
+        work: &'w mut Workspace,
+    ) -> &'w [f32] {
         let rows: usize = texts.iter().map(Vec::len).sum();
         if rows == 0 {
-            return;
+            return &[];
         }
         let Shape { hidden, heads, .. } = self.shape;
         let pages = self.make_room(texts, work);
@@ -158,13 +195,16 @@ impl Encoder {
             rotation: (&cos[..rows * (dim / 2)], &sin[..rows * (dim / 2)]),
             scale: 1.0 / (dim as f32).sqrt(),
         };
-        let Some(cache) = &mut work.cache else { return };
-        for block in &self.blocks {
+        let Some(cache) = &mut work.cache else { return &[] };
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let deltas: [Option<Delta<'_>>; EncoderMap::ALL.len()] =
+                EncoderMap::ALL.map(|map| Some(adapter?.delta(layer, map, rows)));
+            let part = |map: EncoderMap| self.linear(layer, map).part(deltas[map as usize].as_slice());
             let [q, k, v] = work.heads.each_mut().map(|head| {
                 head.resize(rows * hidden, 0.0);
                 &mut head[..]
             });
-            let parts = block.attention.each_ref().map(Linear::part);
+            let parts = [EncoderMap::Query, EncoderMap::Key, EncoderMap::Value].map(part);
             cpu.linear(&work.x, &parts, &mut [rows_of(q, hidden), rows_of(k, hidden), rows_of(v, hidden)]);
             cpu.prepare_heads(0, [&mut *q, k, v], prepared, &spans, cache);
             let attention = Attention { layer: 0, heads, window: usize::MAX, whole: true };
@@ -173,22 +213,31 @@ impl Encoder {
             work.projected.resize(rows * hidden, 0.0);
             cpu.linear(
                 &work.attended,
-                &[block.attention_out.part()],
+                &[part(EncoderMap::AttentionOut)],
                 &mut [rows_of(&mut work.projected, hidden)],
             );
             cpu.add_layer_norm(&mut work.x, &work.projected, block.attention_norm.affine(self.shape.eps));
             let ffn = self.shape.ffn;
             work.middle.resize(rows, ffn);
             let middle = rows_of(work.middle.floats_mut(), ffn);
-            cpu.linear(&work.x, &[block.up.part()], &mut [middle]);
+            cpu.linear(&work.x, &[part(EncoderMap::Up)], &mut [middle]);
             cpu.gelu(&mut work.middle);
-            cpu.linear(&work.middle, &[block.down.part()], &mut [rows_of(&mut work.projected, hidden)]);
+            cpu.linear(&work.middle, &[part(EncoderMap::Down)], &mut [rows_of(&mut work.projected, hidden)]);
             cpu.add_layer_norm(&mut work.x, &work.projected, block.ffn_norm.affine(self.shape.eps));
         }
-        for span in &spans {
-            let own = &work.x.floats()[span.rows.start * hidden..span.rows.end * hidden];
-            vectors.push(pool(own, hidden, self.shape.pooling));
-        }
+        work.x.floats()
+    }
+
+    /// Words and positions of some texts before the first norm, of shape (tokens, hidden).
+    pub(crate) fn inputs(&self, cpu: &Cpu, texts: &[Vec<u32>], to: &mut Vec<f32>) {
+        let Shape { hidden, first_position, .. } = self.shape;
+        let ids: Vec<u32> = texts.iter().flatten().copied().collect();
+        to.resize(ids.len() * hidden, 0.0);
+        cpu.embed(&self.words, &ids, 1.0, to);
+        let positions = texts.iter().flat_map(|text| {
+            self.positions[first_position * hidden..(first_position + text.len()) * hidden].iter()
+        });
+        to.iter_mut().zip(positions).for_each(|(number, position)| *number += position);
     }
 
     /// Pages for keys and values of each text, and a cache that holds them.
@@ -211,19 +260,10 @@ impl Encoder {
 
     /// What the first block reads: words and positions, normalised.
     fn start(&self, cpu: &Cpu, texts: &[Vec<u32>], rows: usize, work: &mut Workspace) {
-        let Shape { hidden, heads, eps, first_position, .. } = self.shape;
-        work.ids.clear();
-        texts.iter().for_each(|text| work.ids.extend_from_slice(text));
+        let Shape { hidden, heads, eps, .. } = self.shape;
+        self.inputs(cpu, texts, &mut work.projected);
         work.x.resize(rows, hidden);
-        cpu.embed(&self.words, &work.ids, 1.0, work.x.floats_mut());
-        work.projected.resize(rows * hidden, 0.0);
-        let mut row = 0;
-        for text in texts {
-            let own = first_position * hidden..(first_position + text.len()) * hidden;
-            let to = row * hidden..(row + text.len()) * hidden;
-            work.projected[to].copy_from_slice(&self.positions[own]);
-            row += text.len();
-        }
+        work.x.floats_mut().fill(0.0);
         cpu.add_layer_norm(&mut work.x, &work.projected, self.norm.affine(eps));
         let angles = rows * (hidden / heads / 2);
         if work.still.0.len() < angles {

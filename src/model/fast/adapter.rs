@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use super::super::fingerprint;
 use super::super::lora::{Adapter, AdapterFormat, LoraPair, QuoteBars, last_of};
+use super::super::lowrank::LowRank;
 use super::super::tensors::Projection;
 use super::{FastDecoder, floats};
-use crate::kernels::{Delta, DenseType, Matrix, Pages};
+use crate::kernels::{Delta, Pages};
 use crate::language::Language;
 use crate::model::weights::WeightError;
 
@@ -22,14 +23,7 @@ pub struct PackedAdapter {
     invocation: Option<Vec<u32>>,
     bars: QuoteBars,
     /// By layer and [`Projection`].
-    pairs: Vec<[Option<Pair>; Projection::ALL.len()]>,
-}
-
-#[derive(Debug)]
-struct Pair {
-    down: Matrix,
-    up: Matrix,
-    scale: f32,
+    pairs: Vec<[Option<LowRank>; Projection::ALL.len()]>,
 }
 
 impl PackedAdapter {
@@ -40,10 +34,10 @@ impl PackedAdapter {
     pub fn pack(adapter: &Adapter, decoder: &FastDecoder) -> Result<Self, WeightError> {
         let (config, quantised) = (decoder.config(), decoder.takes_quantised_inputs());
         let mut pages = Pages::default();
-        let mut pairs: Vec<[Option<Pair>; Projection::ALL.len()]> = Vec::new();
+        let mut pairs: Vec<[Option<LowRank>; Projection::ALL.len()]> = Vec::new();
         pairs.resize_with(config.layers, Default::default);
         for (layer, projection, pair) in adapter.pairs() {
-            pairs[layer][projection as usize] = Some(Pair::pack(pair, quantised, &mut pages)?);
+            pairs[layer][projection as usize] = Some(pack(pair, quantised, &mut pages)?);
         }
         // What it does is not known by what it has learnt alone.
         let fingerprint = match serde_json::to_vec(adapter.bars()) {
@@ -74,12 +68,13 @@ impl PackedAdapter {
             |count: usize| (0..count).map(|_| random.random_range(-0.01..0.01)).collect::<Vec<f32>>();
         let mut pairs = Vec::with_capacity(config.layers);
         for _ in 0..config.layers {
-            let mut layer: [Option<Pair>; Projection::ALL.len()] = Default::default();
+            let mut layer: [Option<LowRank>; Projection::ALL.len()] = Default::default();
             for p in Projection::ALL {
                 let (outputs, inputs) = p.shape(config);
                 let (a, b) = (numbers(rank * inputs), numbers(outputs * rank));
                 let (a, b) = (((rank, inputs), a.as_slice()), ((outputs, rank), b.as_slice()));
-                layer[p as usize] = Some(Pair::of(a, b, 2.0, quantised, &mut pages)?);
+                layer[p as usize] =
+                    Some(LowRank::of(a, b, 2.0, quantised, &mut pages).ok_or_else(no_matrix)?);
             }
             pairs.push(layer);
         }
@@ -129,62 +124,22 @@ impl PackedAdapter {
 
     /// Bytes of all its matrices.
     pub fn bytes(&self) -> usize {
-        self.pairs.iter().flatten().flatten().map(|pair| pair.down.bytes() + pair.up.bytes()).sum()
+        self.pairs.iter().flatten().flatten().map(LowRank::bytes).sum()
     }
 
     /// What it adds to a projection's results for some rows.
     pub(super) fn delta(&self, layer: usize, p: Projection, rows: Range<usize>) -> Option<Delta<'_>> {
-        let pair = self.pairs.get(layer)?[p as usize].as_ref()?;
-        Some(Delta { rows, down: &pair.down, up: &pair.up, scale: pair.scale })
+        Some(self.pairs.get(layer)?[p as usize].as_ref()?.delta(rows))
     }
 }
 
-/// A matrix's shape, and its numbers row by row.
-type Numbers<'a> = ((usize, usize), &'a [f32]);
-
-impl Pair {
-    fn pack(pair: &LoraPair, quantised: bool, pages: &mut Pages) -> Result<Self, WeightError> {
-        let (a, b) = (floats(&pair.a)?, floats(&pair.b)?);
-        Self::of((pair.a.dims2()?, &a), (pair.b.dims2()?, &b), pair.scale as f32, quantised, pages)
-    }
-
-    fn of(
-        a: Numbers<'_>,
-        b: Numbers<'_>,
-        scale: f32,
-        quantised: bool,
-        pages: &mut Pages,
-    ) -> Result<Self, WeightError> {
-        // The projection's own inputs may be unquantised in a base that is otherwise not; A of such a width
-        // cannot be cut into groups either.
-        if quantised && a.0.1.is_multiple_of(QUANTISED_COLUMNS) {
-            let mut pack = |(shape, numbers)| Matrix::pack_q8(shape, numbers, pages).ok_or_else(no_matrix);
-            let ((down, by), (up, and_by)) = (pack(a)?, pack(b)?);
-            return Ok(Self { down, up, scale: scale * by * and_by });
-        }
-        let mut pack = |(shape, numbers): Numbers<'_>| {
-            Matrix::pack_dense(shape, numbers, type_for(numbers), pages).ok_or_else(no_matrix)
-        };
-        Ok(Self { down: pack(a)?, up: pack(b)?, scale })
-    }
+fn pack(pair: &LoraPair, quantised: bool, pages: &mut Pages) -> Result<LowRank, WeightError> {
+    let (a, b) = (floats(&pair.a)?, floats(&pair.b)?);
+    let packed =
+        LowRank::of((pair.a.dims2()?, &a), (pair.b.dims2()?, &b), pair.scale as f32, quantised, pages);
+    packed.ok_or_else(no_matrix)
 }
-
-/// Inputs come in groups of this many.
-const QUANTISED_COLUMNS: usize = 32;
 
 fn no_matrix() -> WeightError {
     WeightError::Candle(candle_core::Error::Msg("an empty adapter matrix".into()))
-}
-
-/// bfloat16 where it is exact (adapters are often trained in it); half precision, whose 11 bits are well
-/// below the noise of 8-bit activations, where no number leaves its range; else 32 bits.
-fn type_for(numbers: &[f32]) -> DenseType {
-    let largest = numbers.iter().fold(0f32, |top, v| top.max(v.abs()));
-    if numbers.iter().all(|v| v.to_bits() & 0xFFFF == 0) {
-        DenseType::Bf16
-    } else if (1e-3..6e4).contains(&largest) {
-        DenseType::F16
-    } else {
-        DenseType::F32
-    }
 }
