@@ -171,7 +171,10 @@ fn evaluate(settings: &Settings, args: &EvaluateArgs, out: &mut dyn Write) -> an
     own.readers = None;
     let name = own.index.embedder.clone().context("index.embedder names no embedder")?;
     let without = setup::meaning(&own, &cancel)?.context("index.embedder names no embedder")?;
-    let folder = args.reader.clone().or_else(|| setup::reader(settings, &name));
+    let folder = match &args.reader {
+        Some(folder) => Some(folder.clone()),
+        None => setup::reader(settings, &name)?,
+    };
     let with = folder.map(|folder| with_reader(&name, &without, &folder)).transpose()?;
     let mut tally = Tally::stderr("questions", asked.iter().map(Vec::len).sum(), 0);
     let mut done = 0;

@@ -133,11 +133,23 @@ pub fn embedder(settings: &Settings, name: &str, cancel: &Cancel) -> anyhow::Res
     fetched(settings, entry, cancel)
 }
 
-/// The folder of an embedder's reader, if there is one: embedders that are given by path have none.
-#[must_use]
-pub fn reader(settings: &Settings, embedder: &str) -> Option<PathBuf> {
-    let folder = settings.readers.as_ref().filter(|_| as_path(embedder).is_none())?.join(embedder);
-    folder.join(embed::adapter::READER).is_file().then_some(folder)
+/// The folder of an embedder's reader, if the settings name readers and there is one for it: embedders that are given by path have none.
+///
+/// # Errors
+/// When there is no such folder of readers.
+pub fn reader(settings: &Settings, embedder: &str) -> anyhow::Result<Option<PathBuf>> {
+    let Some(readers) = &settings.readers else { return Ok(None) };
+    anyhow::ensure!(
+        readers.is_dir(),
+        "answer.readers: there is no folder {}; name the folder that holds a folder for each embedder, or nothing",
+        readers.display()
+    );
+    let folder = readers.join(embedder);
+    if as_path(embedder).is_none() && folder.join(embed::adapter::READER).is_file() {
+        return Ok(Some(folder));
+    }
+    tracing::warn!(embedder, readers = %readers.display(), "there is no reader for this embedder; it goes by its vectors");
+    Ok(None)
 }
 
 /// Loads the embedder that the settings name, with its reader if there is one, and threads of its own; none where they name none.
@@ -148,7 +160,7 @@ pub fn meaning(settings: &Settings, cancel: &Cancel) -> anyhow::Result<Option<Me
     let Some(name) = &settings.index.embedder else { return Ok(None) };
     let path = embedder(settings, name, cancel).context("index.embedder")?;
     let cpu = Arc::new(cpu(settings.cpu)?);
-    let reader = reader(settings, name);
+    let reader = reader(settings, name)?;
     let embedder =
         embed::load_with(name, &path, reader.as_deref(), Arc::clone(&cpu)).context("index.embedder")?;
     Ok(Some(Meaning { embedder: Arc::from(embedder), path, cpu }))

@@ -7,14 +7,6 @@ use super::{MARK, Quote, possible};
 /// Quotes that may stand before an answer; what goes on quoting seldom comes to one.
 const MOST: usize = 3;
 
-impl Signed {
-    /// Of which nothing is known.
-    #[must_use]
-    pub fn plain(possible: impl IntoIterator<Item = Quote>) -> Self {
-        Self { units: possible.into_iter().map(|quote| (quote, Signs::default())).collect(), odds: None }
-    }
-}
-
 /// A reader is not taken for surer than this, in powers of e.
 const MOST_ODDS: f32 = 10.0;
 
@@ -68,6 +60,14 @@ pub struct Signed {
     pub units: Vec<(Quote, Signs)>,
     /// The logarithm of the odds that one of them answers against none, as a reader finds; `None` without one.
     pub odds: Option<f32>,
+}
+
+impl Signed {
+    /// Of which nothing is known.
+    #[must_use]
+    pub fn plain(possible: impl IntoIterator<Item = Quote>) -> Self {
+        Self { units: possible.into_iter().map(|quote| (quote, Signs::default())).collect(), odds: None }
+    }
 }
 
 impl QuoteChoice {

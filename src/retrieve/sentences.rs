@@ -11,8 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Meaning, Passage, RetrieveError, Snapshot};
-use crate::model::embed::Nearness;
-use crate::model::embed::{EmbedError, TextKind};
+use crate::model::embed::{EmbedError, Nearness, TextKind};
 use crate::quote::{self, Bearing, Candidate, NEARNESS, Quote, Signed, Signs};
 use crate::store::StoreError;
 use crate::store::sentences::{SENTENCES, Sentences as Stored};

@@ -131,6 +131,28 @@ fn a_reader_learns_survives_kills_and_fits_its_embedder_alone() {
     assert_eq!(reading["of"], 6);
     assert!(reading["reader"].as_u64() >= reading["cosine"].as_u64(), "{judged}");
 
+    // Found by the settings as well, in a folder of its embedder's name.
+    let named = at("readers").join(EMBEDDER);
+    std::fs::create_dir_all(&named).unwrap();
+    for name in ["reader.json", "adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(at("whole").join(name), named.join(name)).unwrap();
+    }
+    let by_settings = |readers: &str| {
+        let mut command = shishin(folder.path(), &["reader", "evaluate", "valid.jsonl", "--json"]);
+        command.env("SHISHIN_ANSWER_READERS", readers).output().unwrap()
+    };
+    let found: Json = serde_json::from_slice(&by_settings("readers").stdout).unwrap();
+    assert_eq!(found, judged);
+    let none: Json = serde_json::from_slice(&by_settings("whole").stdout).unwrap();
+    assert_eq!((&none["reader"], &none["files"][0]["reading"]["reader"]), (&Json::Null, &Json::Null));
+    assert_eq!(none["files"][0]["reading"]["cosine"], reading["cosine"]);
+    let missing = by_settings("nowhere");
+    assert!(
+        !missing.status.success() && text(&missing).contains("answer.readers: there is no folder"),
+        "{}",
+        text(&missing)
+    );
+
     // Beside the embedder; its vectors stay what they are.
     let path = common::model(EMBEDDER);
     let cpu = Arc::new(Cpu::new(Variant::best(), 2).unwrap());

@@ -50,7 +50,16 @@ pub struct QuotingArgs {
 struct Report<'a> {
     model: &'a str,
     adapter: &'a str,
+    /// What counted besides the adapter, where something did: the bars hold with that alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reader: Option<ReaderCounted<'a>>,
     bars: &'a [Found],
+}
+
+#[derive(Serialize)]
+struct ReaderCounted<'a> {
+    sha256: &'a str,
+    reader_odds: f32,
 }
 
 pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
@@ -93,10 +102,19 @@ pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) 
             )?;
         }
     }
+    let reader = meaning.as_ref().and_then(|meaning| meaning.embedder.reader());
+    let reader_odds = choice.reader_odds;
+    let counted = reader.map(|sha256| ReaderCounted { sha256, reader_odds });
+    if let Some(ReaderCounted { sha256, .. }) = &counted {
+        writeln!(
+            std::io::stderr(),
+            "with answer.reader_odds at {reader_odds} and the reader {sha256}; these bars hold with both alone"
+        )?;
+    }
     if args.json {
         serde_json::to_writer_pretty(
             &mut *out,
-            &Report { model: &located.name, adapter: &learnt, bars: &found },
+            &Report { model: &located.name, adapter: &learnt, reader: counted, bars: &found },
         )?;
         writeln!(out)?;
     } else {
