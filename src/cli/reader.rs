@@ -18,7 +18,7 @@ use crate::model::fetch::Cancel;
 use crate::retrieve::Meaning;
 use crate::tune::checkpoint::write_whole;
 use crate::tune::reader::settings::ReaderSettings;
-use crate::tune::reader::{ReaderOutcome, ReaderRun, ReaderSummary};
+use crate::tune::reader::{Found, ReaderOutcome, ReaderRun, ReaderSummary};
 
 /// What to do with readers.
 #[derive(Debug, Subcommand)]
@@ -92,19 +92,8 @@ fn train(settings: &Settings, args: &TrainArgs, out: &mut dyn Write) -> anyhow::
         write_whole(&reader.output.join(name), bytes)?;
     }
     write_whole(&reader.output.join("README.md"), card(&reader, &run, &summary, &written.sha256).as_bytes())?;
-    if let Some([before, after]) = summary.valid {
-        writeln!(
-            out,
-            "of {} held-out examples that are answered it finds {:.1} % ({:.1} % before); told from {} that are not: area {:.3} ({:.3}); loss {:.4} ({:.4})",
-            after.answered,
-            100.0 * after.share,
-            100.0 * before.share,
-            after.of - after.answered,
-            after.area,
-            before.area,
-            after.loss,
-            before.loss
-        )?;
+    if let Some(looks) = summary.valid {
+        writeln!(out, "{}", found(looks))?;
     }
     writeln!(
         out,
@@ -114,6 +103,21 @@ fn train(settings: &Settings, args: &TrainArgs, out: &mut dyn Write) -> anyhow::
         summary.seconds
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What came of a run, by what was held out.
+fn found([before, after]: [Found; 2]) -> String {
+    format!(
+        "Of {} held-out examples whose passages answer, the sentence that it prefers answers in {:.1} %; token by token without training in {:.1} %. The area under the curve of telling them from {} that nothing answers is {:.3} (before {:.3}), the loss {:.4} (before {:.4}).",
+        after.answered,
+        100.0 * after.share,
+        100.0 * before.share,
+        after.of - after.answered,
+        after.area,
+        before.area,
+        after.loss,
+        before.loss
+    )
 }
 
 /// What a reader is, for people.
@@ -144,19 +148,8 @@ fn card(reader: &ReaderSettings, run: &ReaderRun<'_>, summary: &ReaderSummary, s
             let _ = writeln!(text, "| `{}` | `{}` | {} | {used} |", source.name, source.sha256, source.lines);
         }
     }
-    if let Some([before, after]) = summary.valid {
-        let _ = writeln!(
-            text,
-            "\nOf {} held-out examples whose passages answer, the sentence that it prefers answers in {:.1} %; token by token without training in {:.1} %. The area under the curve of telling them from {} that nothing answers is {:.3} (before {:.3}), the loss {:.4} (before {:.4}).",
-            after.answered,
-            100.0 * after.share,
-            100.0 * before.share,
-            after.of - after.answered,
-            after.area,
-            before.area,
-            after.loss,
-            before.loss
-        );
+    if let Some(looks) = summary.valid {
+        let _ = writeln!(text, "\n{}", found(looks));
     }
     let _ = writeln!(text, "\nMade by shishin {}, by `shishin reader train`.", env!("CARGO_PKG_VERSION"));
     text
