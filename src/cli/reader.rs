@@ -173,8 +173,8 @@ fn evaluate(settings: &Settings, args: &EvaluateArgs, out: &mut dyn Write) -> an
     let mut done = 0;
     let mut readings = Vec::new();
     for of_file in &asked {
-        let mut count = |all: &[Asked]| {
-            done += all.len();
+        let mut count = || {
+            done += 1;
             tally.at(done);
         };
         readings.push(Reading::of(of_file, &without, with.as_ref(), &|| cancel.is_cancelled(), &mut count)?);

@@ -1,7 +1,7 @@
 //! How often the sentence that is preferred is one that answers: of chat examples that quote their passages, by the cosine of vectors alone,
 //! with what sentences say, and with a reader.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -37,22 +37,12 @@ pub struct Reading {
 /// Why nothing could be counted.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadingError {
-    /// A file cannot be read.
+    /// A file cannot be read, or a line is no JSON.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A line is no JSON.
-    #[error("{}:{line}: {why}", path.display())]
-    Line {
-        /// The file.
-        path: std::path::PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong.
-        why: String,
-    },
     /// It has nothing to judge by.
     #[error("{} has no example that quotes its passages; `shishin dataset ground --quotes` writes such", .0.display())]
-    None(std::path::PathBuf),
+    None(PathBuf),
     /// A text cannot be embedded.
     #[error(transparent)]
     Embed(#[from] EmbedError),
@@ -66,16 +56,8 @@ pub enum ReadingError {
 /// # Errors
 /// When it cannot be read, or has none.
 pub fn read(path: &Path) -> Result<Vec<Asked>, ReadingError> {
-    let text = files::text(path)?;
-    let mut all = Vec::new();
-    for (line, row) in files::lines(&text) {
-        let row: Value = serde_json::from_str(row).map_err(|e| ReadingError::Line {
-            path: path.to_owned(),
-            line,
-            why: e.to_string(),
-        })?;
-        all.extend(asked(&row));
-    }
+    let rows = files::json_lines::<Value>(path, &files::text(path)?)?;
+    let all: Vec<Asked> = rows.iter().filter_map(|(_, row)| asked(row)).collect();
     if all.is_empty() { Err(ReadingError::None(path.to_owned())) } else { Ok(all) }
 }
 
@@ -90,7 +72,7 @@ fn asked(row: &Value) -> Option<Asked> {
 }
 
 impl Reading {
-    /// Counts over some questions.
+    /// Counts over some questions; `progress` is told of each.
     ///
     /// # Errors
     /// When a text cannot be embedded, or someone asked to stop.
@@ -99,7 +81,7 @@ impl Reading {
         without: &Meaning,
         with: Option<&Meaning>,
         stop: &dyn Fn() -> bool,
-        progress: &mut dyn FnMut(&[Asked]),
+        progress: &mut dyn FnMut(),
     ) -> Result<Self, ReadingError> {
         let mut all = Self { reader: with.map(|_| 0), ..Self::default() };
         let mut plain = PromptSigns::new(Some(without));
@@ -118,7 +100,7 @@ impl Reading {
                 let signs = read.of(&passages, &one.question)?;
                 *found += usize::from(finds(&signs, choice(1.0), &one.quotes));
             }
-            progress(std::slice::from_ref(one));
+            progress();
         }
         Ok(all)
     }

@@ -61,11 +61,7 @@ impl State {
     /// # Errors
     /// When there is one that cannot be read.
     pub fn read(path: &Path) -> Result<Option<Self>, CheckpointError> {
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(CheckpointError::Io { what: "read", path: path.to_owned(), source }),
-        };
+        let Some(bytes) = bytes_at(path)? else { return Ok(None) };
         let header =
             SafeTensors::read_metadata(&bytes).ok().and_then(|(_, header)| header.metadata().clone());
         Ok(header.and_then(|keys| serde_json::from_str(keys.get(STATE)?).ok()))
@@ -162,11 +158,7 @@ impl Checkpoint {
     /// # Errors
     /// When there is one that is not whole, or not of this layout.
     pub fn read(path: &Path, count: usize) -> Result<Option<Self>, CheckpointError> {
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(CheckpointError::Io { what: "read", path: path.to_owned(), source }),
-        };
+        let Some(bytes) = bytes_at(path)? else { return Ok(None) };
         Self::parse(&bytes, count)
             .map(Some)
             .map_err(|reason| CheckpointError::Damaged { path: path.to_owned(), reason })
@@ -193,6 +185,15 @@ impl Checkpoint {
         let best = if tensors.names().contains(&"best") { Some(numbers("best")?) } else { None };
         let moments = AdamW { mean: numbers("mean")?, square: numbers("square")? };
         Ok(Self { state, numbers: numbers("numbers")?, moments, best })
+    }
+}
+
+/// What a file holds; `None` when there is none.
+fn bytes_at(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CheckpointError::Io { what: "read", path: path.to_owned(), source }),
     }
 }
 

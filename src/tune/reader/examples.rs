@@ -1,6 +1,6 @@
 //! What a reader learns from: questions with the sentences of their passages, and which of them are quoted, if any.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -51,16 +51,14 @@ pub struct Sentence {
 /// Why there is nothing to learn from.
 #[derive(Debug, thiserror::Error)]
 pub enum ReaderExamplesError {
-    /// A file cannot be read.
+    /// A file cannot be read, or a line is no JSON.
     #[error(transparent)]
     File(#[from] FileError),
     /// A line is not what `shishin dataset ground --quotes` writes.
-    #[error("{}:{line}: {why}; readers learn from what `shishin dataset ground --quotes` writes", path.display())]
+    #[error("{place}: {why}; readers learn from what `shishin dataset ground --quotes` writes")]
     Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
+        /// File and line.
+        place: String,
         /// What is wrong.
         why: String,
     },
@@ -97,8 +95,8 @@ impl ReaderExamples {
         for path in paths {
             let text = files::text(path)?;
             all.sources.push(Source::of(path, text.as_bytes()));
-            for (number, line) in files::lines(&text) {
-                match example(path, number, line, model)? {
+            for (place, row) in files::json_lines(path, &text)? {
+                match example(place, &row, model)? {
                     Some(example) => all.examples.push(example),
                     None => all.without += 1,
                 }
@@ -115,14 +113,8 @@ impl ReaderExamples {
 type NoVectors = Vec<(String, Vec<f32>)>;
 
 /// The example on a line; `None` where it has no passages, or no question about them.
-fn example(
-    path: &Path,
-    line: usize,
-    text: &str,
-    model: &Model,
-) -> Result<Option<ReaderExample>, ReaderExamplesError> {
-    let wrong = |why: &str| ReaderExamplesError::Line { path: path.to_owned(), line, why: why.to_owned() };
-    let row: Value = serde_json::from_str(text).map_err(|e| wrong(&e.to_string()))?;
+fn example(place: String, row: &Value, model: &Model) -> Result<Option<ReaderExample>, ReaderExamplesError> {
+    let wrong = |why: &str| ReaderExamplesError::Line { place: place.clone(), why: why.to_owned() };
     let turns = row["messages"].as_array().filter(|turns| !turns.is_empty());
     let turns = turns.ok_or_else(|| wrong("it has no `messages`"))?;
     let content = |turn: Option<&'_ Value>| turn.and_then(|turn| turn["content"].as_str().map(str::to_owned));
@@ -150,7 +142,7 @@ fn example(
         return Err(wrong("its passages answer, and its answer quotes none of them"));
     }
     let question = model.tokens(TextKind::Query, question)?;
-    let example = ReaderExample { place: format!("{}:{line}", path.display()), question, sentences };
+    let example = ReaderExample { place, question, sentences };
     // What is quoted of no passage here would be taken for nothing that answers.
     let whole = !example.sentences.is_empty() && example.is_answered() != quotes.is_empty();
     Ok(whole.then_some(example))
