@@ -44,6 +44,11 @@ clinic-data:
         target/release/shishin dataset ground $data/grounded/{samples,invented,cases,polar,unanswerable,nearmiss}.$language.jsonl \
             --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
             --passages 2 --ranked --without 0.25 --declined 0.33 --quotes --out $out/$language
+        for later in ward agree; do
+            target/release/shishin dataset ground $data/grounded/$later.$language.jsonl \
+                --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
+                --passages 2 --ranked --without 0.25 --declined 0.33 --quotes --out $out/$later-$language
+        done
         target/release/shishin dataset ground $data/bedside/{leaflets,uncovered}.$language.jsonl \
             --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
             --guidelines $data/bedside/guidelines/$language \
@@ -61,7 +66,7 @@ reader embedder="multilingual-e5-small": clinic-data
 adapter-clinic base="qwen2.5-coder-0.5b": clinic-data
     #!/usr/bin/env bash
     set -euo pipefail
-    for run in models/adapters/clinic/{{base}}{,.second,.third,.fourth,.fifth,.sixth}.toml; do
+    for run in models/adapters/clinic/{{base}}{,.second,.third,.fourth,.fifth,.sixth,.seventh}.toml; do
         if [ -f $run ]; then target/release/shishin tune --run $run; fi
     done
 

@@ -160,10 +160,8 @@ fn evaluate(settings: &Settings, args: &EvaluateArgs, out: &mut dyn Write) -> an
         args.files.iter().map(|file| reading::read(file)).collect::<Result<_, _>>()?;
     let cancel = Cancel::default();
     signals::cancel_on_signal(cancel.clone())?;
-    let mut own = settings.clone();
-    own.readers = None;
-    let name = own.index.embedder.clone().context("index.embedder names no embedder")?;
-    let without = setup::meaning(&own, &cancel)?.context("index.embedder names no embedder")?;
+    let name = settings.index.embedder.clone().context("index.embedder names no embedder")?;
+    let without = setup::meaning(settings, &cancel)?.context("index.embedder names no embedder")?;
     let folder = match &args.reader {
         Some(folder) => Some(folder.clone()),
         None => setup::reader(settings, &name)?,

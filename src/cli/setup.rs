@@ -152,18 +152,35 @@ pub fn reader(settings: &Settings, embedder: &str) -> anyhow::Result<Option<Path
     Ok(None)
 }
 
-/// Loads the embedder that the settings name, with its reader if there is one, and threads of its own; none where they name none.
+/// Loads the embedder that the settings name, and threads of its own; none where they name none. It reads no reader: what only searches needs none.
 ///
 /// # Errors
 /// When there is no such embedder, or it cannot be fetched or loaded.
 pub fn meaning(settings: &Settings, cancel: &Cancel) -> anyhow::Result<Option<Meaning>> {
     let Some(name) = &settings.index.embedder else { return Ok(None) };
+    load_meaning(settings, name, None, cancel).map(Some)
+}
+
+/// The same with the embedder's reader, if the settings name readers and there is one: for what answers.
+///
+/// # Errors
+/// As [`meaning`], and when there is no such folder of readers, or the reader does not fit.
+pub fn meaning_and_reader(settings: &Settings, cancel: &Cancel) -> anyhow::Result<Option<Meaning>> {
+    let Some(name) = &settings.index.embedder else { return Ok(None) };
+    let reader = reader(settings, name)?;
+    load_meaning(settings, name, reader.as_deref(), cancel).map(Some)
+}
+
+fn load_meaning(
+    settings: &Settings,
+    name: &str,
+    reader: Option<&Path>,
+    cancel: &Cancel,
+) -> anyhow::Result<Meaning> {
     let path = embedder(settings, name, cancel).context("index.embedder")?;
     let cpu = Arc::new(cpu(settings.cpu)?);
-    let reader = reader(settings, name)?;
-    let embedder =
-        embed::load_with(name, &path, reader.as_deref(), Arc::clone(&cpu)).context("index.embedder")?;
-    Ok(Some(Meaning { embedder: Arc::from(embedder), path, cpu }))
+    let embedder = embed::load_with(name, &path, reader, Arc::clone(&cpu)).context("index.embedder")?;
+    Ok(Meaning { embedder: Arc::from(embedder), path, cpu })
 }
 
 /// What a search works with, loaded.
@@ -235,7 +252,7 @@ pub fn start(settings: &Settings, cancel: &Cancel, note: &dyn Fn(&str)) -> anyho
     // What is quick to check comes before what is slow to load.
     let wording = wording(settings)?;
     note("opening the guideline index");
-    let meaning = meaning(settings, cancel)?;
+    let meaning = meaning_and_reader(settings, cancel)?;
     let index = Arc::new(GuidelineIndex::open_with(
         &settings.index.directory,
         search_tools(settings, meaning.clone())?,

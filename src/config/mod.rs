@@ -453,6 +453,9 @@ fn check(mut raw: Raw, layers: &Layers, sources: &Sources) -> Result<Settings, C
     }
     // What is shipped beside the program is not there for whoever has the program alone.
     raw.adapters.retain(|name, path| path.exists() || !layers.is_built_in(&format!("adapters.{name}")));
+    if layers.is_built_in("answer.readers") && !raw.answer.readers.exists() {
+        raw.answer.readers = PathBuf::new();
+    }
     let missing = !raw.adapters.contains_key(&raw.answer.default_adapter);
     if missing && layers.is_built_in("answer.default_adapter") {
         raw.answer.default_adapter.clear();
@@ -639,6 +642,9 @@ mod tests {
         let shipped = shipped.map(|name| (name, Path::new("models/adapters").join(name)));
         assert_eq!(adapters[0], ("a", Path::new("x")));
         assert!(adapters[1..].iter().copied().eq(shipped.iter().map(|(name, path)| (*name, &**path))));
+        assert_eq!(settings.readers.as_deref(), Some(Path::new("models/readers")));
+        let none = with("[answer]\nreaders = \"\"\n", &[], &[]).unwrap();
+        assert_eq!(none.readers, None);
     }
 
     #[test]

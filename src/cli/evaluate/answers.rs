@@ -110,7 +110,7 @@ pub(super) fn run(settings: &Settings, args: &AnswersArgs, out: &mut dyn Write) 
     let at_once = settings.engine.concurrent.min(2 * systems.len());
     // As the server has it: quotes of passages follow the embedder too.
     let quotes = held.iter().any(|one| one.passages > 0 && one.question.is_some()) && systems.len() > 1;
-    let meaning = if quotes { setup::meaning(settings, &cancel)? } else { None };
+    let meaning = if quotes { setup::meaning_and_reader(settings, &cancel)? } else { None };
     let generation = Generation { at_once, ..setup::generation(settings, meaning.as_ref(), args.max_tokens) };
     let asked = (&held[..], &systems[..]);
     let answers = answers::answer(&model, &engine.handle(), asked, &criteria, &generation, &mut progress)?;

@@ -104,7 +104,7 @@ pub(super) fn run(
         let engine = Engine::start(&model, &settings.engine)?;
         // As the server answers over passages: an adapter that quotes is told which sentences are near.
         let reads = held.iter().any(|one| one.passages > 0);
-        let meaning = if reads { setup::meaning(settings, &cancel)? } else { None };
+        let meaning = if reads { setup::meaning_and_reader(settings, &cancel)? } else { None };
         let generation = setup::generation(settings, meaning.as_ref(), PROBE_TOKENS);
         let mut tally = Tally::stderr("answers to probes", held.len() * systems.len(), 0);
         let mut going = |done| {

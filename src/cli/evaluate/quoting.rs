@@ -80,7 +80,7 @@ pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) 
     let mut tally = Tally::stderr("beginnings", held.len(), 0);
     let stop = || cancel.is_cancelled();
     let choice = settings.answer.quotes;
-    let meaning = if choice.reader_odds > 0.0 { setup::meaning(settings, &cancel)? } else { None };
+    let meaning = if choice.reader_odds > 0.0 { setup::meaning_and_reader(settings, &cancel)? } else { None };
     let mut signs = PromptSigns::new(meaning.as_ref());
     let decisions =
         quoting::decisions(&model, &adapter, &held, (choice, &mut signs), &stop, &mut |done| tally.at(done))?;
