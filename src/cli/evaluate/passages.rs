@@ -48,7 +48,7 @@ pub(super) fn run(settings: &Settings, args: &PassagesArgs, out: &mut dyn Write)
     }
     let cancel = Cancel::default();
     cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
-    let tools = setup::search_tools(settings, setup::meaning(settings, &cancel)?)?;
+    let tools = setup::search_tools(settings, setup::meaning_and_reader(settings, &cancel)?)?;
     let index = GuidelineIndex::open_with(&settings.index.directory, tools)?;
     let nothing = || {
         format!("nothing has been built in {}; run `shishin index build`", settings.index.directory.display())
