@@ -293,7 +293,8 @@ impl Asking<'_> {
         let running = setup::start(&own, cancel, &|what| bar.set_message(what.to_owned()))?;
         bar.finish_and_clear();
         let answerer = &running.answerer;
-        let arms = self.arms(answerer)?;
+        let stands_on = StandsOn::read(&own, &guidelines_sha256, answerer.reader().as_deref())?;
+        let arms = self.arms(answerer, &stands_on)?;
         let (shown, model) = answerer.model();
         let header = Header {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -301,8 +302,6 @@ impl Asking<'_> {
             model: shown.to_owned(),
             model_sha256: model.fingerprint.clone(),
             weights: form_of(model.form)?,
-            guidelines_sha256: guidelines_sha256.clone(),
-            settings_sha256: settings_hash(&own, answerer.reader().as_deref())?,
         };
         // Times of anything else are not kept.
         let run = crate::model::hex(&Sha256::digest(serde_json::to_string(&header)?));
@@ -311,7 +310,7 @@ impl Asking<'_> {
         if args.fresh && path.exists() {
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
-        let mut log = Log::open(&path, &header)?;
+        let mut log = Log::open(&path, &header, &stands_on.searched())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut tally = None;
         let mut progress = |done: usize, all: usize| {
@@ -330,7 +329,7 @@ impl Asking<'_> {
             model_sha256: model.fingerprint.clone(),
             weights: form_of(model.form)?,
             guidelines_sha256,
-            settings_sha256: header.settings_sha256,
+            settings_sha256: stands_on.all(),
             arms: arms.iter().map(ShownArm::from).collect(),
             outcome: Outcome::of(suite, &arms, &log),
         };
@@ -341,7 +340,7 @@ impl Asking<'_> {
     }
 
     /// The arms that were asked for, or all that can be had.
-    fn arms(&self, answerer: &Arc<Answerer>) -> anyhow::Result<Vec<Arm>> {
+    fn arms(&self, answerer: &Arc<Answerer>, stands_on: &StandsOn) -> anyhow::Result<Vec<Arm>> {
         let loaded = answerer.adapters();
         let default = answerer.settings().default_adapter.as_ref();
         let named: Vec<&String> = match self.args.adapter.is_empty() {
@@ -361,9 +360,10 @@ impl Asking<'_> {
         }
         let mut arms: Vec<Arm> = Vec::new();
         for (name, mode) in self.modes {
-            let (name, mode, prompted) = (name.as_str(), *mode, name == PROMPTED);
+            let (name, mode, prompted, settings) =
+                (name.as_str(), *mode, name == PROMPTED, stands_on.of(*mode));
             if !mode.adapts() {
-                arms.push(Arm { name: name.to_owned(), mode, adapter: None, prompted });
+                arms.push(Arm { name: name.to_owned(), mode, adapter: None, prompted, settings });
                 continue;
             }
             anyhow::ensure!(
@@ -372,7 +372,13 @@ impl Asking<'_> {
             );
             for adapter in &adapters {
                 let name = if adapters.len() > 1 { format!("{name} {}", adapter.0) } else { name.to_owned() };
-                arms.push(Arm { name, mode, adapter: Some(adapter.clone()), prompted });
+                arms.push(Arm {
+                    name,
+                    mode,
+                    adapter: Some(adapter.clone()),
+                    prompted,
+                    settings: settings.clone(),
+                });
             }
         }
         Ok(arms)
@@ -459,22 +465,59 @@ fn hash_of(folder: &Path) -> anyhow::Result<String> {
 /// How passages are chosen and answers written, which no setting says: another number where that changes.
 const WAY: u32 = 5;
 
-/// What of the settings decides answers, besides model, questions and guidelines.
-fn settings_hash(settings: &Settings, reader: Option<&str>) -> anyhow::Result<String> {
-    let index = &settings.index;
-    let gates = (settings.answer.gate, settings.answer.hybrid_gate);
-    let wording = setup::wording(settings)?;
-    let own_synonyms = index.synonyms.as_ref().map(std::fs::read_to_string).transpose()?;
-    let text = format!(
-        "{WAY} {} {} {:?} {BUILT_IN} {own_synonyms:?} {} {gates:?} {} {} {} {:?} {reader:?}",
-        index.chunk_tokens,
-        index.overlap_tokens,
-        index.embedder,
-        settings.answer.passages,
-        wording.sha256(),
-        settings.engine.context,
-        settings.answer.sampling.no_repeat_ngram_size,
-        settings.answer.quotes
-    );
-    Ok(crate::model::hex(&Sha256::digest(text)))
+/// What of the settings decides answers, besides model and questions: of all arms, of those that search, and of those that quote. An arm is
+/// asked anew where its own part changes.
+struct StandsOn {
+    wording: String,
+    search: String,
+    quotes: String,
+}
+
+impl StandsOn {
+    fn read(settings: &Settings, guidelines_sha256: &str, reader: Option<&str>) -> anyhow::Result<Self> {
+        let (index, answer, quotes) = (&settings.index, &settings.answer, settings.answer.quotes);
+        let gates = (answer.gate, answer.hybrid_gate);
+        let own_synonyms = index.synonyms.as_ref().map(std::fs::read_to_string).transpose()?;
+        let wording = format!(
+            "{WAY} {} {} {}",
+            setup::wording(settings)?.sha256(),
+            settings.engine.context,
+            answer.sampling.no_repeat_ngram_size
+        );
+        // What tells which sentence answers also orders passages.
+        let search = format!(
+            "{guidelines_sha256} {} {} {:?} {BUILT_IN} {own_synonyms:?} {} {gates:?} {} {} {reader:?}",
+            index.chunk_tokens,
+            index.overlap_tokens,
+            index.embedder,
+            answer.passages,
+            quotes.nearness,
+            quotes.bearing
+        );
+        Ok(Self { wording, search, quotes: format!("{quotes:?}") })
+    }
+
+    fn of(&self, mode: Mode) -> String {
+        let search = if mode.retrieves() { &self.search } else { "" };
+        let quotes = if mode.retrieves() && mode.adapts() { &self.quotes } else { "" };
+        hash([&self.wording, search, quotes])
+    }
+
+    fn searched(&self) -> String {
+        hash([&self.search])
+    }
+
+    fn all(&self) -> String {
+        hash([&self.wording, &self.search, &self.quotes])
+    }
+}
+
+/// SHA-256 of texts, each with its length.
+fn hash<const N: usize>(texts: [&str; N]) -> String {
+    let mut hash = Sha256::new();
+    for text in texts {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    }
+    crate::model::hex(&hash.finalize())
 }

@@ -192,6 +192,27 @@ pub(super) fn compare(folder: &Path) {
         let twice = compare(&twice).output().unwrap();
         assert!(!twice.status.success() && text(&twice).contains(part), "{}", text(&twice));
     }
+    // Other settings ask those arms anew whose answers stand on them, and no other.
+    let asked = || -> Vec<String> {
+        let text = std::fs::read_to_string(&log).unwrap();
+        let lines = text.lines().skip(1).map(|line| serde_json::from_str::<Json>(line).unwrap());
+        let modes = |line: Json| -> Vec<String> {
+            let keys =
+                line["replies"].as_array().unwrap().iter().map(|r| r["key"].as_str().unwrap().to_owned());
+            keys.map(|key| key.split(['+', ' ']).next().unwrap().to_owned()).collect()
+        };
+        lines.flat_map(modes).collect()
+    };
+    for (setting, value, expected) in [
+        ("SHISHIN_ANSWER_FURTHER_QUOTE_BAR", "1", &["hybrid"][..]),
+        ("SHISHIN_INDEX_PASSAGES", "1", &["rag", "hybrid"]),
+    ] {
+        let before = asked().len();
+        let other = compare(&["--limit", "1"]).env(setting, value).output().unwrap();
+        assert!(other.status.success(), "{}", text(&other));
+        let anew: std::collections::BTreeSet<String> = asked().drain(before..).collect();
+        assert_eq!(anew, expected.iter().map(|mode| (*mode).to_owned()).collect(), "{setting}");
+    }
     std::fs::write(folder.join("words/questions.jsonl"), QUESTIONS.replace("zebras", "lions")).unwrap();
     let other = compare(&[]).output().unwrap();
     assert!(!other.status.success() && text(&other).contains("another run"), "{}", text(&other));

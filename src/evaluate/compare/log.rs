@@ -1,7 +1,7 @@
 //! What has been answered already, on disk: a run that was ended asks only what is missing.
 //!
-//! The first line says what all answers stand on; every other is a question with its passages and answers. A line that a crash cut short
-//! is left out and asked again.
+//! The first line says what all answers stand on; every other is a question with its passages and answers, each with what it stands on besides.
+//! A line that a crash cut short is left out and asked again.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -27,10 +27,6 @@ pub struct Header {
     pub model_sha256: String,
     /// The form its weights are kept in.
     pub weights: String,
-    /// The guidelines that were indexed.
-    pub guidelines_sha256: String,
-    /// How they were indexed and searched, and how prompts are worded.
-    pub settings_sha256: String,
 }
 
 /// A passage as the prompt showed it.
@@ -86,6 +82,9 @@ pub struct Reply {
 pub struct Answered {
     /// The question.
     pub id: String,
+    /// SHA-256 of what was searched, and how: see [`Log::open`].
+    #[serde(default)]
+    pub searched: String,
     /// The passages, where an arm retrieves.
     pub passages: Vec<Shown>,
     /// The answers.
@@ -131,15 +130,17 @@ pub enum LogError {
 pub struct Log {
     path: PathBuf,
     file: File,
+    searched: String,
     answered: BTreeMap<String, Answered>,
 }
 
 impl Log {
-    /// Opens the log of a run, or begins it.
+    /// Opens the log of a run, or begins it. Passages of an earlier run that `searched` otherwise are left aside; its answers are told by their
+    /// keys.
     ///
     /// # Errors
     /// When the disk fails, or the file is of another run.
-    pub fn open(path: &Path, header: &Header) -> Result<Self, LogError> {
+    pub fn open(path: &Path, header: &Header, searched: &str) -> Result<Self, LogError> {
         let io = |source| LogError::Io { path: path.to_owned(), source };
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
@@ -151,7 +152,8 @@ impl Log {
         text.push_str(&String::from_utf8_lossy(&bytes[..whole]));
         file.set_len(whole as u64).map_err(io)?;
         file.seek(std::io::SeekFrom::End(0)).map_err(io)?;
-        let mut log = Self { path: path.to_owned(), file, answered: BTreeMap::new() };
+        let (path_of, searched) = (path.to_owned(), searched.to_owned());
+        let mut log = Self { path: path_of, file, searched, answered: BTreeMap::new() };
         let mut lines = text.lines();
         let Some(first) = lines.next() else {
             log.write(header)?;
@@ -171,7 +173,7 @@ impl Log {
     fn take(&mut self, more: Answered) {
         let known = self.answered.entry(more.id.clone()).or_default();
         known.id = more.id;
-        if known.passages.is_empty() {
+        if known.passages.is_empty() && more.searched == self.searched {
             known.passages = more.passages;
         }
         for reply in more.replies {
@@ -192,6 +194,7 @@ impl Log {
     /// # Errors
     /// When the disk fails.
     pub fn add(&mut self, answered: Answered) -> Result<(), LogError> {
+        let answered = Answered { searched: self.searched.clone(), ..answered };
         self.write(&answered)?;
         self.take(answered);
         Ok(())
@@ -212,8 +215,6 @@ impl Header {
             ("the model", &self.model, &other.model),
             ("the model's checksum", &self.model_sha256, &other.model_sha256),
             ("the form of the weights", &self.weights, &other.weights),
-            ("the guidelines", &self.guidelines_sha256, &other.guidelines_sha256),
-            ("the settings of index or prompt", &self.settings_sha256, &other.settings_sha256),
         ];
         pairs.into_iter().find(|(_, own, other)| own != other).map(|(name, ..)| name)
     }
@@ -225,15 +226,7 @@ mod tests {
 
     fn header() -> Header {
         let s = |text: &str| text.to_owned();
-        Header {
-            version: s("1"),
-            asked_sha256: s("a"),
-            model: s("m"),
-            model_sha256: s("b"),
-            weights: s("w"),
-            guidelines_sha256: s("g"),
-            settings_sha256: s("s"),
-        }
+        Header { version: s("1"), asked_sha256: s("a"), model: s("m"), model_sha256: s("b"), weights: s("w") }
     }
 
     fn answered(id: &str, key: &str, answer: &str) -> Answered {
@@ -248,14 +241,14 @@ mod tests {
             prompt_tokens: 3,
             answer_tokens: 2,
         };
-        Answered { id: id.into(), passages: Vec::new(), replies: vec![reply] }
+        Answered { id: id.into(), replies: vec![reply], ..Answered::default() }
     }
 
     #[test]
     fn answers_outlive_a_crash_at_any_byte() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.jsonl");
-        let mut log = Log::open(&path, &header()).unwrap();
+        let mut log = Log::open(&path, &header(), "s").unwrap();
         log.add(answered("q1", "base", "あ")).unwrap();
         log.add(answered("q1", "rag", "b")).unwrap();
         log.add(answered("q2", "base", "い")).unwrap();
@@ -264,14 +257,14 @@ mod tests {
             bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
         for cut in 0..=bytes.len() {
             std::fs::write(&path, &bytes[..cut]).unwrap();
-            let log = Log::open(&path, &header()).unwrap();
+            let log = Log::open(&path, &header(), "s").unwrap();
             let whole = ends.iter().filter(|end| **end <= cut).count();
             let replies: usize = log.answered.values().map(|one| one.replies.len()).sum();
             assert_eq!(replies, whole.saturating_sub(1), "cut at {cut}");
             drop(log);
-            let mut log = Log::open(&path, &header()).unwrap();
+            let mut log = Log::open(&path, &header(), "s").unwrap();
             log.add(answered("q9", "base", "c")).unwrap();
-            assert_eq!(Log::open(&path, &header()).unwrap().of("q9").unwrap().replies[0].answer, "c");
+            assert_eq!(Log::open(&path, &header(), "s").unwrap().of("q9").unwrap().replies[0].answer, "c");
         }
     }
 
@@ -279,11 +272,40 @@ mod tests {
     fn answers_of_another_run_are_not_mixed_in() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.jsonl");
-        drop(Log::open(&path, &header()).unwrap());
-        let other = Header { guidelines_sha256: "h".into(), ..header() };
-        let error = Log::open(&path, &other).unwrap_err().to_string();
-        assert!(error.contains("the guidelines differs") && error.contains("--fresh"), "{error}");
+        drop(Log::open(&path, &header(), "s").unwrap());
+        let other = Header { weights: "v".into(), ..header() };
+        let error = Log::open(&path, &other, "s").unwrap_err().to_string();
+        assert!(error.contains("the form of the weights differs") && error.contains("--fresh"), "{error}");
         std::fs::write(&path, "nonsense\n").unwrap();
-        assert!(Log::open(&path, &header()).unwrap_err().to_string().contains("log.jsonl:1"));
+        assert!(Log::open(&path, &header(), "s").unwrap_err().to_string().contains("log.jsonl:1"));
+    }
+
+    #[test]
+    fn passages_of_another_search_are_left_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let shown = |text: &str| {
+            let s = str::to_owned;
+            vec![Shown {
+                n: 1,
+                guideline: s("g"),
+                edition: s("e"),
+                title: s("t"),
+                section: s("s"),
+                text: s(text),
+            }]
+        };
+        let add = |searched: &str, key: &str, text: &str| {
+            let mut log = Log::open(&path, &header(), searched).unwrap();
+            log.add(Answered { passages: shown(text), ..answered("q", key, "a") }).unwrap();
+        };
+        add("then", "rag then", "old");
+        add("now", "rag now", "new");
+        for (searched, text) in [("then", "old"), ("now", "new")] {
+            let log = Log::open(&path, &header(), searched).unwrap();
+            let of = log.of("q").unwrap();
+            assert_eq!((of.passages[0].text.as_str(), of.replies.len()), (text, 2));
+        }
+        assert!(Log::open(&path, &header(), "later").unwrap().of("q").unwrap().passages.is_empty());
     }
 }

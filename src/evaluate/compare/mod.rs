@@ -33,6 +33,8 @@ pub struct Arm {
     pub adapter: Option<(String, String)>,
     /// Whether it is told by the suite's instructions and examples how to answer.
     pub prompted: bool,
+    /// SHA-256 of the settings that its answers stand on.
+    pub settings: String,
 }
 
 impl Arm {
@@ -41,7 +43,7 @@ impl Arm {
     pub fn key(&self) -> String {
         let prompted = if self.prompted { "+prompt" } else { "" };
         let adapter = self.adapter.as_ref().map_or(String::new(), |(_, sha256)| format!("+{sha256}"));
-        format!("{}{prompted}{adapter}", self.mode)
+        format!("{}{prompted}{adapter} {}", self.mode, self.settings)
     }
 
     fn way(&self, suite: &Suite, question: &SuiteQuestion) -> Way {

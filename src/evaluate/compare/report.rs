@@ -26,7 +26,7 @@ pub struct ShownArm {
 
 impl From<&Arm> for ShownArm {
     fn from(arm: &Arm) -> Self {
-        let Arm { name, mode, adapter, prompted } = arm;
+        let Arm { name, mode, adapter, prompted, settings: _ } = arm;
         Self { name: name.clone(), mode: mode.to_string(), adapter: adapter.clone(), prompted: *prompted }
     }
 }
