@@ -275,8 +275,8 @@ impl Answerer {
             false => Some(self.wording.outdated(language, &not_in_effect)),
         };
         let note = note.transpose().map_err(|e| AnswerError::Setup(e.to_string()))?;
-        let own = adapter.as_ref().map(|(_, adapter)| adapter.bars().of(language));
-        let choice = self.settings.quotes.with_bars(own.unwrap_or_default());
+        let own = adapter.as_ref().and_then(|(_, adapter)| adapter.bar(language));
+        let choice = self.settings.quotes.with_bar(own);
         let provenance = Provenance {
             mode: way.mode,
             base: Fingerprint { name: self.model_name.clone(), sha256: self.model.fingerprint.clone() },

@@ -220,17 +220,15 @@ pub struct Bar {
 impl System {
     /// What counts in its choice of quotes in answer to a question in this language.
     fn choice(&self, quotes: QuoteChoice, language: Language) -> QuoteChoice {
-        quotes.with_bars(self.adapter.as_ref().map(|own| own.bars().of(language)).unwrap_or_default())
+        quotes.with_bar(self.adapter.as_ref().and_then(|own| own.bar(language)))
     }
 
     /// The bars of its first quotes, by the languages of the examples that have passages; none for the base.
     pub fn bars(&self, held: &[Held], quotes: QuoteChoice) -> BTreeMap<Language, Bar> {
         let Some(adapter) = &self.adapter else { return BTreeMap::new() };
         let quotable = held.iter().filter(|one| one.passages > 0);
-        let bar = |language| Bar {
-            bar: self.choice(quotes, language).bar,
-            own: adapter.bars().of(language).0.is_some(),
-        };
+        let bar =
+            |language| Bar { bar: self.choice(quotes, language).bar, own: adapter.bar(language).is_some() };
         quotable.map(|one| (one.language, bar(one.language))).collect()
     }
 }

@@ -36,21 +36,6 @@ pub fn predictions(
     adapter: Option<(&PackedAdapter, usize)>,
     stop: &dyn Fn() -> bool,
 ) -> Result<Vec<Vec<f64>>, DecodeError> {
-    let logits = logits(model, tokens, count + 1, adapter, stop)?;
-    Ok(logits.chunks_exact(model.config.vocab).take(count).map(log_softmax).collect())
-}
-
-/// The logits behind each of the last `count` tokens, `[count × vocabulary]`. An adapter acts from the position beside it on.
-///
-/// # Errors
-/// When `stop` says so.
-pub fn logits(
-    model: &BaseModel<FastDecoder>,
-    tokens: &[u32],
-    count: usize,
-    adapter: Option<(&PackedAdapter, usize)>,
-    stop: &dyn Fn() -> bool,
-) -> Result<Vec<f32>, DecodeError> {
     let pages: Vec<u32> = (0..tokens.len().div_ceil(KvCache::PAGE) as u32).collect();
     let mut cache = KvCache::new(model.decoder.cache_shape(), pages.len());
     let mut workspace = Workspace::default();
@@ -60,9 +45,10 @@ pub fn logits(
         pages: &pages,
         adapter: adapter.map(|(adapter, _)| adapter),
         before: adapter.map_or(tokens.len(), |(_, at)| at),
-        logits: count,
+        logits: count + 1,
     };
-    Ok(model.decoder.forward(&[piece], &mut cache, &mut workspace, stop)?.to_vec())
+    let logits = model.decoder.forward(&[piece], &mut cache, &mut workspace, stop)?;
+    Ok(logits.chunks_exact(model.config.vocab).take(count).map(log_softmax).collect())
 }
 
 #[cfg(test)]

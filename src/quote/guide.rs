@@ -84,10 +84,10 @@ impl QuoteChoice {
         self.reader_odds * of.odds.unwrap_or_default().clamp(-MOST_ODDS, MOST_ODDS)
     }
 
-    /// The same with other bars of the first quote and of further ones, where there are such: an adapter's own.
+    /// The same with another bar of the first quote, if there is one: an adapter's own.
     #[must_use]
-    pub fn with_bars(self, (first, further): (Option<f32>, Option<f32>)) -> Self {
-        Self { bar: first.unwrap_or(self.bar), further_bar: further.unwrap_or(self.further_bar), ..self }
+    pub fn with_bar(self, bar: Option<f32>) -> Self {
+        Self { bar: bar.unwrap_or(self.bar), ..self }
     }
 }
 

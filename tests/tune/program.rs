@@ -348,29 +348,9 @@ fn an_adapter_has_a_bar_of_its_own() {
         text(&output)
     );
     std::fs::write(folder.join("rows.jsonl"), rows(40)).unwrap();
-    let kits = |n: usize| {
-        ["red", "blue", "green"]
-            .map(|colour| format!("The {colour} kit is kept in cupboard {n} of the {colour} room."))
-    };
-    let further: String = (0..20)
-        .map(|n| {
-            let [red, blue, green] = kits(n);
-            let system = format!("Answer from this.\n\n<passage number=\"1\" title=\"Kits\" section=\"Kits\">\n{red} {blue} {green}\n</passage>");
-            let turn = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
-            let said = format!("> {red}\n> {blue}\nBoth are kept in cupboard {n} [1].");
-            let turns = [turn("system", &system), turn("user", "Where are the red and the blue kit kept?"), turn("assistant", &said)];
-            serde_json::json!({"id": n.to_string(), "language": "en", "messages": turns}).to_string() + "\n"
-        })
-        .collect();
-    std::fs::write(folder.join("further.jsonl"), further).unwrap();
-    let output = find(&["--further", "further.jsonl", "--json", "--write"]);
+    let output = find(&["--json", "--write"]);
     assert!(output.status.success(), "{}", text(&output));
     let report: Json = serde_json::from_slice(&output.stdout).unwrap();
-    // Behind the first of two quotes another stands, behind the second the answer does. Of a passage of one sentence nothing is left to quote.
-    let later = &report["further"][0];
-    assert_eq!((&later["went_on"]["of"], &later["ended"]["of"]), (&20.into(), &20.into()));
-    let served = provenance(folder, "own")["quotes"]["further_bar"].as_f64().unwrap();
-    assert!((served - later["bar"].as_f64().unwrap()).abs() < 1e-6, "{served} and {later}");
     let found = &report["bars"][0];
     assert_eq!(
         (&found["language"], &found["answered"]["of"], &found["declined"]["of"]),
@@ -381,13 +361,12 @@ fn an_adapter_has_a_bar_of_its_own() {
     assert!((bar() - found["bar"].as_f64().unwrap()).abs() < 1e-6);
     let path = folder.join("own/quoting.json");
     let own = std::fs::read_to_string(&path).unwrap();
-    // A bar that these examples tell nothing of stays when they are weighed again.
-    let more = serde_json::json!({"adapter": report["adapter"], "bars": {"en": 9.5, "ja": -0.5}, "further": {"en": 1.5}});
+    // A bar of a language that these examples are not in stays when they are weighed again.
+    let more = serde_json::json!({"adapter": report["adapter"], "bars": {"en": 9.5, "ja": -0.5}});
     std::fs::write(&path, more.to_string()).unwrap();
     assert!(find(&["--write"]).status.success());
     let kept: Json = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     assert_eq!(kept["bars"], serde_json::json!({"en": found["bar"], "ja": -0.5}));
-    assert_eq!(kept["further"], serde_json::json!({"en": 1.5}));
     // What decides is the bar: far below what it finds all begin with a quote, far above none.
     std::fs::write(folder.join("criteria.toml"), CRITERIA).unwrap();
     let answers = |bar: f32| {

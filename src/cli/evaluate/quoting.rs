@@ -12,13 +12,12 @@ use super::super::progress::Tally;
 use super::super::setup;
 use super::super::signals::cancel_on_signal;
 use crate::config::Settings;
-use crate::evaluate::answers::{self, Held};
+use crate::evaluate::answers;
 use crate::evaluate::in_prompt::PromptSigns;
-use crate::evaluate::quoting::{self, FEWEST, Found, FoundFurther};
-use crate::evaluate::rates::Rate;
+use crate::evaluate::quoting::{self, FEWEST, Found};
 use crate::language::Language;
 use crate::model::fetch::Cancel;
-use crate::model::lora::{QUOTING, QuoteBars, Quoting};
+use crate::model::lora::{QUOTING, Quoting};
 use crate::tune::checkpoint::write_whole;
 
 /// Flags of `shishin evaluate quoting`.
@@ -27,9 +26,6 @@ pub struct QuotingArgs {
     /// Chat examples that were not learnt from, as `shishin dataset ground --quotes` writes them: valid.jsonl
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// More such examples, for the bar of further quotes alone: what answers patients is often several sentences
-    #[arg(long, num_args = 1.., value_name = "FILE")]
-    further: Vec<PathBuf>,
     /// The adapter: a PEFT folder
     #[arg(long, value_name = "PATH")]
     adapter: PathBuf,
@@ -58,7 +54,6 @@ struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reader: Option<ReaderCounted<'a>>,
     bars: &'a [Found],
-    further: &'a [FoundFurther],
 }
 
 #[derive(Serialize)]
@@ -71,11 +66,7 @@ pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) 
     let sound = args.answered > 0.0 && args.answered <= 1.0;
     anyhow::ensure!(sound, "--answered is {}; it must be above 0 and at most 1", args.answered);
     let wording = setup::wording(settings)?;
-    let mut held = answers::read(&args.files, args.limit, &wording)?;
-    let own = held.len();
-    if !args.further.is_empty() {
-        held.extend(answers::read(&args.further, args.limit, &wording)?);
-    }
+    let held = answers::read(&args.files, args.limit, &wording)?;
     let cancel = Cancel::default();
     cancel_on_signal(cancel.clone()).context("cannot listen for signals")?;
     let (located, model) = setup::base(settings, args.model.as_deref(), &cancel)?;
@@ -91,16 +82,8 @@ pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) 
     let choice = settings.answer.quotes;
     let meaning = if choice.reader_odds > 0.0 { setup::meaning_and_reader(settings, &cancel)? } else { None };
     let mut signs = PromptSigns::new(meaning.as_ref());
-    let mut done = 0;
-    let mut weigh = |held: &[Held]| {
-        let before = done;
-        quoting::decisions(&model, &adapter, held, (choice, &mut signs), &stop, &mut |of_these| {
-            done = before + of_these;
-            tally.at(done);
-        })
-    };
-    let mut decisions = weigh(&held[..own])?;
-    let all_further = weigh(&held[own..])?;
+    let decisions =
+        quoting::decisions(&model, &adapter, &held, (choice, &mut signs), &stop, &mut |done| tally.at(done))?;
     tally.end();
     let found: Vec<Found> =
         Language::ALL.into_iter().filter_map(|l| quoting::bar(&decisions, l, args.answered)).collect();
@@ -119,9 +102,6 @@ pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) 
             )?;
         }
     }
-    decisions.extend(all_further);
-    let further: Vec<FoundFurther> =
-        Language::ALL.into_iter().filter_map(|l| quoting::further_bar(&decisions, l)).collect();
     let reader = meaning.as_ref().and_then(|meaning| meaning.embedder.reader());
     let reader_odds = choice.reader_odds;
     let counted = reader.map(|sha256| ReaderCounted { sha256, reader_odds });
@@ -134,65 +114,38 @@ pub(super) fn run(settings: &Settings, args: &QuotingArgs, out: &mut dyn Write) 
     if args.json {
         serde_json::to_writer_pretty(
             &mut *out,
-            &Report {
-                model: &located.name,
-                adapter: &learnt,
-                reader: counted,
-                bars: &found,
-                further: &further,
-            },
+            &Report { model: &located.name, adapter: &learnt, reader: counted, bars: &found },
         )?;
         writeln!(out)?;
     } else {
-        table(
+        writeln!(
             out,
-            "first",
-            ["answered", "declined"],
-            found.iter().map(|one| (one.language, one.bar, [one.answered, one.declined], one.area)),
+            "{:<5} {:>7} {:>9} {:>8} {:>9} {:>8} {:>6}",
+            "lang", "bar", "answered", "of", "declined", "of", "area"
         )?;
-        table(
-            out,
-            "further",
-            ["went on", "ended"],
-            further.iter().map(|one| (one.language, one.bar, [one.went_on, one.ended], one.area)),
-        )?;
+        for one in &found {
+            writeln!(
+                out,
+                "{:<5} {:>7.2} {:>8.1}% {:>8} {:>8.1}% {:>8} {:>6.3}",
+                one.language.tag(),
+                one.bar,
+                100.0 * one.answered.rate,
+                one.answered.of,
+                100.0 * one.declined.rate,
+                one.declined.of,
+                one.area
+            )?;
+        }
     }
     if args.write {
         // Those of languages of which none was found stay.
-        let QuoteBars { mut first, further: mut later } = adapter.bars().clone();
-        first.extend(found.iter().map(|one| (one.language, one.bar)));
-        later.extend(further.iter().map(|one| (one.language, one.bar)));
+        let mut bars = adapter.bars().clone();
+        bars.extend(found.iter().map(|one| (one.language, one.bar)));
+        let quoting = Quoting { adapter: learnt, bars };
         let path = folder.join(QUOTING);
-        let text =
-            serde_json::to_string_pretty(&Quoting::of(learnt, QuoteBars { first, further: later }))? + "\n";
+        let text = serde_json::to_string_pretty(&quoting)? + "\n";
         write_whole(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
         writeln!(std::io::stderr(), "written into {}", path.display())?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Bars with how often each does as the examples do: where a quote begins, and where none does.
-fn table(
-    out: &mut dyn Write,
-    which: &str,
-    [one, other]: [&str; 2],
-    bars: impl Iterator<Item = (Language, f32, [Rate; 2], f64)>,
-) -> std::io::Result<()> {
-    let mut bars = bars.peekable();
-    if bars.peek().is_none() {
-        return Ok(());
-    }
-    writeln!(out, "{which:<8} {:>7} {one:>9} {:>5} {other:>9} {:>5} {:>6}", "bar", "of", "of", "area")?;
-    for (language, bar, [quoted, other], area) in bars {
-        writeln!(
-            out,
-            "{:<8} {bar:>7.2} {:>8.1}% {:>5} {:>8.1}% {:>5} {area:>6.3}",
-            language.tag(),
-            100.0 * quoted.rate,
-            quoted.of,
-            100.0 * other.rate,
-            other.of,
-        )?;
-    }
-    Ok(())
 }

@@ -8,6 +8,7 @@ use super::super::lowrank::LowRank;
 use super::super::tensors::Projection;
 use super::{FastDecoder, floats};
 use crate::kernels::{Delta, Pages};
+use crate::language::Language;
 use crate::model::weights::WeightError;
 
 /// A LoRA adapter ready to be added to a pass.
@@ -39,13 +40,11 @@ impl PackedAdapter {
             pairs[layer][projection as usize] = Some(pack(pair, quantised, &mut pages)?);
         }
         // What it does is not known by what it has learnt alone.
-        let (learnt, bars) = (adapter.fingerprint(), adapter.bars());
-        let written = |bars| serde_json::to_vec(bars).unwrap_or_default();
-        let (first, further) = (written(&bars.first), written(&bars.further));
-        let fingerprint = match (bars.is_empty(), bars.further.is_empty()) {
-            (true, _) => learnt.to_owned(),
-            (false, true) => fingerprint([learnt.as_bytes(), b"quoting", &first]),
-            (false, false) => fingerprint([learnt.as_bytes(), b"quoting", &first, &further]),
+        let fingerprint = match serde_json::to_vec(adapter.bars()) {
+            Ok(bars) if !adapter.bars().is_empty() => {
+                fingerprint([adapter.fingerprint().as_bytes(), b"quoting", &bars])
+            }
+            _ => adapter.fingerprint().to_owned(),
         };
         Ok(Self {
             fingerprint,
@@ -99,9 +98,14 @@ impl PackedAdapter {
         self.format
     }
 
-    /// From where on it quotes, by language.
+    /// From where on it begins to quote, by language.
     pub fn bars(&self) -> &QuoteBars {
         &self.bars
+    }
+
+    /// From where on it begins to quote in answer to a question in this language, if that has been found for it.
+    pub fn bar(&self, language: Language) -> Option<f32> {
+        self.bars.get(&language).copied()
     }
 
     /// Where in a prompt it begins to act: at its invocation tokens if it has such, as [`Adapter::invocation`] says, else at the start.

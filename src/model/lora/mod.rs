@@ -145,7 +145,7 @@ impl Adapter {
         self.invocation.as_deref()
     }
 
-    /// From where on it quotes; of a PEFT folder with a `quoting.json` only. They are no part of its fingerprint, which tells what was
+    /// From where on it begins to quote; of a PEFT folder with a `quoting.json` only. They are no part of its fingerprint, which tells what was
     /// learnt.
     pub fn bars(&self) -> &QuoteBars {
         &self.bars
