@@ -88,7 +88,12 @@ impl Card<'_> {
         line("| file | used to | examples | sha256 |\n| --- | --- | --: | --- |".into());
         let uses = ["learn", "draw from, to learn along", "say when to stop"];
         for (sources, what) in self.data.iter().zip(uses) {
-            for source in sources {
+            // A file that is named several times, to be learnt from as often, has one line.
+            for (at, source) in sources.iter().enumerate().filter(|(at, own)| !sources[..*at].contains(own)) {
+                let what = match sources[at..].iter().filter(|other| *other == source).count() {
+                    1 => what.to_owned(),
+                    times => format!("{what}, {times} times"),
+                };
                 line(format!("| {} | {what} | {} | `{}` |", source.name, source.lines, source.sha256));
             }
         }
@@ -294,7 +299,7 @@ mod tests {
         let card = Card {
             settings: &settings,
             base: ("small", "f00d"),
-            data: [vec![source.clone()], vec![source], Vec::new()],
+            data: [vec![source.clone(), source.clone()], vec![source], Vec::new()],
             replayed: 1,
             counts: (2, 30, 10),
             start: Some("5717"),
@@ -306,6 +311,7 @@ mod tests {
             "Speak plainly.",
             "f00d",
             "went on from an adapter, fingerprint `5717`",
+            "| train.jsonl | learn, 2 times | 2 |",
             "| train.jsonl | draw from, to learn along | 2 |",
             "2 examples to learn from, 1 of them drawn; 30 tokens",
             sha256.as_str(),
