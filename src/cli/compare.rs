@@ -270,6 +270,12 @@ struct Asking<'a> {
 impl Asking<'_> {
     fn model(&self, name: &str, timed: &mut Vec<Timed>) -> anyhow::Result<Compared> {
         let Self { settings, args, suite, place, cancel, .. } = *self;
+        std::fs::create_dir_all(place).with_context(|| format!("cannot create {}", place.display()))?;
+        let path = place.join("lock");
+        let file =
+            std::fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        let _lock =
+            super::try_lock(file, &path, "another comparison is at work", "name another folder with --out")?;
         let (index, guidelines) = (place.join("index"), place.join("guidelines"));
         for old in [&index, &guidelines] {
             match std::fs::remove_dir_all(old) {

@@ -19,9 +19,10 @@ pub mod setup;
 mod signals;
 pub mod tune;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Settings, Sources};
@@ -211,6 +212,23 @@ fn printable(text: &str) -> String {
             c => c,
         })
         .collect()
+}
+
+/// Keeps another process out of a folder for as long as the file is held; a killed one leaves no lock behind.
+///
+/// # Errors
+/// When another process holds it: `busy`, and the mend.
+fn try_lock(file: std::fs::File, path: &Path, busy: &str, mend: &str) -> anyhow::Result<std::fs::File> {
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let folder = path.parent().unwrap_or(path);
+            anyhow::bail!("{busy} in {}; wait for it, or {mend}", folder.display())
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
 }
 
 fn fetch_options(settings: &Settings) -> FetchOptions {

@@ -359,16 +359,7 @@ fn lock(folder: &Path, wait: bool) -> anyhow::Result<std::fs::File> {
         file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
         return Ok(file);
     }
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => anyhow::bail!(
-            "another run is at work in {}; wait for it, or choose another output",
-            folder.display()
-        ),
-        Err(std::fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
-    }
+    super::try_lock(file, &path, "another run is at work", "choose another output")
 }
 
 /// Gives way to who serves, and ends with it.

@@ -543,6 +543,9 @@ impl Grounder<'_> {
 
 /// Rows without those in which nothing answers that are beyond their share of a part; the ones with the lowest hashes stay.
 fn trimmed(rows: Vec<Row>, share: f64) -> Vec<Row> {
+    if share >= 1.0 {
+        return rows;
+    }
     let declines = |row: &Row| row.example["meta"].is_object() && row.example["meta"]["oracle"].is_null();
     let hash =
         |row: &Row| crate::model::digest([b"declined".as_slice(), row.example["id"].to_string().as_bytes()]);
@@ -552,8 +555,7 @@ fn trimmed(rows: Vec<Row>, share: f64) -> Vec<Row> {
         let mut hashes: Vec<[u8; 32]> = own().filter(|row| declines(row)).map(hash).collect();
         hashes.sort_unstable();
         let answered = own().filter(|row| !declines(row)).count();
-        // Of a share of one there is no bound.
-        let most = (answered as f64 * share / (1.0 - share).max(f64::MIN_POSITIVE)).round();
+        let most = (answered as f64 * share / (1.0 - share)).round();
         if let Some(first) = hashes.get(most.min(1e9) as usize) {
             bounds.insert(split, *first);
         }
@@ -626,6 +628,8 @@ mod tests {
         assert_eq!(count(0.0, Split::Train), 91);
         assert_eq!(count(1.0, Split::Train), 131);
         assert_eq!(count(0.0, Split::Test), 40);
+        let unanswered: Vec<Row> = (0..5).map(|n| row(Split::Train, n, Json::Null)).collect();
+        assert_eq!(trimmed(unanswered, 1.0).len(), 5, "no share is no bound, also where nothing is answered");
     }
 
     #[test]

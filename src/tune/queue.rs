@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -226,6 +226,11 @@ impl Queue {
             jobs.insert(job.id.clone(), job);
         }
         for job in jobs.values() {
+            if job.model != parts.model {
+                let (id, model) = (&job.id, &job.model);
+                tracing::warn!(job = id, model, "of another base than the one that serves: left as it is");
+                continue;
+            }
             let Some(name) = &job.fine_tuned_model else { continue };
             if let Err(error) = (parts.load)(name, &folder.join(&job.id).join("adapter")) {
                 tracing::warn!(job = job.id, adapter = name, error, "left out");
@@ -450,13 +455,7 @@ impl Queue {
                 if state.stopping {
                     return;
                 }
-                let open = |job: &&Job| job.status.is_open();
-                // One that was running when the server ended goes on first.
-                let next = state.jobs.values().filter(open).min_by(|a, b| {
-                    (a.status != JobStatus::Running, a.line())
-                        .cmp(&(b.status != JobStatus::Running, b.line()))
-                });
-                match next.map(|job| job.id.clone()) {
+                match self.next(&state) {
                     Some(id) => break id,
                     None => state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 }
@@ -464,6 +463,16 @@ impl Queue {
             drop(state);
             self.run(&id);
         }
+    }
+
+    /// The job that is to be run now. Those of another base wait until that one serves.
+    fn next(&self, state: &State) -> Option<String> {
+        let open = |job: &&Job| job.status.is_open() && job.model == self.0.parts.model;
+        // One that was running when the server ended goes on first.
+        let next = state.jobs.values().filter(open).min_by(|a, b| {
+            (a.status != JobStatus::Running, a.line()).cmp(&(b.status != JobStatus::Running, b.line()))
+        });
+        next.map(|job| job.id.clone())
     }
 
     fn run(&self, id: &str) {
@@ -481,12 +490,10 @@ impl Queue {
         match ended {
             // Cancelled, or the server stops.
             Ok(None) => {}
-            Ok(Some(true)) => self.succeed(id, &folder),
-            Ok(Some(false)) => {
+            Ok(Some(status)) if status.success() => self.succeed(id, &folder),
+            Ok(Some(status)) => {
                 let log = std::fs::read_to_string(folder.join("log.txt")).unwrap_or_default();
-                let last =
-                    log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-                self.fail(id, last.chars().take(400).collect());
+                self.fail(id, why(status, &log));
             }
             Err(error) => self.fail(id, error),
         }
@@ -538,12 +545,12 @@ impl Queue {
             .map_err(|e| format!("cannot start {}: {e}", parts.program.display()))
     }
 
-    /// Waits for a process to end; whether it succeeded, or nothing when it was ended from here.
-    fn wait(&self, id: &str, mut child: Child) -> Result<Option<bool>, String> {
+    /// Waits for a process to end; how it did, or nothing when it was ended from here.
+    fn wait(&self, id: &str, mut child: Child) -> Result<Option<ExitStatus>, String> {
         let mut asked = false;
         loop {
             if let Some(status) = child.try_wait().map_err(|e| e.to_string())? {
-                return Ok((!asked).then(|| status.success()));
+                return Ok((!asked).then_some(status));
             }
             let state = self.state();
             let cancelled = state.jobs.get(id).is_none_or(|job| !job.status.is_open());
@@ -553,6 +560,18 @@ impl Queue {
                 drop(child.stdin.take());
             }
             drop(self.0.changed.wait_timeout(state, LOOK));
+        }
+    }
+}
+
+/// Why a process failed, by its last word. One that was ended from outside had no time for any.
+fn why(status: ExitStatus, log: &str) -> String {
+    let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let last: String = last.chars().take(400).collect();
+    match status.code() {
+        Some(_) => last,
+        None => {
+            format!("ended from outside, {status} (9 is most often want of memory); its last line: {last}")
         }
     }
 }
@@ -570,6 +589,11 @@ mod tests {
 
     /// A queue that trains nothing, and how many adapters it has loaded.
     fn queue(folder: &Path) -> (Queue, Arc<AtomicUsize>) {
+        queue_of(folder, "b")
+    }
+
+    /// The same where another base serves.
+    fn queue_of(folder: &Path, model: &str) -> (Queue, Arc<AtomicUsize>) {
         let directory = folder.join("tuning");
         std::fs::create_dir_all(directory.join("files")).unwrap();
         let line = |word: &&str| {
@@ -588,7 +612,7 @@ mod tests {
             recipe: folder.join("recipe.toml"),
             program: "no such program".into(),
             arguments: Vec::new(),
-            model: "b".into(),
+            model: model.into(),
             load: Box::new(move |_, _| {
                 counter.fetch_add(1, Ordering::SeqCst);
                 Ok(())
@@ -618,6 +642,10 @@ mod tests {
         // Ends by itself, as a run does that hears too late that it should.
         let child = Command::new("sleep").arg("1").stdin(Stdio::piped()).spawn().unwrap();
         assert_eq!(queue.wait(&first, child), Ok(None), "it was not asked to end");
+        let mut killed = Command::new("sleep").arg("60").spawn().unwrap();
+        killed.kill().unwrap();
+        let said = why(killed.wait().unwrap(), "step 3/9  loss 0.8\n\n");
+        assert!(said.contains("signal: 9") && said.contains("step 3/9"), "{said}");
         queue.succeed(&first, &queue.folder(&first));
         assert_eq!(loaded.load(Ordering::SeqCst), 0);
         let ended = queue.get(&first).unwrap();
@@ -628,6 +656,24 @@ mod tests {
         queue.succeed(&third, &queue.folder(&third));
         assert_eq!(loaded.load(Ordering::SeqCst), 1);
         assert!(matches!(queue.cancel(&third), Err(QueueError::Ended { status: JobStatus::Succeeded, .. })));
+    }
+
+    #[test]
+    fn jobs_of_another_base_are_left_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (queue, _) = queue(dir.path());
+        let (done, open) = (job(&queue), job(&queue));
+        queue.change(&done, begin);
+        queue.succeed(&done, &queue.folder(&done));
+        drop(queue);
+        let (other, loaded) = queue_of(dir.path(), "c");
+        assert_eq!(loaded.load(Ordering::SeqCst), 0, "its adapter is made for `b`");
+        assert_eq!(other.next(&other.state()), None);
+        assert_eq!(other.get(&open).unwrap().status, JobStatus::Queued);
+        drop(other);
+        let (again, loaded) = queue_of(dir.path(), "b");
+        assert_eq!(loaded.load(Ordering::SeqCst), 1);
+        assert_eq!(again.next(&again.state()), Some(open));
     }
 
     /// Whatever comes first in memory comes first on the disk.

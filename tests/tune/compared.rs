@@ -41,6 +41,7 @@ times = 2.0
 [[promise]]
 metric = "abstains"
 arm = "rag"
+language = "en"
 at_least = 1.0
 "#;
 
@@ -74,6 +75,17 @@ pub(super) fn compare(folder: &Path) {
         command.env("SHISHIN_INDEX_EMBEDDER", "");
         command
     };
+    // Two would write over each other's answers.
+    std::fs::create_dir_all(folder.join("out/smollm2-135m")).unwrap();
+    let held = std::fs::File::create(folder.join("out/smollm2-135m/lock")).unwrap();
+    held.lock().unwrap();
+    let second = compare(&[]).output().unwrap();
+    assert!(
+        !second.status.success() && text(&second).contains("another comparison is at work"),
+        "{}",
+        text(&second)
+    );
+    drop(held);
     // Killed when the first answers are on disk.
     let mut child = compare(&[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let log = folder.join("out/smollm2-135m/answers.jsonl");

@@ -303,9 +303,15 @@ impl Outcome {
         Self { rows, figures, contrasts, conflicts, missed, effort }
     }
 
+    /// Where all questions are in one language, the figures over all are its own.
+    fn counted(&self, language: Option<Language>) -> Option<Language> {
+        language.filter(|language| self.rows.iter().any(|row| row.question.language != *language))
+    }
+
     /// A figure over all languages, or of one.
     #[must_use]
     pub fn figure(&self, metric: &str, arm: &str, language: Option<Language>) -> Option<&Figure> {
+        let language = self.counted(language);
         self.figures.iter().find(|f| f.metric == metric && f.arm == arm && f.language == language)
     }
 
@@ -317,6 +323,7 @@ impl Outcome {
         (arm, against): (&str, &str),
         language: Option<Language>,
     ) -> Option<Difference> {
+        let language = self.counted(language);
         let find = |arm: &str, against: &str| {
             let mut all = self.contrasts.iter();
             all.find(|c| c.metric == metric && c.arm == arm && c.against == against && c.language == language)
