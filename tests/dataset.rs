@@ -422,6 +422,15 @@ fn a_dataset_is_imported_looked_over_split_counted_and_exported() {
     std::fs::write(dir.join("broken.jsonl"), "{\"messages\": [\n").unwrap();
     fails(&["dataset", "fix", "broken.jsonl", "--out", "fixed.jsonl"], "put aside");
     assert_eq!(std::fs::read_to_string(dir.join("fixed.jsonl.rejected")).unwrap(), "{\"messages\": [\n");
+    // Of another encoding, and written over: what it said is still there.
+    let foreign = b"{\"messages\": \"\x8a\xb3\x8e\xd2\"}\n";
+    std::fs::write(dir.join("foreign.jsonl"), foreign).unwrap();
+    fails(&["dataset", "fix", "foreign.jsonl", "--out", "foreign.jsonl"], "not UTF-8");
+    assert_eq!(std::fs::read(dir.join("foreign.jsonl.rejected")).unwrap(), foreign);
+    fails(
+        &["dataset", "fix", "broken.jsonl", "--out", "same.jsonl", "--rejected", "same.jsonl"],
+        "name two files",
+    );
 
     // Facts that nobody gave, and that a guideline gives.
     let dose = json!({ "messages": [

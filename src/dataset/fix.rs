@@ -1,7 +1,7 @@
 //! Mends what can be mended without inventing anything; the rest is put aside as it stands.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
@@ -26,6 +26,7 @@ pub struct Fixed {
 pub fn fix(bytes: &[u8]) -> Fixed {
     let mut fixed = Fixed::default();
     let mut kept: Vec<(usize, String)> = Vec::new();
+    let ends = bytes.iter().filter(|byte| **byte == b'\n').count();
     for (number, raw) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
         let text = match std::str::from_utf8(raw) {
             Ok(text) => text.to_owned(),
@@ -42,7 +43,7 @@ pub fn fix(bytes: &[u8]) -> Fixed {
         let line = line.trim_end_matches('\r');
         if line.trim().is_empty() {
             // What follows the last line end is no line.
-            if number <= bytes.iter().filter(|byte| **byte == b'\n').count() {
+            if number <= ends {
                 fixed.changes.push((number, "removed a blank line".into()));
             }
             continue;
@@ -96,8 +97,9 @@ pub fn fix(bytes: &[u8]) -> Fixed {
         }
     }
     // What was put aside stays as it was.
-    let stays = |line: &usize| kept.iter().any(|(own, _)| own == line);
-    let aside: Vec<usize> =
+    let kept: BTreeSet<usize> = kept.iter().map(|(line, _)| *line).collect();
+    let stays = |line: &usize| kept.contains(line);
+    let aside: BTreeSet<usize> =
         fixed.rejected.iter().map(|(line, ..)| *line).filter(|line| !stays(line)).collect();
     fixed.changes.retain(|(line, _)| !aside.contains(line));
     fixed.changes.sort();

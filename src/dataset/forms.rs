@@ -5,6 +5,7 @@
 //! `completion`, and Vertex (`systemInstruction`, `contents`, `tools`, with calls of functions). What has no place in our form is refused or, where it teaches nothing,
 //! left out with a warning.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -54,9 +55,13 @@ fn import_text(name: &str, text: &str) -> Imported {
     };
     let records: Vec<(usize, &str)> = match whole {
         Some(Ok(list)) => {
-            let line = |item: &RawValue| {
+            // Counted on from the item before: a list may have a hundred thousand.
+            let (mut line, mut counted) = (1, 0);
+            let mut line = |item: &RawValue| {
                 let at = item.get().as_ptr() as usize - text.as_ptr() as usize;
-                1 + text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count()
+                line += text.as_bytes()[counted..at].iter().filter(|byte| **byte == b'\n').count();
+                counted = at;
+                line
             };
             items(list)
                 .unwrap_or_else(|| vec![list])
@@ -77,6 +82,7 @@ fn import_text(name: &str, text: &str) -> Imported {
         }
         None => lines(text).collect(),
     };
+    let mut unknown = BTreeSet::new();
     for (line, record) in records {
         let mut add = |code: &'static str, severity, message: String| {
             imported.findings.push(Finding {
@@ -114,9 +120,47 @@ fn import_text(name: &str, text: &str) -> Imported {
         for what in left_out {
             add("left-out", Severity::Warning, what);
         }
+        for key in value.as_object().into_iter().flat_map(Map::keys) {
+            // Once is enough: what one record has, most have.
+            if !KNOWN.contains(&key.as_str()) && unknown.insert(key.clone()) {
+                add(
+                    "left-out",
+                    Severity::Warning,
+                    format!(
+                        "`{key}`, here and in later records: nothing is learnt from it; put under `meta` it would stay"
+                    ),
+                );
+            }
+        }
     }
     imported
 }
+
+/// What is read of a record in one form or another.
+const KNOWN: [&str; 22] = [
+    "messages",
+    "conversations",
+    "conversation",
+    "contents",
+    "systemInstruction",
+    "system_instruction",
+    "system",
+    "prompt",
+    "completion",
+    "instruction",
+    "input",
+    "output",
+    "history",
+    "tools",
+    "functions",
+    "label",
+    "id",
+    "language",
+    "meta",
+    "metadata",
+    "parallel_tool_calls",
+    "generationConfig",
+];
 
 /// A record in our form.
 fn convert(value: &Json, left_out: &mut Vec<String>) -> Result<Json, String> {
@@ -131,15 +175,12 @@ fn convert(value: &Json, left_out: &mut Vec<String>) -> Result<Json, String> {
     if has("messages") {
         let list = record["messages"].as_array().ok_or("`messages` is no list")?;
         let turns = list.iter().map(|turn| message(turn, left_out)).collect::<Result<Vec<_>, _>>()?;
-        return finish(turns, record);
+        return finish(told(turns, record, left_out)?, record);
     }
     if let Some(list) = record.get("conversations").or_else(|| record.get("conversation")) {
         let list = list.as_array().ok_or("`conversations` is no list")?;
-        let mut turns: Vec<Map<String, Json>> = system(record).into_iter().collect();
-        for turn in list {
-            turns.push(message(turn, left_out)?);
-        }
-        return finish(turns, record);
+        let turns = list.iter().map(|turn| message(turn, left_out)).collect::<Result<Vec<_>, _>>()?;
+        return finish(told(turns, record, left_out)?, record);
     }
     if has("contents") {
         let (turns, tools) = vertex::import(record)?;
@@ -148,7 +189,7 @@ fn convert(value: &Json, left_out: &mut Vec<String>) -> Result<Json, String> {
         return finish(turns, &own);
     }
     if has("instruction") && has("output") {
-        return finish(alpaca(record)?, record);
+        return finish(told(alpaca(record)?, record, left_out)?, record);
     }
     if has("prompt") && has("completion") {
         let mut turns = Vec::new();
@@ -163,7 +204,7 @@ fn convert(value: &Json, left_out: &mut Vec<String>) -> Result<Json, String> {
                 _ => return Err(format!("`{key}` is neither text nor a list of messages")),
             }
         }
-        return finish(turns, record);
+        return finish(told(turns, record, left_out)?, record);
     }
     let keys: Vec<&str> = record.keys().map(String::as_str).take(8).collect();
     Err(format!("no known form has the keys {}; write {{\"messages\": [...]}}", keys.join(", ")))
@@ -173,9 +214,28 @@ pub(super) fn said(role: &str, content: &str) -> Map<String, Json> {
     Map::from_iter([("role".to_owned(), json!(role)), ("content".to_owned(), json!(content))])
 }
 
-fn system(record: &Map<String, Json>) -> Option<Map<String, Json>> {
-    let text = record.get("system").and_then(Json::as_str).filter(|text| !text.trim().is_empty())?;
-    Some(said("system", text))
+/// Turns behind what stands in the record's own `system`: text, or typed parts of it.
+fn told(
+    mut turns: Vec<Map<String, Json>>,
+    record: &Map<String, Json>,
+    left_out: &mut Vec<String>,
+) -> Result<Vec<Map<String, Json>>, String> {
+    let text = match record.get("system") {
+        None | Some(Json::Null) => return Ok(turns),
+        Some(Json::String(text)) => text.clone(),
+        Some(Json::Array(parts)) => parted(parts, &mut Vec::new(), left_out)?,
+        Some(_) => return Err("`system` is neither text nor parts of it".into()),
+    };
+    match turns.first() {
+        _ if text.trim().is_empty() => {}
+        Some(first) if first["role"] == "system" || first["role"] == "developer" => {
+            return Err(
+                "a system prompt stands in `system` and in the first turn; keep one of the two".into()
+            );
+        }
+        _ => turns.insert(0, said("system", &text)),
+    }
+    Ok(turns)
 }
 
 /// Our name of a role.
@@ -199,6 +259,10 @@ fn message(turn: &Json, left_out: &mut Vec<String>) -> Result<Map<String, Json>,
     let content = turn.get("content").or_else(|| turn.get("value")).unwrap_or(&Json::Null);
     let mut to = Map::from_iter([("role".to_owned(), json!(own))]);
     let mut calls: Vec<Json> = turn.get("tool_calls").and_then(Json::as_array).cloned().unwrap_or_default();
+    // The older form of calls, beside what is said.
+    if let Some(call) = turn.get("function_call").filter(|call| !call.is_null()) {
+        calls.extend(called(&call.to_string())?);
+    }
     let text = match content {
         Json::String(text) if name == "function_call" => {
             calls.extend(called(text)?);
@@ -271,7 +335,7 @@ fn alpaca(record: &Map<String, Json>) -> Result<Vec<Map<String, Json>>, String> 
         Some(Json::String(text)) => Ok(text.as_str()),
         Some(_) => Err(format!("`{key}` is no text")),
     };
-    let mut turns: Vec<Map<String, Json>> = system(record).into_iter().collect();
+    let mut turns = Vec::new();
     if let Some(history) = record.get("history").and_then(Json::as_array) {
         for round in history {
             let (asked, answered) = (round[0].as_str(), round[1].as_str());
@@ -311,7 +375,7 @@ fn finish(mut turns: Vec<Map<String, Json>>, record: &Map<String, Json>) -> Resu
     }
     let mut example =
         Map::from_iter([("messages".to_owned(), Json::Array(turns.into_iter().map(Json::Object).collect()))]);
-    let tools = match record.get("tools") {
+    let tools = match record.get("tools").or_else(|| record.get("functions")) {
         None | Some(Json::Null) => None,
         Some(Json::String(text)) if text.trim().is_empty() => None,
         Some(Json::String(text)) => {
@@ -375,6 +439,35 @@ mod tests {
         let want =
             [("system", "s"), ("user", "q0"), ("assistant", "a0"), ("user", "do\nthis"), ("assistant", "a")];
         assert_eq!(pairs(&long), want);
+    }
+
+    #[test]
+    fn a_system_prompt_beside_the_turns_is_kept() {
+        let want = [("system", "s"), ("user", "q"), ("assistant", "a")];
+        for text in [
+            r#"{"system":"s","messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#,
+            r#"{"system":[{"type":"text","text":"s"}],"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#,
+            r#"{"system":"s","conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}"#,
+            r#"{"system":"s","prompt":"q","completion":"a"}"#,
+            r#"{"system":"s","instruction":"q","output":"a"}"#,
+        ] {
+            assert_eq!(pairs(&turns(text)), want, "{text}");
+        }
+        let twice = r#"{"system":"s","messages":[{"role":"system","content":"t"},{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#;
+        let imported = import_text("a", twice);
+        assert!(imported.examples.is_empty() && imported.findings[0].message.contains("keep one"));
+    }
+
+    #[test]
+    fn the_older_form_of_calls_is_read_and_unknown_keys_are_named_once() {
+        let record = r#"{"topic":"x","messages":[{"role":"user","content":"q"},{"role":"assistant","content":"I look.","function_call":{"name":"f","arguments":"{\"x\":1}"}},{"role":"function","name":"f","content":"r"},{"role":"assistant","content":"a"}],"functions":[{"name":"f","parameters":{}}]}"#;
+        let imported = import_text("a", &format!("{record}\n{record}\n"));
+        let found: Vec<(usize, &str)> = imported.findings.iter().map(|f| (f.line, f.code)).collect();
+        assert_eq!(found, [(1, "left-out")], "{:?}", imported.findings);
+        let example = &imported.examples[1];
+        assert_eq!(example["messages"][1]["tool_calls"][0]["function"]["arguments"], r#"{"x":1}"#);
+        assert_eq!(example["messages"][1]["content"], "I look.");
+        assert_eq!(example["tools"][0]["function"]["name"], "f");
     }
 
     #[test]

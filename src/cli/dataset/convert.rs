@@ -1,5 +1,6 @@
 //! `shishin dataset split`, `fix`, `import` and `export`. What they write appears whole or not at all.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -70,6 +71,8 @@ pub(super) fn fix_file(
     rejected: Option<&Path>,
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
+    let aside = rejected.map_or_else(|| PathBuf::from(format!("{}.rejected", to.display())), Path::to_owned);
+    anyhow::ensure!(aside != to, "--rejected and --out are both {}; name two files", to.display());
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let fixed = fix::fix(&bytes);
     for (line, what) in &fixed.changes {
@@ -80,11 +83,14 @@ pub(super) fn fix_file(
     if fixed.rejected.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    let aside = rejected.map_or_else(|| PathBuf::from(format!("{}.rejected", to.display())), Path::to_owned);
     for (line, _, why) in &fixed.rejected {
         writeln!(out, "{}:{line}: put aside: {}", file.display(), printable(why))?;
     }
-    write_lines(&aside, fixed.rejected.iter().map(|(_, line, _)| line.clone()))?;
+    // As they stood, byte for byte: what is no UTF-8 may stand nowhere else when the file itself is written over.
+    let stood: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+    let lines: BTreeSet<usize> = fixed.rejected.iter().map(|(line, ..)| *line).collect();
+    let raw: Vec<u8> = lines.iter().flat_map(|line| [stood[line - 1], b"\n".as_slice()].concat()).collect();
+    write_whole(&aside, &raw)?;
     writeln!(out, "{}: {} lines that cannot be mended here", aside.display(), fixed.rejected.len())?;
     Ok(ExitCode::FAILURE)
 }
