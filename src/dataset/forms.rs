@@ -104,7 +104,9 @@ fn import_text(name: &str, text: &str) -> Imported {
             }
         };
         let mut left_out = Vec::new();
-        match convert(&value, &mut left_out) {
+        let converted = convert(&value, &mut left_out);
+        let keys = value.as_object().filter(|_| converted.is_ok()).into_iter().flat_map(Map::keys);
+        match converted {
             Ok(example) => {
                 let (_, faults) = read::parse(&example.to_string());
                 let errors = faults.iter().filter(|fault| fault.severity == Severity::Error);
@@ -120,7 +122,7 @@ fn import_text(name: &str, text: &str) -> Imported {
         for what in left_out {
             add("left-out", Severity::Warning, what);
         }
-        for key in value.as_object().into_iter().flat_map(Map::keys) {
+        for key in keys {
             // Once is enough: what one record has, most have.
             if !KNOWN.contains(&key.as_str()) && unknown.insert(key.clone()) {
                 add(
