@@ -139,7 +139,7 @@ fn import_text(name: &str, text: &str) -> Imported {
 }
 
 /// What is read of a record in one form or another.
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 21] = [
     "messages",
     "conversations",
     "conversation",
@@ -161,7 +161,6 @@ const KNOWN: [&str; 22] = [
     "meta",
     "metadata",
     "parallel_tool_calls",
-    "generationConfig",
 ];
 
 /// A record in our form.

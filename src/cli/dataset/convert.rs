@@ -78,6 +78,13 @@ pub(super) fn fix_file(
     for (line, what) in &fixed.changes {
         writeln!(out, "{}:{line}: {}", file.display(), printable(what))?;
     }
+    // As they stood, byte for byte, and first: where the file itself is written over they stand nowhere else.
+    let stood: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+    let lines: BTreeSet<usize> = fixed.rejected.iter().map(|(line, ..)| *line).collect();
+    let raw: Vec<u8> = lines.iter().flat_map(|line| [stood[line - 1], b"\n".as_slice()].concat()).collect();
+    if !raw.is_empty() {
+        write_whole(&aside, &raw)?;
+    }
     write_lines(to, fixed.lines.iter().cloned())?;
     writeln!(out, "{}: {} examples", to.display(), fixed.lines.len())?;
     if fixed.rejected.is_empty() {
@@ -86,11 +93,6 @@ pub(super) fn fix_file(
     for (line, _, why) in &fixed.rejected {
         writeln!(out, "{}:{line}: put aside: {}", file.display(), printable(why))?;
     }
-    // As they stood, byte for byte: what is no UTF-8 may stand nowhere else when the file itself is written over.
-    let stood: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
-    let lines: BTreeSet<usize> = fixed.rejected.iter().map(|(line, ..)| *line).collect();
-    let raw: Vec<u8> = lines.iter().flat_map(|line| [stood[line - 1], b"\n".as_slice()].concat()).collect();
-    write_whole(&aside, &raw)?;
     writeln!(out, "{}: {} lines that cannot be mended here", aside.display(), fixed.rejected.len())?;
     Ok(ExitCode::FAILURE)
 }
