@@ -29,6 +29,7 @@ use crate::evaluate::compare::suite::{Suite, SuiteQuestion};
 use crate::evaluate::compare::{self, Arm};
 use crate::language::Language;
 use crate::model::fetch::Cancel;
+use crate::model::fingerprint;
 use crate::model::weights::WeightForm;
 
 /// Where the suites of this repository are.
@@ -506,24 +507,14 @@ impl StandsOn {
     fn of(&self, mode: Mode) -> String {
         let search = if mode.retrieves() { &self.search } else { "" };
         let quotes = if mode.retrieves() && mode.adapts() { &self.quotes } else { "" };
-        hash([&self.wording, search, quotes])
+        fingerprint([self.wording.as_bytes(), search.as_bytes(), quotes.as_bytes()])
     }
 
     fn searched(&self) -> String {
-        hash([&self.search])
+        fingerprint([self.search.as_bytes()])
     }
 
     fn all(&self) -> String {
-        hash([&self.wording, &self.search, &self.quotes])
+        fingerprint([self.wording.as_bytes(), self.search.as_bytes(), self.quotes.as_bytes()])
     }
-}
-
-/// SHA-256 of texts, each with its length.
-fn hash<const N: usize>(texts: [&str; N]) -> String {
-    let mut hash = Sha256::new();
-    for text in texts {
-        hash.update((text.len() as u64).to_le_bytes());
-        hash.update(text);
-    }
-    crate::model::hex(&hash.finalize())
 }

@@ -93,7 +93,7 @@ pub(super) fn fix_file(
     for (line, _, why) in &fixed.rejected {
         writeln!(out, "{}:{line}: put aside: {}", file.display(), printable(why))?;
     }
-    writeln!(out, "{}: {} lines that cannot be mended here", aside.display(), fixed.rejected.len())?;
+    writeln!(out, "{}: {} lines that cannot be mended here", aside.display(), lines.len())?;
     Ok(ExitCode::FAILURE)
 }
 

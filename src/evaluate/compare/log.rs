@@ -152,8 +152,8 @@ impl Log {
         text.push_str(&String::from_utf8_lossy(&bytes[..whole]));
         file.set_len(whole as u64).map_err(io)?;
         file.seek(std::io::SeekFrom::End(0)).map_err(io)?;
-        let (path_of, searched) = (path.to_owned(), searched.to_owned());
-        let mut log = Self { path: path_of, file, searched, answered: BTreeMap::new() };
+        let searched = searched.to_owned();
+        let mut log = Self { path: path.to_owned(), file, searched, answered: BTreeMap::new() };
         let mut lines = text.lines();
         let Some(first) = lines.next() else {
             log.write(header)?;
