@@ -28,7 +28,7 @@ index:
 
 # Fetch the models that the larger tests use
 models:
-    cargo run --release -- model pull smollm2-135m qwen2.5-coder-0.5b gemma3-270m
+    cargo run --release -- model pull smollm2-135m qwen2.5-coder-0.5b gemma3-270m multilingual-e5-small all-minilm-l6-v2
 
 # Fuzz a parser (needs the nightly toolchain and cargo-fuzz)
 fuzz target="gguf_header":
@@ -66,14 +66,19 @@ reader embedder="multilingual-e5-small": clinic-data
 adapter-clinic base="qwen2.5-coder-0.5b": clinic-data
     #!/usr/bin/env bash
     set -euo pipefail
+    [ -f models/adapters/clinic/{{base}}.toml ] || { echo "there is no models/adapters/clinic/{{base}}.toml; write one, or take another base"; exit 1; }
     for run in models/adapters/clinic/{{base}}{,.second,.third,.fourth,.fifth,.sixth,.seventh}.toml; do
         if [ -f $run ]; then target/release/shishin tune --run $run; fi
     done
 
-# Make the data of the adapters for fixed forms, and train them for a base
+# Make the data of the adapters for fixed forms, and train them for a base that has their recipes
 adapter-forms base="qwen2.5-coder-0.5b":
     #!/usr/bin/env bash
     set -euo pipefail
+    for form in radiology-summary referral-letter; do
+        recipe=models/adapters/$form/{{base}}.toml
+        [ -f $recipe ] || { echo "there is no $recipe; write one, or take a base that has it: $(ls models/adapters/$form/*.toml)"; exit 1; }
+    done
     cargo build --release
     for form in radiology-summary referral-letter; do
         target/release/shishin dataset ground models/datasets/$form/{en,ja}.jsonl --guidelines index/guidelines --out target/datasets/$form

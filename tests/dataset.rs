@@ -431,6 +431,10 @@ fn a_dataset_is_imported_looked_over_split_counted_and_exported() {
         &["dataset", "fix", "broken.jsonl", "--out", "same.jsonl", "--rejected", "same.jsonl"],
         "name two files",
     );
+    fails(
+        &["dataset", "fix", "broken.jsonl", "--out", "same.jsonl", "--rejected", "broken.jsonl"],
+        "name another file",
+    );
 
     // Facts that nobody gave, and that a guideline gives.
     let dose = json!({ "messages": [

@@ -250,7 +250,13 @@ fn joins(before: &Json, turn: &Map<String, Json>) -> bool {
         && before.get("name") == turn.get("name")
 }
 
-/// Keys that are nearly known get their names; what is unknown of an example goes into `meta`, of a turn is removed.
+/// Whether a key is a known one with a slip of the keyboard: one in a short name, since `time` is two from `name`, two in a longer one.
+fn misspelt(key: &str, known: &str) -> bool {
+    let slips = if known.len() <= 5 { 1 } else { 2 };
+    strsim::damerau_levenshtein(known, &key.to_lowercase()) <= slips
+}
+
+/// Keys that are nearly known get their names; what is unknown of an example goes into `meta`, beside what is there, of a turn is removed.
 fn keys(object: Map<String, Json>, known: &[&str], done: &mut Vec<String>) -> Map<String, Json> {
     let (mut to, mut unknown) = (Map::new(), Map::new());
     let own: Vec<String> = object.keys().cloned().collect();
@@ -259,9 +265,7 @@ fn keys(object: Map<String, Json>, known: &[&str], done: &mut Vec<String>) -> Ma
             to.insert(key, value);
             continue;
         }
-        let near = known.iter().find(|k| {
-            !own.iter().any(|own| own == *k) && strsim::damerau_levenshtein(k, &key.to_lowercase()) <= 2
-        });
+        let near = known.iter().find(|k| !own.iter().any(|own| own == *k) && misspelt(&key, k));
         match near {
             Some(near) if !to.contains_key(*near) => {
                 done.push(format!("renamed `{key}` to `{near}`"));
@@ -279,7 +283,12 @@ fn keys(object: Map<String, Json>, known: &[&str], done: &mut Vec<String>) -> Ma
     if known.contains(&"meta") && to.get("meta").is_none_or(Json::is_object) {
         done.push(format!("moved {} into `meta`", names.join(", ")));
         let meta = to.entry("meta").or_insert_with(|| json!({}));
-        meta.as_object_mut().into_iter().for_each(|meta| meta.extend(unknown.clone()));
+        for (mut key, value) in unknown {
+            while meta.get(&key).is_some() {
+                key.push('_');
+            }
+            meta[key] = value;
+        }
     } else {
         done.push(format!("removed {} of a turn", names.join(", ")));
     }
@@ -428,6 +437,15 @@ mod tests {
             assert_eq!(read::parse(line).1, [], "{line}");
             assert!(fixed.changes.contains(&(n + 1, "`role` stood twice and said the same".to_owned())));
         }
+    }
+
+    #[test]
+    fn a_key_that_only_resembles_a_known_one_is_kept_and_nothing_is_written_over() {
+        let line = r#"{"mesages":[{"role":"user","content":"q","time":"9:00"},{"role":"assistant","contnet":"a"}],"meta":{"seed":1},"seed":2}"#;
+        let mended = mended(line).unwrap();
+        assert_eq!(mended["messages"][0], json!({"role": "user", "content": "q"}), "`time` is no `name`");
+        assert_eq!(mended["messages"][1]["content"], "a");
+        assert_eq!(mended["meta"], json!({"seed": 1, "seed_": 2}));
     }
 
     #[test]

@@ -18,7 +18,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::split::{Group, Shares, Split, clusters, shared_out};
+use super::similar;
+use super::split::{Group, Shares, Split, by_hash, clusters};
 use crate::analysis::citations;
 use crate::files::lines;
 use crate::language::Language;
@@ -199,6 +200,15 @@ pub struct Row {
     pub example: Json,
 }
 
+/// What items have become.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grounded {
+    /// The rows of all parts.
+    pub rows: Vec<Row>,
+    /// Where the items stand that would join two parts, and are in none.
+    pub left_out: Vec<String>,
+}
+
 /// Why rows cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum GroundError {
@@ -276,21 +286,49 @@ impl Item {
     }
 }
 
-/// The part of each item: that of its guideline, so that what is tested is asked of documents that nothing was learnt from; else that of
-/// the first of the items that say nearly the same.
-fn splits(items: &[(String, Item)]) -> Vec<Split> {
+/// The part of each item: that of its guidelines, each of which has its own whatever else is asked, so that what is tested is asked of
+/// documents that nothing was learnt from; else that of the first of the items without one that say nearly the same. None for what would
+/// join two parts: it quotes guidelines of both, or is held out and says nearly what is in another.
+fn splits(items: &[(String, Item)]) -> Vec<Option<Split>> {
     let texts: Vec<String> = items.iter().map(|(_, item)| item.text()).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let key = |at: usize| match &items[at].1 {
-        Item::Answered { oracle, id, .. } => oracle.first().map_or(id.clone(), |o| o.guideline.clone()),
-        other => other.id().to_owned(),
-    };
-    let groups: Vec<Group> = clusters(&texts)
-        .into_iter()
-        .map(|at| (items[at].1.language(), crate::model::digest([b"split".as_slice(), key(at).as_bytes()])))
+    let asks_alone = |at: usize| !matches!(items[at].1, Item::Answered { .. });
+    let mut firsts: BTreeMap<usize, usize> = BTreeMap::new();
+    let clusters = clusters(&texts);
+    for (at, cluster) in clusters.iter().enumerate().filter(|(at, _)| asks_alone(*at)) {
+        firsts.entry(*cluster).or_insert(at);
+    }
+    let groups: Vec<Vec<Group>> = (0..items.len())
+        .map(|at| {
+            let names: Vec<&str> = match &items[at].1 {
+                Item::Answered { oracle, .. } => oracle.iter().map(|o| o.guideline.as_str()).collect(),
+                _ => vec![items[firsts[&clusters[at]]].1.id()],
+            };
+            let group = |name: &str| {
+                (items[at].1.language(), crate::model::digest([b"split".as_slice(), name.as_bytes()]))
+            };
+            names.into_iter().map(group).collect()
+        })
         .collect();
-    let parts = shared_out(&groups, Shares::default());
-    groups.iter().map(|group| parts[group]).collect()
+    let parts = by_hash(&groups.concat(), Shares::default());
+    let mut own: Vec<Option<Split>> = groups
+        .iter()
+        .map(|names| {
+            let part = parts[&names[0]];
+            names.iter().all(|name| parts[name] == part).then_some(part)
+        })
+        .collect();
+    // What is learnt from stays, then what is tested on.
+    let stays = |part: Split| [Split::Train, Split::Test, Split::Valid].iter().position(|of| *of == part);
+    for pair in similar::near(&texts, |_, _| true).into_iter().flatten() {
+        if let (Some(first), Some(second)) = (own[pair.first], own[pair.second])
+            && first != second
+        {
+            let goes = if stays(first) < stays(second) { pair.second } else { pair.first };
+            own[goes] = None;
+        }
+    }
+    own
 }
 
 /// A question that becomes a row.
@@ -314,13 +352,17 @@ pub struct Grounder<'a> {
 }
 
 impl Grounder<'_> {
-    /// The rows of all items, in order.
+    /// The rows of all items, in order, but of those that would join two parts.
     ///
     /// # Errors
     /// When a quote is in no passage of its guideline, a citation points nowhere, or the search fails.
-    pub fn rows(&self, items: &[(String, Item)]) -> Result<Vec<Row>, GroundError> {
-        let mut rows = Vec::new();
+    pub fn rows(&self, items: &[(String, Item)]) -> Result<Grounded, GroundError> {
+        let (mut rows, mut left_out) = (Vec::new(), Vec::new());
         for ((place, item), split) in items.iter().zip(splits(items)) {
+            let Some(split) = split else {
+                left_out.push(place.clone());
+                continue;
+            };
             let seed = crate::model::digest([item.id().as_bytes(), &self.grounding.seed.to_le_bytes()]);
             let mut random = ChaCha8Rng::from_seed(seed);
             let examples = match item {
@@ -341,7 +383,7 @@ impl Grounder<'_> {
             };
             rows.extend(examples.into_iter().map(|example| Row { split, example }));
         }
-        Ok(trimmed(rows, self.grounding.declined))
+        Ok(Grounded { rows: trimmed(rows, self.grounding.declined), left_out })
     }
 
     fn search(&self, text: &str, language: Language) -> Result<Vec<Passage>, GroundError> {

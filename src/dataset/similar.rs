@@ -1,7 +1,7 @@
 //! Finds texts that say the same, or nearly: MinHash (Broder 1997) over runs of characters, candidates by bands, each candidate
 //! compared exactly.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::analysis::normalise::fold_text;
@@ -68,21 +68,42 @@ pub fn pairs(texts: &[&str]) -> Vec<Pair> {
 
 /// The same among those pairs, by their numbers, that fit.
 pub(super) fn pairs_that(texts: &[&str], fits: impl Fn(usize, usize) -> bool) -> Vec<Pair> {
-    let all: Vec<HashSet<u64>> = texts.iter().map(|text| runs(text)).collect();
+    let nearest = |near: Vec<Pair>| {
+        near.into_iter().max_by(|a, b| a.share.total_cmp(&b.share).then(b.first.cmp(&a.first)))
+    };
+    near(texts, fits).into_iter().filter_map(nearest).collect()
+}
+
+/// For each text the pairs with earlier ones that it says the same as and that fit: of those that are all alike, the first alone.
+pub(super) fn near(texts: &[&str], fits: impl Fn(usize, usize) -> bool) -> Vec<Vec<Pair>> {
+    // Alike in all their runs: they are compared once for all, since a file may hold one text many thousand times.
+    struct Alike {
+        runs: HashSet<u64>,
+        members: Vec<usize>,
+    }
+    let mut kinds: Vec<Alike> = Vec::new();
     let mut buckets: HashMap<(usize, u64), Vec<usize>> = HashMap::new();
-    let mut found = Vec::new();
-    for (second, own) in all.iter().enumerate() {
-        let signature = signature(own);
+    let mut found = Vec::with_capacity(texts.len());
+    for (second, text) in texts.iter().enumerate() {
+        let own = runs(text);
+        let signature = signature(&own);
         let bands: Vec<(usize, u64)> =
             signature.chunks(ROWS).enumerate().map(|(n, rows)| (n, hash(rows))).collect();
-        let candidates: HashSet<usize> =
+        let candidates: BTreeSet<usize> =
             bands.iter().filter_map(|band| buckets.get(band)).flatten().copied().collect();
-        let near = candidates.into_iter().map(|first| (first, share(own, &all[first])));
-        let near = near.filter(|(first, share)| *share >= NEAR && fits(*first, second));
-        let nearest = near.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
-        found.extend(nearest.map(|(first, share)| Pair { first, second, share }));
-        for band in bands {
-            buckets.entry(band).or_default().push(second);
+        let pair = |kind: &usize| {
+            let kind = &kinds[*kind];
+            let first = kind.members.iter().copied().find(|first| fits(*first, second))?;
+            let share = share(&own, &kind.runs);
+            (share >= NEAR).then_some(Pair { first, second, share })
+        };
+        found.push(candidates.iter().filter_map(pair).collect());
+        match candidates.into_iter().find(|kind| kinds[*kind].runs == own) {
+            Some(kind) => kinds[kind].members.push(second),
+            None => {
+                bands.into_iter().for_each(|band| buckets.entry(band).or_default().push(kinds.len()));
+                kinds.push(Alike { runs: own, members: vec![second] });
+            }
         }
     }
     found
@@ -102,6 +123,19 @@ mod tests {
         let found: Vec<(usize, usize)> = pairs(&texts).iter().map(|p| (p.first, p.second)).collect();
         assert_eq!(found, [(0, 2), (0, 3), (5, 6)]);
         assert!((pairs(&texts)[1].share - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn texts_that_are_all_alike_are_compared_once() {
+        let text = "The wound is rinsed with warm saline before the dressing is changed, and looked at each morning.";
+        let texts: Vec<String> =
+            (0..2_000).map(|n| if n % 2 == 0 { text.to_owned() } else { text.to_uppercase() }).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        assert!(pairs(&texts).iter().all(|pair| pair.first == 0 && pair.share == 1.0));
+        assert_eq!(pairs(&texts).len(), 1_999);
+        // The first that fits stands for all that are alike.
+        let other_half = pairs_that(&texts, |first, second| first % 2 != second % 2);
+        assert!(other_half.iter().all(|pair| pair.first == 1 - pair.second % 2));
     }
 
     #[test]

@@ -49,6 +49,9 @@ impl Default for Shares {
     }
 }
 
+/// From so many groups of a language on, hashes alone fill the parts well enough.
+const FEW: usize = 24;
+
 /// A name of what belongs together, by which parts are chosen.
 pub type Group = (Language, [u8; 32]);
 
@@ -56,12 +59,23 @@ pub type Group = (Language, [u8; 32]);
 #[must_use]
 pub fn clusters(texts: &[&str]) -> Vec<usize> {
     let mut cluster: Vec<usize> = (0..texts.len()).collect();
-    for pair in similar::pairs(texts) {
-        let (from, to) = (cluster[pair.second], cluster[pair.first]);
-        let (from, to) = (from.max(to), from.min(to));
-        cluster.iter_mut().filter(|c| **c == from).for_each(|c| *c = to);
+    // Earlier ones point to what is earlier still, so the way ends at the first.
+    let first = |cluster: &[usize], mut at: usize| {
+        while cluster[at] != at {
+            at = cluster[at];
+        }
+        at
+    };
+    for pair in similar::near(texts, |_, _| true).into_iter().flatten() {
+        let (one, other) = (first(&cluster, pair.second), first(&cluster, pair.first));
+        cluster[one.max(other)] = one.min(other);
     }
-    cluster
+    (0..texts.len())
+        .map(|at| {
+            cluster[at] = first(&cluster, at);
+            cluster[at]
+        })
+        .collect()
 }
 
 /// The part of each group: those with the lowest hashes are tested on until they hold their share of the examples of their language, the
@@ -90,6 +104,28 @@ pub fn shared_out(examples: &[Group], shares: Shares) -> BTreeMap<Group, Split> 
                 Split::Train => {}
             }
             parts.insert(*group, part);
+        }
+    }
+    parts
+}
+
+/// The part of each group by its hash alone, so that nothing moves it that is added later: those with the lowest are tested on, the next say
+/// when to stop. Of a language that has fewer than [`FEW`], by chance a part might hold none; they are [shared out](shared_out).
+#[must_use]
+pub fn by_hash(examples: &[Group], shares: Shares) -> BTreeMap<Group, Split> {
+    let mut parts = shared_out(examples, shares);
+    for language in Language::ALL {
+        if parts.keys().filter(|(of, _)| *of == language).count() < FEW {
+            continue;
+        }
+        for ((_, hash), part) in parts.iter_mut().filter(|((of, _), _)| *of == language) {
+            let [a, b, c, d, ..] = *hash;
+            let place = f64::from(u32::from_be_bytes([a, b, c, d])) / f64::from(u32::MAX);
+            *part = match place {
+                place if place < shares.test => Split::Test,
+                place if place < shares.test + shares.valid => Split::Valid,
+                _ => Split::Train,
+            };
         }
     }
     parts
@@ -135,6 +171,32 @@ mod tests {
         let more =
             shared_out(&[items.clone(), vec![group(Language::En, 200); 3]].concat(), Shares::default());
         assert!(parts.iter().filter(|(group, part)| more[*group] != **part).count() <= 3);
+    }
+
+    #[test]
+    fn many_groups_stay_where_they_are_whatever_is_added() {
+        let group = |language, n: u32| (language, crate::model::digest([n.to_le_bytes().as_slice()]));
+        let few: Vec<Group> = (0..FEW as u32).map(|n| group(Language::Ja, n)).collect();
+        let many: Vec<Group> = (0..2_000).map(|n| group(Language::Ja, n)).collect();
+        let (of_few, of_many) = (by_hash(&few, Shares::default()), by_hash(&many, Shares::default()));
+        assert!(few.iter().all(|group| of_few[group] == of_many[group]));
+        let share = |part| of_many.values().filter(|of| **of == part).count() as f64 / 2_000.0;
+        assert!((0.14..0.18).contains(&share(Split::Test)), "{}", share(Split::Test));
+        assert!((0.06..0.10).contains(&share(Split::Valid)), "{}", share(Split::Valid));
+        // Fewer fill their parts by shares.
+        let three: Vec<Group> = (0..3).map(|n| group(Language::En, n)).collect();
+        assert_eq!(by_hash(&three, Shares::default()), shared_out(&three, Shares::default()));
+    }
+
+    #[test]
+    fn near_texts_are_one_group_whichever_they_are_nearest_to() {
+        // The first two are too far from each other; the third is near to both.
+        let words: Vec<String> = (0..60).map(|n| format!("w{}", n * n + 17)).collect();
+        let text = |from: usize, to: usize| words[from..to].join(" ");
+        let (one, two, between) = (text(0, 50), text(10, 60), text(5, 55));
+        let found = clusters(&[&one, &two, &between]);
+        assert_eq!(found, [0, 0, 0]);
+        assert_eq!(clusters(&[&one, &two]), [0, 1]);
     }
 
     #[test]

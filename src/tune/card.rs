@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn a_card_names_what_it_came_from_and_takes_an_evaluation_again_and_again() {
         let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("train.jsonl");
+        let data = Path::new("data/ward-en/train.jsonl");
         let settings: TuneSettings = toml::from_str(
             "objective = \"Speak plainly.\"\nbase = \"b\"\noutput = \"x/clinic\"\n[data]\ntrain = [\"train.jsonl\"]\n[card]\nlicence = \"CC0-1.0\"\nlimits = \"Only a test.\"",
         )
@@ -293,7 +293,7 @@ mod tests {
             seconds: 3.0,
             hash: "abc".into(),
         };
-        let source = Source::of(&data, b"{}\n\n{}\n");
+        let source = Source::of(data, b"{}\n\n{}\n");
         assert_eq!(source.lines, 2);
         let sha256 = source.sha256.clone();
         let card = Card {
@@ -311,8 +311,8 @@ mod tests {
             "Speak plainly.",
             "f00d",
             "went on from an adapter, fingerprint `5717`",
-            "| train.jsonl | learn, 2 times | 2 |",
-            "| train.jsonl | draw from, to learn along | 2 |",
+            "| ward-en/train.jsonl | learn, 2 times | 2 |",
+            "| ward-en/train.jsonl | draw from, to learn along | 2 |",
             "2 examples to learn from, 1 of them drawn; 30 tokens",
             sha256.as_str(),
             "CC0-1.0",

@@ -55,7 +55,7 @@ impl Example {
 /// A file that was learnt from or looked at, as it was when it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Source {
-    /// Its name, without folders.
+    /// Its name and that of the folder that it is in, by which files of several languages are told apart.
     pub name: String,
     /// SHA-256.
     pub sha256: String,
@@ -68,8 +68,15 @@ impl Source {
     #[must_use]
     pub fn of(path: &Path, bytes: &[u8]) -> Self {
         let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+        let name_of = |path: Option<&Path>| {
+            path.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned()
+        };
+        let folder = match name_of(path.parent()) {
+            folder if folder.is_empty() => folder,
+            folder => format!("{folder}/"),
+        };
         Self {
-            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            name: format!("{folder}{}", name_of(Some(path))),
             sha256: crate::model::hex(&<sha2::Sha256 as sha2::Digest>::digest(bytes)),
             lines: lines.count(),
         }

@@ -73,6 +73,11 @@ pub(super) fn fix_file(
 ) -> anyhow::Result<ExitCode> {
     let aside = rejected.map_or_else(|| PathBuf::from(format!("{}.rejected", to.display())), Path::to_owned);
     anyhow::ensure!(aside != to, "--rejected and --out are both {}; name two files", to.display());
+    anyhow::ensure!(
+        aside != file,
+        "--rejected would write over {}, which is read; name another file",
+        file.display()
+    );
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let fixed = fix::fix(&bytes);
     for (line, what) in &fixed.changes {

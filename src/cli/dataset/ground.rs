@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::super::{setup, signals::cancel_on_signal};
 use crate::analysis::figures::{Figure, figures};
 use crate::config::{IndexSettings, Settings};
-use crate::dataset::ground::{self, Grounder, Grounding};
+use crate::dataset::ground::{self, Grounded, Grounder, Grounding};
 use crate::ingest::Indexer;
 use crate::model::fetch::Cancel;
 use crate::retrieve::{GuidelineIndex, Snapshot};
@@ -27,10 +27,17 @@ pub(super) fn run(
     let items = ground::read(items)?;
     let wording = setup::wording(settings)?;
     let (_work, snapshot) = temporary_index(settings, guidelines, grounding.ranked)?;
-    let rows = Grounder { snapshot: &snapshot, wording: &wording, grounding }.rows(&items)?;
+    let Grounded { rows, left_out } =
+        Grounder { snapshot: &snapshot, wording: &wording, grounding }.rows(&items)?;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for (path, count) in ground::write(folder, &rows)? {
         writeln!(out, "{}: {count} examples", path.display())?;
+    }
+    for place in left_out {
+        writeln!(
+            out,
+            "{place}: left out, since it would join two of them: it quotes guidelines of both, or says nearly what another part has"
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }
