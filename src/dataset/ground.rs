@@ -18,8 +18,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::similar;
-use super::split::{Group, Shares, Split, by_hash, clusters};
+use super::parts;
+use super::split::Split;
 use crate::analysis::citations;
 use crate::files::lines;
 use crate::language::Language;
@@ -260,13 +260,13 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<(String, Item)>, GroundError> {
 }
 
 impl Item {
-    fn id(&self) -> &str {
+    pub(super) fn id(&self) -> &str {
         match self {
             Self::Answered { id, .. } | Self::Dialogue { id, .. } | Self::Unanswerable { id, .. } => id,
         }
     }
 
-    fn language(&self) -> Language {
+    pub(super) fn language(&self) -> Language {
         match self {
             Self::Answered { language, .. }
             | Self::Dialogue { language, .. }
@@ -275,7 +275,7 @@ impl Item {
     }
 
     /// What it says, to compare by.
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match self {
             Self::Answered { question, answer, .. } => format!("{question}\n{answer}"),
             Self::Unanswerable { question, .. } => question.clone(),
@@ -284,51 +284,6 @@ impl Item {
             }
         }
     }
-}
-
-/// The part of each item: that of its guidelines, each of which has its own whatever else is asked, so that what is tested is asked of
-/// documents that nothing was learnt from; else that of the first of the items without one that say nearly the same. None for what would
-/// join two parts: it quotes guidelines of both, or is held out and says nearly what is in another.
-fn splits(items: &[(String, Item)]) -> Vec<Option<Split>> {
-    let texts: Vec<String> = items.iter().map(|(_, item)| item.text()).collect();
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let asks_alone = |at: usize| !matches!(items[at].1, Item::Answered { .. });
-    let mut firsts: BTreeMap<usize, usize> = BTreeMap::new();
-    let clusters = clusters(&texts);
-    for (at, cluster) in clusters.iter().enumerate().filter(|(at, _)| asks_alone(*at)) {
-        firsts.entry(*cluster).or_insert(at);
-    }
-    let groups: Vec<Vec<Group>> = (0..items.len())
-        .map(|at| {
-            let names: Vec<&str> = match &items[at].1 {
-                Item::Answered { oracle, .. } => oracle.iter().map(|o| o.guideline.as_str()).collect(),
-                _ => vec![items[firsts[&clusters[at]]].1.id()],
-            };
-            let group = |name: &str| {
-                (items[at].1.language(), crate::model::digest([b"split".as_slice(), name.as_bytes()]))
-            };
-            names.into_iter().map(group).collect()
-        })
-        .collect();
-    let parts = by_hash(&groups.concat(), Shares::default());
-    let mut own: Vec<Option<Split>> = groups
-        .iter()
-        .map(|names| {
-            let part = parts[&names[0]];
-            names.iter().all(|name| parts[name] == part).then_some(part)
-        })
-        .collect();
-    // What is learnt from stays, then what is tested on.
-    let stays = |part: Split| [Split::Train, Split::Test, Split::Valid].iter().position(|of| *of == part);
-    for pair in similar::near(&texts, |_, _| true).into_iter().flatten() {
-        if let (Some(first), Some(second)) = (own[pair.first], own[pair.second])
-            && first != second
-        {
-            let goes = if stays(first) < stays(second) { pair.second } else { pair.first };
-            own[goes] = None;
-        }
-    }
-    own
 }
 
 /// A question that becomes a row.
@@ -358,7 +313,7 @@ impl Grounder<'_> {
     /// When a quote is in no passage of its guideline, a citation points nowhere, or the search fails.
     pub fn rows(&self, items: &[(String, Item)]) -> Result<Grounded, GroundError> {
         let (mut rows, mut left_out) = (Vec::new(), Vec::new());
-        for ((place, item), split) in items.iter().zip(splits(items)) {
+        for ((place, item), split) in items.iter().zip(parts::of(items)) {
             let Some(split) = split else {
                 left_out.push(place.clone());
                 continue;

@@ -2,7 +2,7 @@
 //!
 //! [`read`] takes JSON Lines of `{"messages": [{"role", "content"}, …]}` apart, keeping the column of everything; [`text`] looks at
 //! what is said; [`similar`] finds texts that say the same and [`same`] what of an example is held against others, [`audit`] finds what is
-//! taught besides; [`mod@lint`] is the spine and puts the findings in order. [`mod@fix`] mends what can be mended; [`mod@split`] keeps the test apart; [`stats`] counts; [`forms`] reads what other programs
+//! taught besides; [`mod@lint`] is the spine and puts the findings in order. [`mod@fix`] mends what can be mended; [`mod@split`] and `parts` keep the test apart; [`stats`] counts; [`forms`] reads what other programs
 //! wrote and [`mod@export`] writes what they read. [`ground`] writes questions out over the passages of our own index.
 
 pub mod audit;
@@ -13,6 +13,7 @@ pub mod forms;
 pub mod general;
 pub mod ground;
 pub mod lint;
+mod parts;
 pub mod read;
 pub mod same;
 pub mod similar;

@@ -1,0 +1,113 @@
+//! Which part of the data each [`Item`] belongs to, so that nothing is tested that was learnt.
+
+use std::collections::BTreeMap;
+
+use super::ground::Item;
+use super::similar;
+use super::split::{Group, Shares, Split, by_hash, clusters};
+
+/// The part of each item: that of its guidelines, each of which has its own whatever else is asked, so that what is tested is asked of
+/// documents that nothing was learnt from; else that of the first of the items without one that say nearly the same. None for what would
+/// join two parts: it quotes guidelines of both, or is held out and says nearly what is in another.
+pub(super) fn of(items: &[(String, Item)]) -> Vec<Option<Split>> {
+    let texts: Vec<String> = items.iter().map(|(_, item)| item.text()).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let asks_alone = |at: usize| !matches!(items[at].1, Item::Answered { .. });
+    let mut firsts: BTreeMap<usize, usize> = BTreeMap::new();
+    let clusters = clusters(&texts);
+    for (at, cluster) in clusters.iter().enumerate().filter(|(at, _)| asks_alone(*at)) {
+        firsts.entry(*cluster).or_insert(at);
+    }
+    let groups: Vec<Vec<Group>> = (0..items.len())
+        .map(|at| {
+            let names: Vec<&str> = match &items[at].1 {
+                Item::Answered { oracle, .. } => oracle.iter().map(|o| o.guideline.as_str()).collect(),
+                _ => vec![items[firsts[&clusters[at]]].1.id()],
+            };
+            let group = |name: &str| {
+                (items[at].1.language(), crate::model::digest([b"split".as_slice(), name.as_bytes()]))
+            };
+            names.into_iter().map(group).collect()
+        })
+        .collect();
+    let parts = by_hash(&groups.concat(), Shares::default());
+    let mut own: Vec<Option<Split>> = groups
+        .iter()
+        .map(|names| {
+            let part = parts[&names[0]];
+            names.iter().all(|name| parts[name] == part).then_some(part)
+        })
+        .collect();
+    // What is learnt from stays, then what is tested on.
+    let stays = |part: Split| [Split::Train, Split::Test, Split::Valid].iter().position(|of| *of == part);
+    for pair in similar::near(&texts, |_, _| true).into_iter().flatten() {
+        if let (Some(first), Some(second)) = (own[pair.first], own[pair.second])
+            && first != second
+        {
+            let goes = if stays(first) < stays(second) { pair.second } else { pair.first };
+            own[goes] = None;
+        }
+    }
+    own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(id: &str, question: &str, guidelines: &[&str]) -> (String, Item) {
+        let oracle: Vec<_> = guidelines
+            .iter()
+            .map(|name| serde_json::json!({ "guideline": name, "edition": "2026", "quote": "q" }))
+            .collect();
+        let mut item = serde_json::json!({ "id": id, "language": "en", "question": question });
+        if !oracle.is_empty() {
+            item["answer"] = "It is so [1].".into();
+            item["oracle"] = oracle.into();
+        }
+        (id.to_owned(), serde_json::from_value(item).unwrap())
+    }
+
+    /// Items that ask different things of so many guidelines.
+    fn items(count: usize) -> Vec<(String, Item)> {
+        let words = ["cough", "stroke", "burn", "fever", "gout"];
+        (0..count)
+            .map(|n| {
+                let question = format!("{0} {n} and {1} {2}?", words[n % 5], words[n % 3], n * n * 7919);
+                asked(&format!("i{n}"), &question, &[&format!("g{n}")])
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_guideline_stays_where_it_is_and_what_joins_two_parts_is_in_none() {
+        let own = items(60);
+        let parts = of(&own);
+        assert!(parts.iter().all(Option::is_some));
+        assert_eq!(of(&[items(90)[60..].to_vec(), own.clone()].concat())[30..], parts);
+        let at = |part| parts.iter().position(|of| *of == Some(part)).unwrap();
+        let (learnt, tested) = (at(Split::Train), at(Split::Test));
+        let (one, other) = (format!("g{learnt}"), format!("g{tested}"));
+        let Item::Answered { question, .. } = &own[tested].1 else { panic!() };
+        let more = [
+            asked("both", "What do the two say of quite another thing?", &[&one, &other]),
+            asked("again", "And of one of the same thing twice over?", &[&other, &other]),
+            asked("near", &question.to_uppercase(), &[&one]),
+        ];
+        let parts = of(&[own, more.to_vec()].concat());
+        assert_eq!(parts[60..], [None, Some(Split::Test), Some(Split::Train)]);
+        assert_eq!(parts[tested], None, "it says what is learnt");
+        assert_eq!(parts.iter().flatten().count(), 61);
+    }
+
+    #[test]
+    fn what_nothing_answers_goes_with_what_says_the_same() {
+        let mut own = items(30);
+        let says = "Which vaccine do those get who travel to the islands of the far north in winter?";
+        own.push(asked("first", says, &[]));
+        own.push(asked("second", &says.replace("winter", "spring"), &[]));
+        let parts = of(&own);
+        assert!(parts[30].is_some());
+        assert_eq!(parts[30], parts[31]);
+    }
+}
