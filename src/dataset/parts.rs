@@ -6,16 +6,21 @@ use super::ground::Item;
 use super::similar;
 use super::split::{Group, Shares, Split, by_hash, clusters};
 
+/// From so many guidelines of a language on, their names' hashes alone fill the parts well enough.
+const FEW_GUIDELINES: usize = 24;
+/// From so many other items on: one is one example, where a guideline has many.
+const FEW_ITEMS: usize = 60;
+
 /// The part of each item: that of its guidelines, each of which has its own whatever else is asked, so that what is tested is asked of
 /// documents that nothing was learnt from; else that of the first of the items without one that say nearly the same. None for what would
 /// join two parts: it quotes guidelines of both, or is held out and says nearly what is in another.
 pub(super) fn of(items: &[(String, Item)]) -> Vec<Option<Split>> {
     let texts: Vec<String> = items.iter().map(|(_, item)| item.text()).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let asks_alone = |at: usize| !matches!(items[at].1, Item::Answered { .. });
+    let stands_alone = |at: usize| !matches!(items[at].1, Item::Answered { .. });
     let mut firsts: BTreeMap<usize, usize> = BTreeMap::new();
     let clusters = clusters(&texts);
-    for (at, cluster) in clusters.iter().enumerate().filter(|(at, _)| asks_alone(*at)) {
+    for (at, cluster) in clusters.iter().enumerate().filter(|(at, _)| stands_alone(*at)) {
         firsts.entry(*cluster).or_insert(at);
     }
     let groups: Vec<Vec<Group>> = (0..items.len())
@@ -30,7 +35,12 @@ pub(super) fn of(items: &[(String, Item)]) -> Vec<Option<Split>> {
             names.into_iter().map(group).collect()
         })
         .collect();
-    let parts = by_hash(&groups.concat(), Shares::default());
+    let of_kind = |alone: bool| -> Vec<Group> {
+        let own = groups.iter().enumerate().filter(|(at, _)| stands_alone(*at) == alone);
+        own.flat_map(|(_, names)| names.iter().copied()).collect()
+    };
+    let mut parts = by_hash(&of_kind(false), Shares::default(), FEW_GUIDELINES);
+    parts.extend(by_hash(&of_kind(true), Shares::default(), FEW_ITEMS));
     let mut own: Vec<Option<Split>> = groups
         .iter()
         .map(|names| {
@@ -103,11 +113,14 @@ mod tests {
     #[test]
     fn what_nothing_answers_goes_with_what_says_the_same() {
         let mut own = items(30);
+        own.extend(
+            (0..60).map(|n| asked(&format!("alone{n}"), &format!("Who answers {} of {n}?", n * 7919), &[])),
+        );
         let says = "Which vaccine do those get who travel to the islands of the far north in winter?";
         own.push(asked("first", says, &[]));
         own.push(asked("second", &says.replace("winter", "spring"), &[]));
         let parts = of(&own);
-        assert!(parts[30].is_some());
-        assert_eq!(parts[30], parts[31]);
+        assert!(parts[90].is_some());
+        assert_eq!(parts[90], parts[91]);
     }
 }

@@ -49,9 +49,6 @@ impl Default for Shares {
     }
 }
 
-/// From so many groups of a language on, hashes alone fill the parts well enough.
-const FEW: usize = 24;
-
 /// A name of what belongs together, by which parts are chosen.
 pub type Group = (Language, [u8; 32]);
 
@@ -110,12 +107,12 @@ pub fn shared_out(examples: &[Group], shares: Shares) -> BTreeMap<Group, Split> 
 }
 
 /// The part of each group by its hash alone, so that nothing moves it that is added later: those with the lowest are tested on, the next say
-/// when to stop. Of a language that has fewer than [`FEW`], by chance a part might hold none; they are [shared out](shared_out).
+/// when to stop. Of a language that has fewer than `few`, a part might by chance hold next to none; they are [shared out](shared_out).
 #[must_use]
-pub fn by_hash(examples: &[Group], shares: Shares) -> BTreeMap<Group, Split> {
+pub fn by_hash(examples: &[Group], shares: Shares, few: usize) -> BTreeMap<Group, Split> {
     let mut parts = shared_out(examples, shares);
     for language in Language::ALL {
-        if parts.keys().filter(|(of, _)| *of == language).count() < FEW {
+        if parts.keys().filter(|(of, _)| *of == language).count() < few {
             continue;
         }
         for ((_, hash), part) in parts.iter_mut().filter(|((of, _), _)| *of == language) {
@@ -176,16 +173,16 @@ mod tests {
     #[test]
     fn many_groups_stay_where_they_are_whatever_is_added() {
         let group = |language, n: u32| (language, crate::model::digest([n.to_le_bytes().as_slice()]));
-        let few: Vec<Group> = (0..FEW as u32).map(|n| group(Language::Ja, n)).collect();
+        let few: Vec<Group> = (0..24).map(|n| group(Language::Ja, n)).collect();
         let many: Vec<Group> = (0..2_000).map(|n| group(Language::Ja, n)).collect();
-        let (of_few, of_many) = (by_hash(&few, Shares::default()), by_hash(&many, Shares::default()));
+        let (of_few, of_many) = (by_hash(&few, Shares::default(), 24), by_hash(&many, Shares::default(), 24));
         assert!(few.iter().all(|group| of_few[group] == of_many[group]));
         let share = |part| of_many.values().filter(|of| **of == part).count() as f64 / 2_000.0;
         assert!((0.14..0.18).contains(&share(Split::Test)), "{}", share(Split::Test));
         assert!((0.06..0.10).contains(&share(Split::Valid)), "{}", share(Split::Valid));
         // Fewer fill their parts by shares.
         let three: Vec<Group> = (0..3).map(|n| group(Language::En, n)).collect();
-        assert_eq!(by_hash(&three, Shares::default()), shared_out(&three, Shares::default()));
+        assert_eq!(by_hash(&three, Shares::default(), 24), shared_out(&three, Shares::default()));
     }
 
     #[test]
