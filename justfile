@@ -49,6 +49,10 @@ clinic-data:
                 --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
                 --passages 2 --ranked --without 0.25 --declined 0.33 --quotes --out $out/$later-$language
         done
+        target/release/shishin dataset ground $data/rounds/$language.jsonl \
+            --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
+            --guidelines $data/rounds/guidelines/$language \
+            --passages 2 --ranked --without 0.25 --declined 0.33 --quotes --out $out/rounds-$language
         target/release/shishin dataset ground $data/bedside/{leaflets,uncovered}.$language.jsonl \
             --guidelines index/guidelines/$language --guidelines $data/grounded/guidelines/$language \
             --guidelines $data/bedside/guidelines/$language \

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::ground::Item;
-use super::similar;
 use super::split::{Group, Shares, Split, by_hash, clusters};
 
 /// From so many guidelines of a language on, their names' hashes alone fill the parts well enough.
@@ -13,7 +12,7 @@ const FEW_ITEMS: usize = 60;
 
 /// The part of each item: that of its guidelines, each of which has its own whatever else is asked, so that what is tested is asked of
 /// documents that nothing was learnt from; else that of the first of the items without one that say nearly the same. None for what would
-/// join two parts: it quotes guidelines of both, or is held out and says nearly what is in another.
+/// join two parts: it quotes guidelines of both, or is held out and says nearly what is in another, directly or through others.
 pub(super) fn of(items: &[(String, Item)]) -> Vec<Option<Split>> {
     let texts: Vec<String> = items.iter().map(|(_, item)| item.text()).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -48,15 +47,15 @@ pub(super) fn of(items: &[(String, Item)]) -> Vec<Option<Split>> {
             names.iter().all(|name| parts[name] == part).then_some(part)
         })
         .collect();
-    // What is learnt from stays, then what is tested on.
-    let stays = |part: Split| [Split::Train, Split::Test, Split::Valid].iter().position(|of| *of == part);
-    for pair in similar::near(&texts, |_, _| true).into_iter().flatten() {
-        if let (Some(first), Some(second)) = (own[pair.first], own[pair.second])
-            && first != second
-        {
-            let goes = if stays(first) < stays(second) { pair.second } else { pair.first };
-            own[goes] = None;
-        }
+    // Of those that say nearly the same, what is learnt from stays, else what is tested on.
+    let stays = |part: &Split| [Split::Train, Split::Test, Split::Valid].iter().position(|of| of == part);
+    let mut kept: BTreeMap<usize, Split> = BTreeMap::new();
+    for (cluster, part) in clusters.iter().zip(&own).filter_map(|(c, part)| Some((*c, (*part)?))) {
+        let kept = kept.entry(cluster).or_insert(part);
+        *kept = std::cmp::min_by_key(*kept, part, stays);
+    }
+    for (cluster, part) in clusters.iter().zip(&mut own) {
+        *part = part.filter(|part| kept[cluster] == *part);
     }
     own
 }
@@ -103,9 +102,10 @@ mod tests {
             asked("both", "What do the two say of quite another thing?", &[&one, &other]),
             asked("again", "And of one of the same thing twice over?", &[&other, &other]),
             asked("near", &question.to_uppercase(), &[&one]),
+            asked("nearer", &question.to_lowercase(), &[&other]),
         ];
         let parts = of(&[own, more.to_vec()].concat());
-        assert_eq!(parts[60..], [None, Some(Split::Test), Some(Split::Train)]);
+        assert_eq!(parts[60..], [None, Some(Split::Test), Some(Split::Train), None]);
         assert_eq!(parts[tested], None, "it says what is learnt");
         assert_eq!(parts.iter().flatten().count(), 61);
     }
